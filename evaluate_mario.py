@@ -1,0 +1,168 @@
+"""Judge a policy: clear rate with its interval, max-x, steps to the flag; summary.json and a video.
+
+    python evaluate_mario.py --model pretrained/ppo_mario_1-1 --episodes 100 --protocol noop
+
+Without --model it judges the shipped policy of 1-1; while none is shipped it trains a small one
+first and says so. Protocols: docs/protocol.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import tyro
+from tqdm import tqdm
+
+from mario_policies import find_model, load_policy, shipped_model
+from mario_rollout import (
+    Episode,
+    ProtocolName,
+    Summary,
+    best_episode,
+    evaluate,
+    film,
+    game_fps,
+    protocol_config,
+    write_video,
+)
+from mario_runs import BadModelFile, write_json
+from mario_runtime import EmulatorName, UsageError, WorkerDied
+
+FIRST_MODEL = Path("runs") / "first_policy"
+FIRST_MODEL_FLAGS = "--timesteps 60000 --action-set fast --gae-lambda 1.0 --n-epochs 6"
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateFlags:
+    """What to judge, and how."""
+
+    model: Path | None = None
+    """A model zip, a run folder or a shipped policy's folder. Unset: the shipped policy of 1-1."""
+    episodes: int = 20
+    """Episodes; episode i has the seed --seed + i."""
+    deterministic: bool = False
+    """Argmax of the policy instead of samples from it. The two are reported apart."""
+    protocol: ProtocolName = "noop"
+    """fixed: one start; noop: 1-30 random no-ops; sticky: noop and sticky buttons at 0.25."""
+    emulator: EmulatorName | None = None
+    """Unset: the one the policy was trained on."""
+    seed: int = 0
+    """First episode's seed: its no-ops, its sticky frames, its action samples."""
+    world: int | None = None
+    """Judge in another world than the policy was trained in."""
+    stage: int | None = None
+    """Judge in another stage than the policy was trained in."""
+    max_steps: int = 0
+    """Agent steps after which an episode is cut off. 0: only the game's clock ends it."""
+    n_envs: int = 20
+    """Episodes played side by side."""
+    output_dir: Path | None = None
+    """Unset: evaluation_<protocol>_<argmax|sampled> in the current folder's runs/."""
+    video: bool = True
+    """Write evaluation.mp4, the best episode at the game's speed."""
+
+
+def print_summary(summary: Summary) -> None:
+    """Print what a person wants to know first."""
+    low, high = summary.clear_rate_ci95
+    kind = "argmax" if summary.deterministic else "sampled"
+    print(
+        f"{summary.world}-{summary.stage} {kind}, protocol {summary.protocol} on "
+        f"{summary.emulator}, {summary.episodes} episodes from seed {summary.seed}\n"
+        f"  cleared   {summary.flags_cleared}/{summary.episodes} "
+        f"({100 * summary.clear_rate:.0f} %, 95 % interval {100 * low:.0f}-{100 * high:.0f} %)\n"
+        f"  max-x     median {summary.median_max_x:.0f}, best {summary.best_max_x} "
+        f"of {summary.goal_line_x}"
+    )
+    if summary.best_clear_steps is not None:
+        print(
+            f"  clear in  median {summary.median_clear_steps:.0f}, "
+            f"best {summary.best_clear_steps} agent steps"
+        )
+    if summary.note:
+        print(f"  note      {summary.note}")
+
+
+def train_first_model() -> Path:
+    """Train a small policy where none is shipped, and return its folder.
+
+    Raises:
+        UsageError: the training failed.
+    """
+    if not (FIRST_MODEL / "models" / "mario_final.zip").is_file():
+        print(f"no policy is shipped yet: training a small one first, in {FIRST_MODEL} (minutes)")
+        command = [sys.executable, "train_mario.py", "--run-dir", str(FIRST_MODEL)]
+        if (FIRST_MODEL / "models" / "checkpoints").is_dir():
+            command += ["--resume-model", str(FIRST_MODEL)]
+        code = subprocess.call([*command, *FIRST_MODEL_FLAGS.split()], cwd=Path(__file__).parent)
+        if code:
+            raise UsageError(f"training a first policy ended with exit code {code}")
+    return FIRST_MODEL
+
+
+def judge(flags: EvaluateFlags) -> Summary:
+    """Evaluate, write summary.json and evaluation.mp4, and return the summary."""
+    model = flags.model or shipped_model(1, 1) or train_first_model()
+    policy = load_policy(model)
+    trained = policy.env_config
+    config = dataclasses.replace(
+        trained,
+        world=flags.world or trained.world,
+        stage=flags.stage or trained.stage,
+        goal_line_x=None if flags.world or flags.stage else trained.goal_line_x,
+        emulator=flags.emulator or trained.emulator,
+        n_envs=flags.n_envs,
+        vec_backend="dummy",
+    )
+    with tqdm(total=flags.episodes, unit="episode", disable=None) as bar:
+        flags_seen = 0
+
+        def show(episode: Episode) -> None:
+            nonlocal flags_seen
+            flags_seen += episode.flag
+            bar.set_postfix_str(f"{flags_seen} flags")
+            bar.update()
+
+        summary, episodes = evaluate(
+            policy,
+            config,
+            protocol=flags.protocol,
+            episodes=flags.episodes,
+            deterministic=flags.deterministic,
+            seed=flags.seed,
+            max_steps=flags.max_steps,
+            model=find_model(model).as_posix(),
+            on_episode=show,
+        )
+    kind = "argmax" if flags.deterministic else "sampled"
+    output = flags.output_dir or Path("runs") / f"evaluation_{flags.protocol}_{kind}"
+    write_json(output / "summary.json", dataclasses.asdict(summary))
+    if flags.video:
+        filmed = protocol_config(config, flags.protocol)
+        frames = film(best_episode(episodes), filmed)
+        write_video(output / "evaluation.mp4", frames, game_fps(filmed))
+    print_summary(summary)
+    print(f"  written   {output}")
+    return summary
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, judge, and turn every expected failure into one line and an exit code."""
+    flags = tyro.cli(EvaluateFlags, args=arguments, description=__doc__)
+    try:
+        judge(flags)
+    except (UsageError, BadModelFile) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (WorkerDied, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""Load a policy, of either agent, from a path: the only place that knows both.
+
+A file from a stranger runs no code here: JSON and tensors are read, pickles are not (SB3's own
+`PPO.load` on the same file would execute them).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from stable_baselines3.common.torch_layers import NatureCNN
+
+from mario_ppo import PPOPolicy, SmallCNN, TwoHeadCnnPolicy
+from mario_rollout import Policy
+from mario_runs import CONFIG_MEMBER, BadModelFile, RunFolder, read_model_zip
+from mario_runtime import UsageError, action_space, env_config_from_dict, observation_space
+
+PRETRAINED = Path(__file__).parent / "pretrained"
+
+
+def load_policy(path: Path) -> Policy:
+    """Return the policy in a PPO zip, or in a folder that holds one (a run, a shipped policy).
+
+    Raises:
+        BadModelFile: missing, torn, hostile, or in disagreement with its own config.
+    """
+    config, tensors = read_model_zip(find_model(path))
+    if config.get("agent") != "ppo":
+        raise BadModelFile(f"{path} is of agent {config.get('agent')!r}; known: ppo")
+    try:
+        env_config = env_config_from_dict(config["env"])
+        policy = TwoHeadCnnPolicy(
+            observation_space(env_config),
+            action_space(env_config),
+            lambda _: 0.0,
+            features_extractor_class=SmallCNN
+            if config["ppo"]["features"] == "small"
+            else NatureCNN,
+            intrinsic_value=config["rnd"]["rnd_coef"] > 0,
+            channels_last=True,
+        )
+        policy.load_state_dict(tensors)
+    except (KeyError, TypeError, UsageError) as error:
+        raise BadModelFile(f"{path}: its {CONFIG_MEMBER} is incomplete: {error}") from error
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BadModelFile(f"{path}: weights and {CONFIG_MEMBER} disagree: {reason}") from error
+    if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+        raise BadModelFile(f"{path} holds weights that are not finite")
+    return PPOPolicy(policy, env_config)
+
+
+def find_model(path: Path) -> Path:
+    """Return the model file that path names: itself, or the best one in its folder.
+
+    Raises:
+        BadModelFile: there is none.
+    """
+    if not path.is_dir():
+        return path
+    run = RunFolder(path)
+    candidates = [path / "best_eval.zip", run.best_model, run.final_model, *run.checkpoints()]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise BadModelFile(
+        f"{path} holds no model (best_eval.zip, {run.final_model.name}, checkpoints)"
+    )
+
+
+def shipped_model(world: int, stage: int) -> Path | None:
+    """Return the shipped policy of a stage, None if there is none (yet)."""
+    for config_path in sorted(PRETRAINED.glob("**/" + CONFIG_MEMBER)):
+        env = json.loads(config_path.read_text())["env"]
+        model = config_path.parent / "best_eval.zip"
+        if (env["world"], env["stage"]) == (world, stage) and model.is_file():
+            return model
+    return None

@@ -1,0 +1,359 @@
+"""The run folder: config, lock, checkpoints, metrics. Knows no algorithm.
+
+    runs/<name>/
+      train_config.json      everything needed to do it again
+      trainer.lock           one trainer per folder
+      metrics.jsonl          one line per log tick
+      tensorboard/           the same scalars
+      models/checkpoints/    mario_ppo_<steps>_steps.zip and its .state
+      models/mario_final.zip
+      evaluations/step_<steps>/summary.json, best_eval.zip, best_eval_summary.json
+      previews/step_<steps>/preview.mp4
+
+Every file is written beside its name, synced and renamed: a reader sees the old one or the new
+one, never half of one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import importlib.metadata
+import io
+import json
+import math
+import os
+import pickle
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+import psutil
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+KEPT_CHECKPOINTS = 2  # the newest, and the one before in case the newest is torn
+
+# The keys of metrics.jsonl that every agent shares (DESIGN.md); others carry a prefix of their own.
+METRIC_KEYS = frozenset(
+    {
+        *("step", "wall_s", "env_steps_per_s"),
+        *("episode_return", "episode_length", "max_x", "clear_rate", "intrinsic_reward"),
+        *("entropy", "approx_kl", "clip_fraction", "value_loss", "policy_loss"),
+        *("explained_variance", "learning_rate"),
+    }
+)
+
+
+class RunLocked(RuntimeError):
+    """Another trainer holds the run folder; the message says which."""
+
+
+def atomic_write(path: Path, write: bytes | Callable[[Path], None]) -> None:
+    """Replace path as a whole, or leave it as it was.
+
+    Args:
+        path: the file to replace; its folder is made if missing.
+        write: the content, or a function that writes it to the temporary path it is given (which
+            has path's suffix).
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; path is untouched.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        if callable(write):
+            write(temporary)
+        else:
+            temporary.write_bytes(write)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write content as indented JSON, atomically."""
+    atomic_write(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+def git_commit() -> str | None:
+    """Return the commit this code stands at, with `+` when files differ from it; None if unknown."""
+    here = Path(__file__).parent
+    try:
+        commit, status = (
+            subprocess.run(
+                ["git", *words], cwd=here, capture_output=True, text=True, check=True, timeout=10
+            ).stdout.strip()
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+" if status else "")
+
+
+def provenance() -> dict[str, Any]:
+    """Return what a figure needs beside it: commit, versions, machine."""
+    packages = (
+        "torch",
+        "stable-baselines3",
+        "gymnasium",
+        "gym-super-mario-bros",
+        "nes-py",
+        "numpy",
+    )
+    return {
+        "git_commit": git_commit(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": {name: importlib.metadata.version(name) for name in packages}
+        | {"python": platform.python_version()},
+        "machine": {"cpus": os.cpu_count(), "system": platform.system(), "cpu": cpu_name()},
+    }
+
+
+def cpu_name() -> str:
+    """Return the processor's name as the system gives it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        match = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text())
+        if match:
+            return match.group(1)
+    return platform.processor() or platform.machine()
+
+
+class RunFolder:
+    """One run's folder: where each file is, and how it is written."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.config_path = self.path / "train_config.json"
+        self.metrics_path = self.path / "metrics.jsonl"
+        self.tensorboard = self.path / "tensorboard"
+        self.checkpoint_dir = self.path / "models" / "checkpoints"
+        self.final_model = self.path / "models" / "mario_final.zip"
+        self.evaluations = self.path / "evaluations"
+        self.best_model = self.evaluations / "best_eval.zip"
+        self.best_summary = self.evaluations / "best_eval_summary.json"
+        self.previews = self.path / "previews"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder as its one trainer.
+
+        The operating system drops a dead process's lock, so that one left behind is taken over.
+
+        Raises:
+            RunLocked: a living trainer holds it; the message gives its pid, host and start.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(self.path / "trainer.lock")
+        holder = self.path / "trainer.json"
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise RunLocked(f"{self.path} is held by {describe_holder(holder)}") from None
+        try:
+            process = psutil.Process()
+            started = datetime.datetime.fromtimestamp(process.create_time(), datetime.UTC)
+            write_json(
+                holder,
+                {
+                    "pid": process.pid,
+                    "host": platform.node(),
+                    "started": started.isoformat(timespec="seconds"),
+                },
+            )
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+            lock.release()
+
+    def checkpoint_path(self, step: int) -> Path:
+        """Return where the checkpoint of a step is; its `.state` stands beside it."""
+        return self.checkpoint_dir / f"mario_ppo_{step}_steps.zip"
+
+    def checkpoints(self) -> list[Path]:
+        """Return the complete checkpoints (zip and .state), the newest first."""
+        found = [
+            (int(match.group(1)), path)
+            for path in self.checkpoint_dir.glob("*.zip")
+            if (match := re.fullmatch(r"mario_ppo_(\d+)_steps\.zip", path.name))
+            and path.with_suffix(".state").exists()
+        ]
+        return [path for _, path in sorted(found, reverse=True)]
+
+    def save_checkpoint(
+        self, step: int, write_model: Callable[[Path], None], write_state: Callable[[Path], None]
+    ) -> Path:
+        """Write a checkpoint and drop all but the newest `KEPT_CHECKPOINTS`.
+
+        The state goes first: a zip without its state is not a checkpoint, so that a kill between
+        the two leaves the one before as the newest.
+
+        Raises:
+            OSError: as `atomic_write`; earlier checkpoints are untouched.
+        """
+        path = self.checkpoint_path(step)
+        atomic_write(path.with_suffix(".state"), write_state)
+        atomic_write(path, write_model)
+        for old in self.checkpoints()[KEPT_CHECKPOINTS:]:
+            old.unlink(missing_ok=True)
+            old.with_suffix(".state").unlink(missing_ok=True)
+        return path
+
+
+def describe_holder(holder: Path) -> str:
+    """Return who holds a run folder, from its trainer.json."""
+    try:
+        content = json.loads(holder.read_text())
+        return (
+            f"the trainer with pid {content['pid']} on {content['host']}, "
+            f"started {content['started']}; stop it or choose another --run-dir"
+        )
+    except (OSError, ValueError, KeyError):
+        return "another trainer; stop it or choose another --run-dir"
+
+
+class MetricsLog:
+    """metrics.jsonl and TensorBoard, the same scalars in both. Missing is absent, never zero."""
+
+    def __init__(self, run: RunFolder, resume_step: int = 0) -> None:
+        """Continue the run's log after resume_step; what an interrupted run wrote later goes."""
+        run.path.mkdir(parents=True, exist_ok=True)
+        kept = [line for line in read_metrics(run.metrics_path) if line["step"] <= resume_step]
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        atomic_write(run.metrics_path, text.encode())
+        self._file = run.metrics_path.open("a")
+        self._board = SummaryWriter(str(run.tensorboard), purge_step=resume_step or None)
+        self.wall_s_before = kept[-1]["wall_s"] if kept else 0.0
+
+    def write(self, step: int, scalars: dict[str, float | None]) -> None:
+        """Append one line; None and numbers that are not finite are left out.
+
+        Raises:
+            ValueError: a key is neither shared by all agents nor carries a prefix.
+        """
+        line: dict[str, Any] = {"step": step}
+        for key, value in scalars.items():
+            if key not in METRIC_KEYS and "/" not in key:
+                raise ValueError(f"metric {key!r} is not in DESIGN.md's list and has no prefix")
+            if value is not None and math.isfinite(value):
+                line[key] = round(float(value), 6)
+                self._board.add_scalar(key, value, step)
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        self._board.flush()
+
+    def close(self) -> None:
+        """Close both files."""
+        self._file.close()
+        self._board.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a metrics.jsonl; a last line that a kill cut short is left out."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text().splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+# --------------------------------------------------------------------------------------------
+# Model files: SB3's zip with the run's train_config.json inside
+# --------------------------------------------------------------------------------------------
+
+CONFIG_MEMBER = "train_config.json"
+POLICY_MEMBER = "policy.pth"
+MODEL_MEMBERS = {
+    *("data", POLICY_MEMBER, "policy.optimizer.pth", "pytorch_variables.pth"),
+    *("_stable_baselines3_version", "system_info.txt", CONFIG_MEMBER),
+}
+MAX_MODEL_BYTES = 512 * 2**20  # unpacked; NatureCNN with its optimiser takes 20 MB
+
+
+class BadModelFile(ValueError):
+    """A model file is missing, torn, hostile or of another kind; the message says which."""
+
+
+def write_model_zip(path: Path, save: Callable[[Path], None], config: dict[str, Any]) -> None:
+    """Write SB3's zip (`save` is `model.save`) with the run's config inside, atomically."""
+
+    def write(temporary: Path) -> None:
+        save(temporary)
+        with zipfile.ZipFile(temporary, "a") as archive:
+            archive.writestr(CONFIG_MEMBER, json.dumps(config, indent=2))
+
+    atomic_write(path, write)
+
+
+def read_model_zip(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Return the config and the policy's tensors of a model zip. Runs no code from the file.
+
+    Only JSON and tensors (`weights_only=True`) are read; SB3's `data` member, which holds pickles
+    and which `PPO.load` would execute, is left alone.
+
+    Raises:
+        BadModelFile: what is wrong, in one line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise BadModelFile(f"there is no model file {path}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {member.filename: member.file_size for member in archive.infolist()}
+            strange = sorted(set(members) - MODEL_MEMBERS)
+            if strange:
+                raise BadModelFile(f"{path} holds {strange[0]!r}, which no model file has; refused")
+            if sum(members.values()) > MAX_MODEL_BYTES:
+                raise BadModelFile(
+                    f"{path} unpacks to over {MAX_MODEL_BYTES >> 20} MiB; not one of this project's"
+                )
+            missing = {CONFIG_MEMBER, POLICY_MEMBER} - set(members)
+            if missing:
+                raise BadModelFile(f"{path} has no {min(missing)}; not one of this project's")
+            config = json.loads(archive.read(CONFIG_MEMBER))
+            tensors = load_tensors(io.BytesIO(archive.read(POLICY_MEMBER)), str(path))
+    except (zipfile.BadZipFile, EOFError, zlib.error) as error:
+        raise BadModelFile(f"{path} is not a whole zip file ({error})") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BadModelFile(f"{path}: its {CONFIG_MEMBER} is not JSON ({error})") from error
+    if not isinstance(config, dict) or not all(
+        isinstance(t, torch.Tensor) for t in tensors.values()
+    ):
+        raise BadModelFile(f"{path}: its {CONFIG_MEMBER} or {POLICY_MEMBER} is of another kind")
+    return config, tensors
+
+
+def load_tensors(file: io.BytesIO | Path, name: str) -> dict[str, Any]:
+    """Return what `torch.save` wrote, if it is tensors, numbers, strings, lists and dicts only.
+
+    Raises:
+        BadModelFile: it is torn, or would run code.
+    """
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise BadModelFile(f"{name} does not load as plain tensors ({reason})") from error
+    if not isinstance(content, dict):
+        raise BadModelFile(f"{name} holds a {type(content).__name__}, not a dict of tensors")
+    return content

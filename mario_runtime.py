@@ -1,0 +1,861 @@
+"""The environment that every agent and tool plays: stages, actions, wrappers, reward, vec envs.
+
+`make_single_env` builds the wrapper stack around one emulator, `make_vec_env` n of them. From the
+game outward: `ActionSetWrapper` (index to buttons), `StickyFrames`, `NoopResetEnv`,
+`MaxAndSkipFrame`, `LongJumpActionWrapper` (optional), `StageSuccessWrapper`,
+`FastClearRewardWrapper`, area resize, frame stack. Evaluation uses the same stack as training.
+
+Screens are gray from the emulator on (nes-py's own conversion), so the maximum over two frames is
+taken of gray values. Everything random in an environment comes from its own `np_random`, seeded
+with `seed + index`: no-op counts directly, sticky actions through a key drawn at each reset.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import cv2
+import gymnasium as gym
+import numpy as np
+import tyro
+from gym_super_mario_bros.actions import COMPLEX_MOVEMENT, RIGHT_ONLY, SIMPLE_MOVEMENT
+from gym_super_mario_bros.smb_env import SuperMarioBrosEnv
+from gymnasium.wrappers import FrameStackObservation
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
+
+SCREEN_SHAPE = (240, 256)
+FRAMES_PER_SECOND = 60
+# Faster than anything Mario does in a frame on this ROM (3 px, FACTS.md): more is no movement.
+MAX_PX_PER_FRAME = 4
+# An area pointer: 2 bits of type (water, ground, underground, castle), 5 bits of offset.
+N_AREA_POINTERS = 128
+
+
+EmulatorName = Literal["nes-py"]
+
+
+class UsageError(ValueError):
+    """What a person asked for does not exist or does not fit; the message says what would."""
+
+
+# --------------------------------------------------------------------------------------------
+# Actions
+# --------------------------------------------------------------------------------------------
+
+BUTTON_BITS = {
+    "right": 0x80,
+    "left": 0x40,
+    "down": 0x20,
+    "up": 0x10,
+    "start": 0x08,
+    "select": 0x04,
+    "B": 0x02,
+    "A": 0x01,
+}
+
+ACTION_SETS: dict[str, list[list[str]]] = {
+    "right_only": RIGHT_ONLY,
+    "simple": SIMPLE_MOVEMENT,
+    "complex": COMPLEX_MOVEMENT,
+    # Full speed only: five actions learn several times faster per step than seven (FACTS.md, run c).
+    "fast": [["right", "B"], ["right", "A", "B"], ["NOOP"], ["left"], ["A"]],
+    # complex, and what it lacks: standing to throw or swim (B, A+B) and the jump while crouched.
+    # Pipes need down, vines up, water A; the mazes need left at full speed.
+    "full": [*COMPLEX_MOVEMENT, ["B"], ["A", "B"], ["down", "A"]],
+}
+
+
+def action_buttons(action_set: str) -> np.ndarray:
+    """Return the button byte of each action of a set, uint8[n_actions] (bits: `BUTTON_BITS`).
+
+    Raises:
+        UsageError: there is no action set of that name.
+    """
+    if action_set not in ACTION_SETS:
+        raise UsageError(f"no action set {action_set!r}; there are: {', '.join(ACTION_SETS)}")
+    return np.array(
+        [
+            sum(BUTTON_BITS[button] for button in buttons if button != "NOOP")
+            for buttons in ACTION_SETS[action_set]
+        ],
+        dtype=np.uint8,
+    )
+
+
+# --------------------------------------------------------------------------------------------
+# The game: facts in RAM, stages
+# --------------------------------------------------------------------------------------------
+
+# RAM addresses (Super Mario Bros.; the same in this ROM as in the public disassembly).
+RAM_PLAYER_STATE = 0x0E
+RAM_ENEMY_TYPES = slice(0x16, 0x1B)
+RAM_FLOAT_STATE = 0x1D
+RAM_X_PAGE, RAM_X = 0x6D, 0x86
+RAM_Y_PAGE, RAM_Y = 0xB5, 0x03B8
+RAM_AREA_TYPE, RAM_AREA_OFFSET = 0x074E, 0x074F
+RAM_STATUS = 0x0756
+RAM_LIFE = 0x075A
+RAM_STAGE, RAM_WORLD = 0x075C, 0x075F
+RAM_GAME_MODE = 0x0770
+RAM_SCORE = slice(0x07DE, 0x07E4)
+RAM_COINS = slice(0x07ED, 0x07EF)
+RAM_CLOCK = slice(0x07F8, 0x07FB)
+
+PLAYER_DYING, PLAYER_DEAD = 0x0B, 0x06
+ENEMY_BOWSER, ENEMY_FLAG = 0x2D, 0x31
+FLOAT_ON_POLE = 3
+GAME_MODE_WORLD_OVER = 2
+
+
+class GameFacts(NamedTuple):
+    """What the game says of n environments, each an array of shape [n]; read by `read_facts`."""
+
+    x_pos: np.ndarray  # int64, px from the left edge of the area
+    y_pos: np.ndarray  # int64, px from the bottom of the screen
+    time: np.ndarray  # int64, the game's clock (0-999)
+    area_pointer: np.ndarray  # int64, the area Mario is in: type << 5 | offset, as the ROM counts
+    world: np.ndarray  # int64, 1-8
+    stage: np.ndarray  # int64, 1-4
+    life: np.ndarray  # int64
+    coins: np.ndarray  # int64, 0-99
+    score: np.ndarray  # int64, 0-999990
+    status: np.ndarray  # int64, 0 small, 1 tall, 2 fireball
+    player_state: np.ndarray  # int64, RAM 0x0E
+    flag_get: np.ndarray  # bool, on the pole or world over
+    dead: np.ndarray  # bool, dying, dead or below the screen
+
+
+def _decimal(digits: np.ndarray) -> np.ndarray:
+    """Return the numbers in uint8[n, d] decimal digits, most significant first, as int64[n]."""
+    return digits.astype(np.int64) @ (10 ** np.arange(digits.shape[1] - 1, -1, -1))
+
+
+def read_facts(ram: np.ndarray) -> GameFacts:
+    """Return the facts in uint8[n, 2048] RAM, as the game left it at the end of a frame."""
+    byte = ram.astype(np.int64)
+    player_state, y_page = byte[:, RAM_PLAYER_STATE], byte[:, RAM_Y_PAGE]
+    y_up = 255 - byte[:, RAM_Y]
+    enemies = byte[:, RAM_ENEMY_TYPES]
+    on_pole = ((enemies == ENEMY_BOWSER) | (enemies == ENEMY_FLAG)).any(axis=1) & (
+        byte[:, RAM_FLOAT_STATE] == FLOAT_ON_POLE
+    )
+    return GameFacts(
+        x_pos=byte[:, RAM_X_PAGE] * 256 + byte[:, RAM_X],
+        y_pos=np.where(y_page < 1, 255 + y_up, y_up),
+        time=_decimal(ram[:, RAM_CLOCK]),
+        area_pointer=(byte[:, RAM_AREA_TYPE] & 3) << 5 | byte[:, RAM_AREA_OFFSET] & 0x1F,
+        world=byte[:, RAM_WORLD] + 1,
+        stage=byte[:, RAM_STAGE] + 1,
+        life=byte[:, RAM_LIFE],
+        coins=_decimal(ram[:, RAM_COINS]),
+        score=_decimal(ram[:, RAM_SCORE]),
+        status=byte[:, RAM_STATUS],
+        player_state=player_state,
+        flag_get=(byte[:, RAM_GAME_MODE] == GAME_MODE_WORLD_OVER) | on_pole,
+        dead=(player_state == PLAYER_DYING) | (player_state == PLAYER_DEAD) | (y_page > 1),
+    )
+
+
+def facts_as_dicts(facts: GameFacts) -> list[dict[str, Any]]:
+    """Return one info dictionary an environment, of plain Python numbers."""
+    columns = [column.tolist() for column in facts]
+    return [dict(zip(GameFacts._fields, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One of the 32 stages, measured from the ROM by scripts/measure_stages.py."""
+
+    start_x: int  # px, where Mario stands after a reset
+    start_area: int  # area pointer after a reset
+    goal: Literal["flag", "axe"]
+    goal_line_x: int  # px, Mario's x when he touches the pole or the axe
+    goal_area: int  # area pointer of the area that holds the goal
+    width: int  # px, width of the area that holds the goal
+
+
+STAGES: dict[tuple[int, int], Stage] = {(1, 1): Stage(40, 0x25, "flag", 3161, 0x25, 3376)}
+
+
+# --------------------------------------------------------------------------------------------
+# Configuration
+# --------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardConfig:
+    """The reward: a sum of named terms, times `reward_scale`. Distances in px, steps of 4 frames."""
+
+    base_reward_scale: float = 1.0
+    """Times the classic game reward: progress + clock + death, clipped to +-15 a step. 0 is off."""
+    forward_reward_scale: float = 0.0
+    """Per px forward. 0.15 keeps a full run of 1-1 (3,121 px) near the size of a flag bonus of 200."""
+    forward_mode: Literal["new_max", "positive_delta"] = "new_max"
+    """new_max pays new ground only; positive_delta pays any step right: exploitable, kept to show."""
+    backward_penalty_scale: float = 0.0
+    """Subtracted per px moved left. Small: a step back is sometimes the right move."""
+    flag_bonus: float = 0.0
+    """Once, on the flag pole or the axe."""
+    death_penalty: float = 0.0
+    """Subtracted once, at death (a pit, an enemy, the clock)."""
+    stall_steps: int = 0
+    """Agent steps without new ground after which stall_penalty is due. 0 is off."""
+    stall_penalty: float = 0.0
+    """Subtracted every step of a stall. 0: it punishes waiting for the right moment."""
+    end_on_stall_steps: int = 0
+    """Agent steps without new ground after which the episode is truncated. 0 is off."""
+    end_on_stall_penalty: float = 0.0
+    """Subtracted once, when a stall ends the episode."""
+    milestone_step: int = 0
+    """Distance in px between milestones. 0 is off."""
+    milestone_bonus: float = 0.0
+    """For each milestone passed for the first time."""
+    hurdle_x: tuple[int, ...] = ()
+    """x in px of hard places; passing each pays hurdle_bonus, once an episode."""
+    hurdle_bonus: float = 0.0
+    """For each hurdle passed for the first time."""
+    time_penalty_per_step: float = 0.0
+    """Subtracted every agent step. 0 while learning to clear; 0.02 to fine-tune for speed."""
+    goal_potential_scale: float = 0.0
+    """Times gamma Phi(s') - Phi(s), Phi = px gained toward the goal line (Ng et al. 1999)."""
+    reward_scale: float = 1.0
+    """Times the whole sum. Chosen so that the value loss stays near 0.04 (FACTS.md, runs a and b)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EnvConfig:
+    """The environment: which stage, seen how, on which emulator."""
+
+    world: int = 1
+    """World, 1-8."""
+    stage: int = 1
+    """Stage within the world, 1-4."""
+    goal_line_x: int | None = None
+    """x in px of the goal. Unset: as measured from the ROM (`STAGES`)."""
+    emulator: EmulatorName = "nes-py"
+    """nes-py is the reference."""
+    vec_backend: Literal["dummy", "subproc"] = "subproc"
+    """dummy: one process, one after the other; subproc: one worker process an environment."""
+    n_envs: int = 8
+    """Environments side by side."""
+    frame_skip: int = 4
+    """Emulated frames per agent step, the buttons held. 4 is the Atari standard."""
+    frame_stack: int = 4
+    """Screens in an observation: what shows speed and direction."""
+    screen_size: int = 84
+    """Height and width of an observation in px."""
+    noop_max: int = 30
+    """Every episode starts with 1 to this many frames without buttons. 0: one fixed start."""
+    sticky_prob: float = 0.0
+    """Chance that an emulated frame keeps the last buttons (Machado et al. 2018: 0.25)."""
+    action_set: Literal["right_only", "simple", "complex", "fast", "full"] = "simple"
+    """right_only 5, simple 7, complex 12, fast 5 (full speed only), full 15 actions."""
+    long_jump_action: bool = False
+    """Add one action that holds a jump for long_jump_hold_steps agent steps."""
+    long_jump_hold_steps: int = 4
+    """Agent steps that the long jump holds its buttons: 16 frames reach full height."""
+    long_jump_base_action: str = "right+A+B"
+    """Buttons of the long jump, joined by +."""
+    max_episode_steps: int = 0
+    """Agent steps after which an episode is truncated. 0: only the game's own clock ends it."""
+    discount: Annotated[float, tyro.conf.Suppress] = 1.0
+    """gamma of the potential term. No flag: the trainer sets it to its own gamma."""
+    reward: RewardConfig = dataclasses.field(default_factory=RewardConfig)
+
+    def __post_init__(self) -> None:
+        if (self.world, self.stage) not in STAGES:
+            raise UsageError(f"no stage {self.world}-{self.stage}; worlds are 1-8, stages 1-4")
+        for name in ("n_envs", "frame_skip", "frame_stack", "screen_size", "long_jump_hold_steps"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not 0 <= self.sticky_prob < 1:
+            raise UsageError(f"sticky_prob must be in [0, 1), not {self.sticky_prob}")
+        if self.noop_max < 0 or self.max_episode_steps < 0:
+            raise UsageError("noop_max and max_episode_steps must not be negative")
+        buttons_of_actions(self)
+
+    @property
+    def goal(self) -> int:
+        """x of the goal line in px: the one given, else the one measured."""
+        return (
+            STAGES[self.world, self.stage].goal_line_x
+            if self.goal_line_x is None
+            else self.goal_line_x
+        )
+
+
+def env_config_from_dict(values: dict[str, Any]) -> EnvConfig:
+    """Return the `EnvConfig` whose `dataclasses.asdict` is values; unknown keys are refused.
+
+    Raises:
+        UsageError: a key or a value does not fit.
+    """
+    try:
+        reward = dict(values.get("reward", {}))
+        reward["hurdle_x"] = tuple(reward.get("hurdle_x", ()))
+        return EnvConfig(**{**values, "reward": RewardConfig(**reward)})
+    except TypeError as error:
+        raise UsageError(f"not an environment config: {error}") from error
+
+
+def buttons_of_actions(config: EnvConfig) -> np.ndarray:
+    """Return the button byte of every action an agent has, uint8[n_actions]; the long jump last."""
+    buttons = action_buttons(config.action_set)
+    if not config.long_jump_action:
+        return buttons
+    names = config.long_jump_base_action.split("+")
+    unknown = [name for name in names if name not in BUTTON_BITS]
+    if unknown:
+        raise UsageError(f"no button {unknown[0]!r}; there are: {', '.join(BUTTON_BITS)}")
+    return np.append(buttons, np.uint8(sum(BUTTON_BITS[name] for name in names)))
+
+
+def reward_signature(config: EnvConfig) -> str:
+    """Return 16 hex digits that change when the reward's formula or any of its numbers does.
+
+    Stored beside every checkpoint and replay folder, so that data made under another reward is
+    refused, not mixed. The goal line is part of the reward: it caps the forward term.
+    """
+    reward = dataclasses.asdict(config.reward)
+    content = {"formula": RewardShaper.FORMULA, "goal_line_x": config.goal, "reward": reward}
+    if config.reward.goal_potential_scale:
+        content["discount"] = config.discount
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+# --------------------------------------------------------------------------------------------
+# Reward
+# --------------------------------------------------------------------------------------------
+
+
+class RewardShaper:
+    """The one place where reward is computed, for n environments at once.
+
+    What a step can do to x, and what is made of it:
+
+    - Movement within an area, at most `MAX_PX_PER_FRAME` a frame: the only thing that pays. In
+      new_max mode ground pays once an episode and area, so walking to and fro never gains.
+    - A pipe, a vine or an exit to another area (`area_pointer` changes; 0x0750 in RAM does not say it, it
+      holds the next pipe's target): x starts anew. Nothing
+      is paid for the change itself; ground in the new area pays from the entry on; coming back,
+      ground paid before stays paid.
+    - A maze castle's jump back (4-4, 7-4, 8-4: x falls by whole pages, the area stays): no
+      movement, so no penalty; the ground behind was paid and is not paid again. A stall counts
+      from the place of return, since the way has to be walked again.
+    - A page wrap (x reads as 65,5xx px for a frame when Mario is pushed left of 0) or any other
+      leap: no movement, and the best x of the area is left alone.
+    - x beyond the goal line, in the goal's area: no ground beyond it pays.
+    """
+
+    FORMULA = 1  # raise it when a term's meaning changes: data of another formula is refused
+    BASE_CLIP = 15.0
+    BASE_DEATH = 15.0
+    TERMS = (
+        "base",
+        "forward",
+        "backward",
+        "flag",
+        "death",
+        "stall",
+        "milestone",
+        "hurdle",
+        "time",
+        "potential",
+    )
+
+    def __init__(self, config: EnvConfig, n_envs: int = 1) -> None:
+        self.config = config.reward
+        self.goal = config.goal
+        self.goal_area = STAGES[config.world, config.stage].goal_area
+        self.discount = config.discount
+        self.hurdles = np.array(config.reward.hurdle_x, dtype=np.int64)
+        self.x = np.zeros(n_envs, dtype=np.int64)
+        self.area = np.zeros(n_envs, dtype=np.int64)
+        self.clock = np.zeros(n_envs, dtype=np.int64)
+        self.best_x = np.full((n_envs, N_AREA_POINTERS), -1, dtype=np.int64)  # of each area
+        self.stall_x = np.zeros(n_envs, dtype=np.int64)  # what new ground for a stall is
+        self.stalled_steps = np.zeros(n_envs, dtype=np.int64)
+        self.hurdle_paid = np.zeros((n_envs, len(self.hurdles)), dtype=bool)
+        self.cleared = np.zeros(n_envs, dtype=bool)
+
+    STATE = ("x", "area", "clock", "best_x", "stall_x", "stalled_steps", "hurdle_paid", "cleared")
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Return copies of the arrays that `load_state_dict` needs to go on exactly."""
+        return {name: getattr(self, name).copy() for name in self.STATE}
+
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+        """Continue from what `state_dict` returned."""
+        for name in self.STATE:
+            getattr(self, name)[...] = state[name]
+
+    @property
+    def max_x(self) -> np.ndarray:
+        """The furthest x of each episode in any area, int64[n] px; leaps do not count."""
+        return self.best_x.max(axis=1)
+
+    def reset(self, facts: GameFacts, envs: np.ndarray | slice = slice(None)) -> None:
+        """Begin an episode in the environments envs; facts hold just these, in this order."""
+        self.x[envs], self.area[envs], self.clock[envs] = (
+            facts.x_pos,
+            facts.area_pointer,
+            facts.time,
+        )
+        self.best_x[envs] = -1
+        self.best_x[envs, facts.area_pointer] = facts.x_pos
+        self.stall_x[envs] = facts.x_pos
+        self.stalled_steps[envs] = 0
+        self.hurdle_paid[envs] = False
+        self.cleared[envs] = False
+
+    def step(
+        self, facts: GameFacts, frames: np.ndarray
+    ) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
+        """Return what one agent step earned.
+
+        Args:
+            facts: the game after the step, arrays of [n].
+            frames: int[n], the emulated frames that the step took.
+
+        Returns:
+            reward float64[n]; the terms by name, each float64[n], before `reward_scale`; and
+            bool[n], whether a stall ends the episode here.
+        """
+        config, rows = self.config, np.arange(len(self.x))
+        dx = facts.x_pos - self.x
+        leapt = (facts.area_pointer != self.area) | (np.abs(dx) > MAX_PX_PER_FRAME * frames)
+        moved = np.where(leapt, 0, dx)
+
+        at_goal = facts.area_pointer == self.goal_area
+        x = np.where(at_goal, np.minimum(facts.x_pos, self.goal), facts.x_pos)
+        old_best = self.best_x[rows, facts.area_pointer]
+        # A leap within the area moves no mark; a change of area sets the mark at the entry.
+        leapt_within = leapt & (facts.area_pointer == self.area)
+        new_best = np.where(leapt_within, old_best, np.maximum(old_best, x))
+        self.best_x[rows, facts.area_pointer] = new_best
+        paid_from = np.where(leapt, new_best, old_best)  # what a leap covers is not paid
+        gained = new_best - paid_from
+
+        progressed = leapt | (x > self.stall_x)
+        self.stall_x = np.where(leapt, x, np.maximum(self.stall_x, x))
+        self.stalled_steps = np.where(progressed, 0, self.stalled_steps + 1)
+        ends = np.zeros(len(rows), dtype=bool)
+        if config.end_on_stall_steps:
+            ends = (self.stalled_steps >= config.end_on_stall_steps) & ~facts.dead & ~facts.flag_get
+
+        forward_px = gained if config.forward_mode == "new_max" else np.maximum(moved, 0)
+        stall = np.zeros(len(rows))
+        if config.stall_steps:
+            stall -= config.stall_penalty * (self.stalled_steps >= config.stall_steps)
+        stall -= config.end_on_stall_penalty * ends
+        milestones = np.zeros(len(rows), dtype=np.int64)
+        if config.milestone_step:
+            milestones = new_best // config.milestone_step - paid_from // config.milestone_step
+        passed = (paid_from[:, None] < self.hurdles) & (self.hurdles <= new_best[:, None])
+        passed &= ~self.hurdle_paid
+        self.hurdle_paid |= passed
+        first_flag = facts.flag_get & ~self.cleared
+        self.cleared |= facts.flag_get
+        ticks = np.minimum(facts.time - self.clock, 0)
+        base = np.clip(
+            moved + ticks - self.BASE_DEATH * facts.dead, -self.BASE_CLIP, self.BASE_CLIP
+        )
+
+        terms = {
+            "base": config.base_reward_scale * base,
+            "forward": config.forward_reward_scale * forward_px,
+            "backward": -config.backward_penalty_scale * np.maximum(-moved, 0),
+            "flag": config.flag_bonus * first_flag,
+            "death": -config.death_penalty * facts.dead,
+            "stall": stall,
+            "milestone": config.milestone_bonus * milestones,
+            "hurdle": config.hurdle_bonus * passed.sum(axis=1),
+            "time": np.full(len(rows), -config.time_penalty_per_step),
+            "potential": config.goal_potential_scale
+            * (self.discount * self._potential(facts.x_pos) - self._potential(self.x)),
+        }
+        terms = {name: np.asarray(term, dtype=np.float64) for name, term in terms.items()}
+        self.x, self.area, self.clock = (
+            facts.x_pos.copy(),
+            facts.area_pointer.copy(),
+            facts.time.copy(),
+        )
+        return config.reward_scale * sum(terms.values()), terms, ends
+
+    def _potential(self, x: np.ndarray) -> np.ndarray:
+        """Return Phi in px, 0 at the left edge.
+
+        The history's Phi = -distance differs by a constant, which (gamma - 1) times the constant
+        turns into pay for standing still; from 0 upward, standing costs.
+        """
+        return np.clip(x, 0, self.goal).astype(np.float64)
+
+
+# --------------------------------------------------------------------------------------------
+# Wrappers
+# --------------------------------------------------------------------------------------------
+
+
+class NesPyMarioEnv(SuperMarioBrosEnv):
+    """gym-super-mario-bros's single-stage environment, seen through this project's facts.
+
+    One emulated frame a step; the action is a button byte. Observations are gray, uint8[240, 256].
+    Its own interventions (start screen, pre-level and area-change timers, busy frames) stay; its
+    reward, which pays score, coins and power-ups too, is not computed. As there, info holds the
+    game as the frame left it, before the interventions; the screen is of after them.
+    """
+
+    observation_space = gym.spaces.Box(0, 255, SCREEN_SHAPE, np.uint8)
+
+    def __init__(self, world: int, stage: int) -> None:
+        super().__init__(target=(world, stage), render_mode="rgb_array")
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        _, info = super().reset(seed=seed, options=options)
+        return self.observation("grayscale"), info
+
+    def step(self, action: int) -> Any:
+        _, _, terminated, truncated, info = super().step(int(action))
+        return self.observation("grayscale"), 0.0, terminated, truncated, info
+
+    def _get_reward(self) -> float:
+        return 0.0
+
+    def _get_info(self) -> dict[str, Any]:
+        return facts_as_dicts(read_facts(np.asarray(self.ram)[None]))[0]
+
+
+class ActionSetWrapper(gym.ActionWrapper):
+    """Action index to button byte; an index beyond the set is an error, not a wrong button."""
+
+    def __init__(self, env: gym.Env, buttons: np.ndarray) -> None:
+        super().__init__(env)
+        self.buttons = buttons
+        self.action_space = gym.spaces.Discrete(len(buttons))
+
+    def action(self, action: Any) -> int:
+        if not 0 <= int(action) < len(self.buttons):
+            raise UsageError(f"action {action} is not in 0..{len(self.buttons) - 1}")
+        return int(self.buttons[int(action)])
+
+
+class SplitMix64:
+    """Uniform numbers from a key and a counter, for n environments (Steele et al. 2014).
+
+    A stream's t-th number depends on its key and t alone, so that one environment and a batch of
+    them, which look ahead differently, draw the same.
+    """
+
+    GAMMA = np.uint64(0x9E3779B97F4A7C15)
+
+    def __init__(self, n: int = 1) -> None:
+        self.state = np.zeros(n, dtype=np.uint64)
+
+    def seed(self, key: int, stream: int = 0) -> None:
+        """Begin a stream at a 64-bit key."""
+        self.state[stream] = key
+
+    def uniform(self, streams: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Return the next number in [0, 1) of the streams, float64[len(streams)]."""
+        self.state[streams] += self.GAMMA
+        z = self.state[streams]
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return ((z ^ (z >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53
+
+
+def draw_key(generator: np.random.Generator) -> int:
+    """Return the 64-bit key of an episode's sticky actions."""
+    return int(generator.integers(2**64, dtype=np.uint64))
+
+
+class StickyFrames(gym.Wrapper):
+    """Each emulated frame keeps the last buttons with probability p (ALE's sticky actions)."""
+
+    def __init__(self, env: gym.Env, probability: float) -> None:
+        super().__init__(env)
+        self.probability = probability
+        self.stream = SplitMix64()
+        self.last_action: Any = None
+
+    def reset(self, **kwargs: Any) -> Any:
+        result = self.env.reset(**kwargs)
+        self.stream.seed(draw_key(self.np_random))
+        self.last_action = None
+        return result
+
+    def step(self, action: Any) -> Any:
+        if self.stream.uniform()[0] >= self.probability or self.last_action is None:
+            self.last_action = action
+        return self.env.step(self.last_action)
+
+
+class NoopResetEnv(gym.Wrapper):
+    """Start each episode with 1 to noop_max frames without buttons, drawn from np_random."""
+
+    def __init__(self, env: gym.Env, noop_max: int, noop_action: int) -> None:
+        super().__init__(env)
+        self.noop_max = noop_max
+        self.noop_action = noop_action
+
+    def reset(self, **kwargs: Any) -> Any:
+        observation, info = self.env.reset(**kwargs)
+        for _ in range(int(self.np_random.integers(1, self.noop_max + 1))):
+            observation, _, terminated, truncated, info = self.env.step(self.noop_action)
+            if terminated or truncated:
+                raise RuntimeError("Mario died while waiting for an episode to start")
+        return observation, info
+
+
+class MaxAndSkipFrame(gym.Wrapper):
+    """Hold an action for some frames; observe the maximum of the last two that were run.
+
+    Objects that the NES draws on every other frame stay visible. If the episode ends at the first
+    frame, that one alone is the observation: never a frame of an earlier step or episode. Adds
+    `frames`, the number of emulated frames, to info.
+    """
+
+    def __init__(self, env: gym.Env, skip: int) -> None:
+        super().__init__(env)
+        self.skip = skip
+
+    def step(self, action: Any) -> Any:
+        previous = screen = None
+        for frame in range(1, self.skip + 1):
+            previous = screen
+            screen, _, terminated, truncated, info = self.env.step(action)
+            if terminated or truncated:
+                break
+        observation = screen if previous is None else np.maximum(previous, screen)
+        return observation, 0.0, terminated, truncated, {**info, "frames": frame}
+
+
+class LongJumpActionWrapper(gym.Wrapper):
+    """The last action holds its buttons for hold_steps agent steps, or until the episode ends."""
+
+    def __init__(self, env: gym.Env, hold_steps: int) -> None:
+        super().__init__(env)
+        self.hold_steps = hold_steps
+        self.long_jump = int(env.action_space.n) - 1  # type: ignore[attr-defined]
+
+    def step(self, action: Any) -> Any:
+        frames = 0
+        for _ in range(self.hold_steps if int(action) == self.long_jump else 1):
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            frames += info["frames"]
+            if terminated or truncated:
+                break
+        return observation, reward, terminated, truncated, {**info, "frames": frames}
+
+
+class StageSuccessWrapper(gym.Wrapper):
+    """The flag ends the episode; info says so as `is_success`, SB3's name for it."""
+
+    def step(self, action: Any) -> Any:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        info["is_success"] = info["flag_get"]
+        return observation, reward, terminated or info["flag_get"], truncated, info
+
+
+class FastClearRewardWrapper(gym.Wrapper):
+    """`RewardShaper` for one environment; info has each term by name, and max_x."""
+
+    def __init__(self, env: gym.Env, config: EnvConfig) -> None:
+        super().__init__(env)
+        self.shaper = RewardShaper(config)
+
+    def reset(self, **kwargs: Any) -> Any:
+        observation, info = self.env.reset(**kwargs)
+        self.shaper.reset(_facts_of(info))
+        info["max_x"] = int(self.shaper.max_x[0])
+        return observation, info
+
+    def step(self, action: Any) -> Any:
+        observation, _, terminated, truncated, info = self.env.step(action)
+        rewards, terms, ends = self.shaper.step(_facts_of(info), np.array([info["frames"]]))
+        info["reward_terms"] = {name: float(term[0]) for name, term in terms.items()}
+        info["max_x"] = int(self.shaper.max_x[0])
+        return (observation, float(rewards[0]), terminated, truncated or bool(ends[0]), info)
+
+
+def _facts_of(info: dict[str, Any]) -> GameFacts:
+    """Return one environment's facts as arrays of [1]."""
+    return GameFacts(*(np.array([info[name]]) for name in GameFacts._fields))
+
+
+class AreaResizeObservation(gym.ObservationWrapper):
+    """The gray screen as uint8[size, size], each pixel the mean of the area it covers."""
+
+    def __init__(self, env: gym.Env, size: int) -> None:
+        super().__init__(env)
+        self.size = size
+        self.observation_space = gym.spaces.Box(0, 255, (size, size), np.uint8)
+
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        return cv2.resize(observation, (self.size, self.size), interpolation=cv2.INTER_AREA)
+
+
+# --------------------------------------------------------------------------------------------
+# Environments
+# --------------------------------------------------------------------------------------------
+
+
+def observation_space(config: EnvConfig) -> gym.spaces.Box:
+    """Return the observation's space: uint8[frame_stack, screen_size, screen_size], oldest first."""
+    shape = (config.frame_stack, config.screen_size, config.screen_size)
+    return gym.spaces.Box(0, 255, shape, np.uint8)
+
+
+def action_space(config: EnvConfig) -> gym.spaces.Discrete:
+    """Return the actions' space: the action set, and the long jump if there is one."""
+    return gym.spaces.Discrete(len(buttons_of_actions(config)))
+
+
+def make_single_env(config: EnvConfig, seed: int | None = None) -> gym.Env:
+    """Return the whole stack around one emulator.
+
+    Args:
+        config: what to build.
+        seed: seeds the environment's generator, as `reset(seed=seed)` does.
+
+    Returns:
+        an environment with observations uint8[frame_stack, screen_size, screen_size] and
+        `Discrete` actions; `render()` returns the full screen, uint8[240, 256, 3].
+    """
+    buttons = buttons_of_actions(config)
+    env: gym.Env = NesPyMarioEnv(config.world, config.stage)
+    env = ActionSetWrapper(env, buttons)
+    if config.sticky_prob:
+        env = StickyFrames(env, config.sticky_prob)
+    if config.noop_max:
+        env = NoopResetEnv(env, config.noop_max, noop_action=int(np.flatnonzero(buttons == 0)[0]))
+    env = MaxAndSkipFrame(env, config.frame_skip)
+    if config.long_jump_action:
+        env = LongJumpActionWrapper(env, config.long_jump_hold_steps)
+    env = StageSuccessWrapper(env)
+    env = FastClearRewardWrapper(env, config)
+    env = AreaResizeObservation(env, config.screen_size)
+    if config.max_episode_steps:
+        env = gym.wrappers.TimeLimit(env, config.max_episode_steps)
+    env = FrameStackObservation(env, config.frame_stack, padding_type="reset")
+    if seed is not None:
+        env.reset(seed=seed)
+    return env
+
+
+class WorkerDied(RuntimeError):
+    """A worker process of a subproc vec env is gone; the message holds its traceback."""
+
+
+class ReportingSubprocVecEnv(SubprocVecEnv):
+    """SB3's SubprocVecEnv; a worker that dies is named, with its traceback or its exit code."""
+
+    def __init__(self, makers: Sequence[Callable[[], gym.Env]]) -> None:
+        self._reports = tempfile.TemporaryDirectory(prefix="mario_workers_")
+        reports = Path(self._reports.name)
+        super().__init__(
+            [_ReportingMaker(make, reports / f"{i}.txt") for i, make in enumerate(makers)],
+            start_method="forkserver"
+            if "forkserver" in multiprocessing.get_all_start_methods()
+            else "spawn",
+        )
+
+    def reset(self) -> Any:
+        try:
+            return super().reset()
+        except (EOFError, ConnectionResetError, BrokenPipeError) as error:
+            raise self._worker_died() from error
+
+    def step_async(self, actions: np.ndarray) -> None:
+        try:
+            super().step_async(actions)
+        except (ConnectionResetError, BrokenPipeError) as error:
+            raise self._worker_died() from error
+
+    def step_wait(self) -> Any:
+        try:
+            return super().step_wait()
+        except (EOFError, ConnectionResetError, BrokenPipeError) as error:
+            raise self._worker_died() from error
+
+    def _worker_died(self) -> WorkerDied:
+        """Return the error that names the dead worker, and end the others."""
+        dead = []
+        for i, process in enumerate(self.processes):
+            process.join(timeout=0.5)
+            if process.exitcode is not None:
+                report = Path(self._reports.name) / f"{i}.txt"
+                cause = report.read_text() if report.exists() else f"exit code {process.exitcode}\n"
+                dead.append(f"worker {i} of {len(self.processes)} died: {cause}")
+        for process in self.processes:
+            process.terminate()
+        self.closed = True
+        return WorkerDied("".join(dead) or "a worker closed its pipe and still runs")
+
+
+class _ReportingMaker:
+    """Makes an environment whose failure leaves its traceback in a file; picklable."""
+
+    def __init__(self, make: Callable[[], gym.Env], report: Path) -> None:
+        self.make, self.report = make, report
+
+    def __call__(self) -> gym.Env:
+        try:
+            return _ReportingEnv(self.make(), self.report)
+        except Exception:
+            self.report.write_text(traceback.format_exc())
+            raise
+
+
+class _ReportingEnv(gym.Wrapper):
+    """Writes the traceback of whatever an environment raises to a file, and raises it again."""
+
+    def __init__(self, env: gym.Env, report: Path) -> None:
+        super().__init__(env)
+        self.report = report
+
+    def reset(self, **kwargs: Any) -> Any:
+        try:
+            return self.env.reset(**kwargs)
+        except Exception:
+            self.report.write_text(traceback.format_exc())
+            raise
+
+    def step(self, action: Any) -> Any:
+        try:
+            return self.env.step(action)
+        except Exception:
+            self.report.write_text(traceback.format_exc())
+            raise
+
+
+class _EnvMaker:
+    """`make_single_env` with its arguments; picklable, as worker processes need."""
+
+    def __init__(self, config: EnvConfig) -> None:
+        self.config = config
+
+    def __call__(self) -> gym.Env:
+        return make_single_env(self.config)
+
+
+def make_vec_env(config: EnvConfig, seed: int | None = None) -> VecEnv:
+    """Return `config.n_envs` environments behind SB3's `VecEnv`; number i is seeded with seed + i.
+
+    The seeds take effect at the first `reset()`; `seed(s)` followed by `reset()` begins anew.
+    """
+    makers = [_EnvMaker(config)] * config.n_envs
+    venv: VecEnv = (
+        DummyVecEnv(makers) if config.vec_backend == "dummy" else ReportingSubprocVecEnv(makers)
+    )
+    if seed is not None:
+        venv.seed(seed)
+    return venv

@@ -1,0 +1,819 @@
+"""Train PPO with Random Network Distillation on one stage of Super Mario Bros.
+
+    python train_mario.py --timesteps 5000000 --action-set simple --n-envs 8 --gamma 0.9 ...
+
+Writes a run folder (mario_runs.py), which `--resume-model` continues. From top to bottom: the
+flags, what is derived from them, the callbacks, main. What recipes reached stands in docs/results/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import datetime
+import json
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import imageio.v2 as imageio
+import numpy as np
+import torch as th
+import tyro
+import yaml
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.torch_layers import NatureCNN
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
+
+from mario_ppo import PPOPolicy, PPOWithRND, SmallCNN, TwoHeadCnnPolicy, linear_schedule
+from mario_rollout import best_episode, evaluate, film, game_fps, play, write_video
+from mario_runs import (
+    BadModelFile,
+    MetricsLog,
+    RunFolder,
+    RunLocked,
+    atomic_write,
+    load_tensors,
+    provenance,
+    read_model_zip,
+    write_json,
+    write_model_zip,
+)
+from mario_runtime import (
+    BUTTON_BITS,
+    EnvConfig,
+    UsageError,
+    WorkerDied,
+    buttons_of_actions,
+    env_config_from_dict,
+    make_vec_env,
+    reward_signature,
+)
+
+EPISODE_WINDOW = 100  # episodes behind the running figures, as in SB3
+
+# --------------------------------------------------------------------------------------------
+# Flags: these dataclasses are the parser, the keys of configs/*.yaml and of train_config.json
+# --------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class PPOFlags:
+    """PPO (Schulman et al. 2017) on Stable-Baselines3."""
+
+    timesteps: int = 5_000_000
+    """The run's target in agent steps, all environments together; resuming goes on to the same."""
+    device: str = "auto"
+    """auto (CUDA if there, else CPU), cpu, cuda or cuda:N."""
+    features: Literal["small", "nature"] = "small"
+    """CNN 16-32-32-256, or Nature's 32-64-64-512 (about twice the time per gradient pass)."""
+    learning_rate: float = 2.5e-4
+    """Adam's step size: 2.5e-4 is the Atari standard."""
+    learning_rate_final: float | None = None
+    """Falls linearly to this over the run. Unset: constant."""
+    n_steps: int = 512
+    """Agent steps per environment in a rollout; long enough to see a jump pay."""
+    batch_size: int = 256
+    """Samples in a minibatch; must divide n_steps * n_envs."""
+    n_epochs: int = 4
+    """Passes over each rollout. 10 helped the collapse of P4."""
+    gamma: float = 0.9
+    """Discount. With 0.99 the value is nearly constant along 1-1 and advantages vanish (P7, P8)."""
+    gae_lambda: float = 0.95
+    """GAE's lambda (Schulman et al. 2016): bias against variance."""
+    clip_range: float = 0.2
+    """PPO's epsilon."""
+    ent_coef: float = 0.01
+    """Entropy bonus: keeps the policy trying."""
+    ent_coef_final: float | None = None
+    """Falls linearly to this over the run. Unset: constant. Low at the end: clears every time."""
+    vf_coef: float = 0.5
+    """Weight of the value loss."""
+    max_grad_norm: float = 0.5
+    """Gradients are scaled down to this norm."""
+    target_kl: float | None = None
+    """Stop a rollout's updates beyond 1.5 times this KL divergence. Unset: never."""
+    normalize_reward: bool = False
+    """Divide rewards by the running std of their discounted return (gamma as above)."""
+    norm_reward_clip: float = 10.0
+    """Normalised rewards are clipped to this, so that one flag cannot shake the value."""
+    action_bias_jump: float = 0.0
+    """Added to the initial logits of actions that press A: e^1 = 2.7 times as likely at first."""
+    action_bias_long_jump: float = 0.0
+    """Added to the initial logit of the long jump."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RNDFlags:
+    """Random Network Distillation (Burda et al. 2018): pay for screens not seen before."""
+
+    rnd_coef: float = 0.0
+    """Weight of the intrinsic advantage. 0 is off and costs nothing."""
+    rnd_lr: float = 1e-4
+    """Adam's step size of the predictor."""
+    rnd_feature_dim: int = 512
+    """Outputs of target and predictor."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFlags:
+    """The run: where it writes, how often it looks at itself."""
+
+    config: Path | None = None
+    """A YAML file of any of these flags; the command line wins."""
+    run_dir: Path | None = None
+    """The run folder. Unset: runs/ppo_<world>-<stage>_<date>-<time>, or the resumed run's own."""
+    resume_model: Path | None = None
+    """A checkpoint (.zip) or a run folder to continue, with its own flags unless given here."""
+    warm_start: Path | None = None
+    """A model whose weights alone begin a new run, under any stage or reward."""
+    seed: int = 0
+    """Seeds networks, sampling and environments (environment i: seed + i)."""
+    checkpoint_freq: int = 50_000
+    """Agent steps between checkpoints; the newest two are kept. 0: only at the end."""
+    eval_freq: int = 50_000
+    """Agent steps between evaluations (argmax, noop protocol) that keep best_eval.zip. 0: never."""
+    eval_episodes: int = 3
+    """Episodes of an evaluation, each with no-ops of its own."""
+    eval_steps: int = 1_000
+    """Agent steps after which an evaluation episode is cut off; 1-1 takes 260. 0: the clock only."""
+    preview_freq: int = 0
+    """Agent steps between preview videos. 0: never."""
+    preview_episodes: int = 1
+    """Sampled episodes played for a preview; the best is filmed."""
+    preview_steps: int = 1_000
+    """Agent steps after which a preview episode is cut off. 0: the clock only."""
+    preview_fps: float = 0.0
+    """Frames a second of the preview. 0: the game's own speed."""
+    live_preview: bool = False
+    """Also keep previews/live.png, the first environment's screen, fresh every rollout."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Everything that a run depends on."""
+
+    run: RunFlags = dataclasses.field(default_factory=RunFlags)
+    env: EnvConfig = dataclasses.field(default_factory=EnvConfig)
+    ppo: PPOFlags = dataclasses.field(default_factory=PPOFlags)
+    rnd: RNDFlags = dataclasses.field(default_factory=RNDFlags)
+
+    def __post_init__(self) -> None:
+        rollout = self.ppo.n_steps * self.env.n_envs
+        if self.ppo.batch_size < 2 or rollout % self.ppo.batch_size:
+            raise UsageError(
+                f"batch_size {self.ppo.batch_size} does not divide a rollout of "
+                f"{self.ppo.n_steps} steps x {self.env.n_envs} environments = {rollout}"
+            )
+        for name in ("timesteps", "n_epochs"):
+            if getattr(self.ppo, name) < 1:
+                raise UsageError(f"{name} must be at least 1, not {getattr(self.ppo, name)}")
+        for name in ("gamma", "gae_lambda"):
+            if not 0 <= getattr(self.ppo, name) <= 1:
+                raise UsageError(f"{name} must be in [0, 1], not {getattr(self.ppo, name)}")
+
+
+def parse_config(arguments: Sequence[str]) -> TrainConfig:
+    """Return the flags: defaults, under a resumed run's own, under --config's, under arguments.
+
+    Raises:
+        UsageError: a file is missing or holds an unknown key, or values do not fit together.
+        SystemExit: --help (0), or the arguments do not parse (2).
+    """
+    files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    files.add_argument("--config", type=Path)
+    files.add_argument("--resume-model", "--resume_model", type=Path)
+    given, _ = files.parse_known_args(arguments)
+    default = TrainConfig()
+    if given.resume_model:
+        default = config_from_dict(read_model_zip(find_checkpoint(given.resume_model))[0])
+    if given.config:
+        default = with_flat_values(default, read_yaml(given.config))
+    config = tyro.cli(
+        TrainConfig,
+        args=list(arguments),
+        default=default,
+        description=__doc__,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+    env = dataclasses.replace(config.env, discount=config.ppo.gamma)
+    run = config.run
+    if run.run_dir is None:
+        if run.resume_model:
+            run_dir = find_checkpoint(run.resume_model).parents[2]
+        else:
+            now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+            run_dir = Path("runs") / f"ppo_{env.world}-{env.stage}_{now}"
+        run = dataclasses.replace(run, run_dir=run_dir)
+    return dataclasses.replace(config, env=env, run=run)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the mapping in a YAML file."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} must hold a mapping of flags to values")
+    return content
+
+
+def with_flat_values(instance: Any, values: dict[str, Any], nested: bool = False) -> Any:
+    """Return a config dataclass with the flags in values replaced, wherever they are nested.
+
+    Raises:
+        UsageError: a flag that does not exist.
+    """
+    rest = {key.replace("-", "_"): value for key, value in values.items()}
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(instance):
+        current = getattr(instance, field.name)
+        if dataclasses.is_dataclass(current):
+            changes[field.name], rest = with_flat_values(current, rest, nested=True)
+        elif field.name in rest:
+            value = rest.pop(field.name)
+            value = tuple(value) if isinstance(value, list) else value
+            if isinstance(current, float) and isinstance(value, (int, str)):
+                value = float(value)  # YAML reads 1 and 2.5e-4 as an int and a string
+            changes[field.name] = value
+    if nested:
+        return dataclasses.replace(instance, **changes), rest
+    if rest:
+        raise UsageError(f"no flag --{min(rest).replace('_', '-')}; see --help")
+    return dataclasses.replace(instance, **changes)
+
+
+def config_as_dict(config: TrainConfig) -> dict[str, Any]:
+    """Return train_config.json's content: the flags by group, and what belongs beside them."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return str(value) if isinstance(value, Path) else value
+
+    return plain(dataclasses.asdict(config)) | {
+        "agent": "ppo",
+        "reward_signature": reward_signature(config.env),
+        "provenance": provenance(),
+    }
+
+
+def config_from_dict(content: dict[str, Any]) -> TrainConfig:
+    """Return the flags of a train_config.json; where it ran and what it resumed are left out.
+
+    Raises:
+        UsageError: keys that this version does not know.
+    """
+    try:
+        run = {**content["run"], "config": None, "run_dir": None, "resume_model": None}
+        return TrainConfig(
+            run=RunFlags(**{**run, "warm_start": None}),
+            env=env_config_from_dict(content["env"]),
+            ppo=PPOFlags(**content["ppo"]),
+            rnd=RNDFlags(**content["rnd"]),
+        )
+    except (KeyError, TypeError) as error:
+        raise UsageError(f"not this version's train_config.json: {error}") from error
+
+
+# --------------------------------------------------------------------------------------------
+# What the flags make
+# --------------------------------------------------------------------------------------------
+
+
+def find_checkpoint(path: Path) -> Path:
+    """Return the checkpoint zip that path names: itself, or a run folder's newest whole one.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if path.is_dir():
+        for checkpoint in RunFolder(path).checkpoints():
+            try:
+                read_model_zip(checkpoint)
+                load_tensors(
+                    checkpoint.with_suffix(".state"), str(checkpoint.with_suffix(".state"))
+                )
+                return checkpoint
+            except BadModelFile as error:
+                print(f"warning: {error}; using the checkpoint before it", file=sys.stderr)
+        raise UsageError(f"{path} holds no checkpoint to resume")
+    if not path.is_file():
+        raise UsageError(f"there is no checkpoint {path}")
+    if not path.with_suffix(".state").is_file():
+        raise UsageError(
+            f"{path} has no {path.stem}.state beside it; --warm-start takes its weights"
+        )
+    return path
+
+
+def resolve_device(name: str) -> th.device:
+    """Return the device; `auto` falls back to the CPU, anything else that is not there is an error."""
+    if name == "auto":
+        return th.device("cuda" if th.cuda.is_available() else "cpu")
+    try:
+        device = th.device(name)
+    except RuntimeError:
+        raise UsageError(f"no device {name!r}; use auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and not th.cuda.is_available():
+        raise UsageError("there is no CUDA GPU that torch can use; --device auto or cpu runs here")
+    return device
+
+
+def action_bias(config: TrainConfig) -> list[float] | None:
+    """Return the initial logit of every action, or None if all are 0."""
+    buttons = buttons_of_actions(config.env)
+    bias = [config.ppo.action_bias_jump * bool(b & BUTTON_BITS["A"]) for b in buttons]
+    if config.env.long_jump_action:
+        bias[-1] = config.ppo.action_bias_long_jump
+    return bias if any(bias) else None
+
+
+def make_training_env(config: TrainConfig) -> VecEnv:
+    """Return the vec env with episode statistics and, if asked for, normalised rewards."""
+    venv: VecEnv = VecMonitor(make_vec_env(config.env, config.run.seed))
+    if config.ppo.normalize_reward:
+        venv = VecNormalize(
+            venv, norm_obs=False, gamma=config.ppo.gamma, clip_reward=config.ppo.norm_reward_clip
+        )
+    return venv
+
+
+def make_model(config: TrainConfig, venv: VecEnv) -> PPOWithRND:
+    """Return the learner that the flags describe."""
+    ppo, rnd = config.ppo, config.rnd
+
+    def schedule(initial: float, final: float | None) -> Any:
+        return initial if final is None else linear_schedule(initial, final)
+
+    return PPOWithRND(
+        TwoHeadCnnPolicy,
+        venv,
+        learning_rate=schedule(ppo.learning_rate, ppo.learning_rate_final),
+        ent_coef=schedule(ppo.ent_coef, ppo.ent_coef_final),
+        n_steps=ppo.n_steps,
+        batch_size=ppo.batch_size,
+        n_epochs=ppo.n_epochs,
+        gamma=ppo.gamma,
+        gae_lambda=ppo.gae_lambda,
+        clip_range=ppo.clip_range,
+        vf_coef=ppo.vf_coef,
+        max_grad_norm=ppo.max_grad_norm,
+        target_kl=ppo.target_kl,
+        rnd_coef=rnd.rnd_coef,
+        rnd_lr=rnd.rnd_lr,
+        rnd_feature_dim=rnd.rnd_feature_dim,
+        seed=config.run.seed,
+        device=resolve_device(ppo.device),
+        policy_kwargs={
+            "features_extractor_class": SmallCNN if ppo.features == "small" else NatureCNN,
+            "action_bias": action_bias(config),
+        },
+    )
+
+
+# --------------------------------------------------------------------------------------------
+# State: what a checkpoint holds beside the weights
+# --------------------------------------------------------------------------------------------
+
+
+def capture_state(model: PPOWithRND) -> dict[str, Any]:
+    """Return all of the trainer's state but the policy's weights, as tensors and plain values."""
+    state = {"learner": model.trainer_state()}
+    for venv in wrappers_of(model):
+        if isinstance(venv, VecNormalize):
+            state["reward_normalizer"] = {
+                "mean": float(venv.ret_rms.mean),
+                "var": float(venv.ret_rms.var),
+                "count": float(venv.ret_rms.count),
+                "returns": th.from_numpy(venv.returns.copy()),
+            }
+    return state
+
+
+def restore_state(model: PPOWithRND, state: dict[str, Any]) -> None:
+    """Continue from what `capture_state` returned; the weights are loaded before."""
+    model.load_trainer_state(state["learner"])
+    for venv in wrappers_of(model):
+        if isinstance(venv, VecNormalize) and "reward_normalizer" in state:
+            saved = state["reward_normalizer"]
+            venv.ret_rms.mean = np.float64(saved["mean"])
+            venv.ret_rms.var = np.float64(saved["var"])
+            venv.ret_rms.count = saved["count"]
+
+
+def wrappers_of(model: PPOWithRND) -> list[VecEnv]:
+    """Return the model's vec env and what it wraps, the outermost first."""
+    venvs = [model.get_env()]
+    while hasattr(venvs[-1], "venv"):
+        venvs.append(venvs[-1].venv)
+    return venvs
+
+
+def save_checkpoint(
+    run: RunFolder, model: PPOWithRND, state: dict[str, Any], config: dict[str, Any]
+) -> Path:
+    """Write a checkpoint of the model's weights and a captured state.
+
+    Raises:
+        OSError: it could not be written; earlier checkpoints are untouched.
+    """
+    step = int(state["learner"]["counters"]["num_timesteps"])
+    return run.save_checkpoint(
+        step,
+        lambda path: write_model_zip(path, model.save, config),
+        lambda path: th.save(state, path),
+    )
+
+
+# --------------------------------------------------------------------------------------------
+# Callbacks: everything but the stop happens between rollouts, when the state is whole
+# --------------------------------------------------------------------------------------------
+
+
+class BetweenRollouts(BaseCallback):
+    """Calls `tick` after each rollout has been trained on, before the next one is collected."""
+
+    def __init__(self, every: int = 0) -> None:
+        super().__init__()
+        self.every = every  # agent steps; 0 is never
+        self._done = 0  # multiples of `every` that have been acted on
+
+    def _on_training_start(self) -> None:
+        self._done = self.num_timesteps // self.every if self.every else 0
+        self._first = True
+
+    def _on_rollout_start(self) -> None:
+        if not self._first:
+            self.tick()
+        self._first = False
+
+    def _on_training_end(self) -> None:
+        if not stop_requested(self.model):
+            self.tick()
+
+    def tick(self) -> None:
+        """Act, if a multiple of `every` steps has been passed since the last time."""
+        if self.every and self.num_timesteps // self.every > self._done:
+            self._done = self.num_timesteps // self.every
+            self.act()
+
+    def act(self) -> None:
+        """What the callback is for."""
+
+    def _on_step(self) -> bool:
+        return True
+
+
+def stop_requested(model: Any) -> bool:
+    """Return whether a signal asked this model's training to stop."""
+    return bool(getattr(model, "_stop_signal", None))
+
+
+class StopOnSignal(BaseCallback):
+    """Ctrl-C and SIGTERM end training at the next step; the state before the rollout is kept.
+
+    The rollout under way is given up: its weights are still those that the kept state belongs to,
+    so a resumed run collects the same rollout again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: dict[str, Any] | None = None
+
+    def _on_training_start(self) -> None:
+        self._before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+        for number in self._before:
+            signal.signal(number, self._request)
+
+    def _request(self, number: int, frame: Any) -> None:
+        self.model._stop_signal = signal.Signals(number).name  # type: ignore[attr-defined]
+
+    def _on_rollout_start(self) -> None:
+        self.kept = capture_state(self.model)  # type: ignore[arg-type]
+
+    def _on_step(self) -> bool:
+        return not stop_requested(self.model)
+
+    def _on_training_end(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+class MetricsCallback(BetweenRollouts):
+    """One line of metrics.jsonl and TensorBoard a rollout, and the progress bar."""
+
+    def __init__(self, run: RunFolder, target: int) -> None:
+        super().__init__()
+        self.run, self.target = run, target
+        self.episodes: deque[dict[str, float]] = deque(maxlen=EPISODE_WINDOW)
+
+    def _on_training_start(self) -> None:
+        super()._on_training_start()
+        self.log = MetricsLog(self.run, resume_step=self.num_timesteps)
+        self.started = self.last_time = time.monotonic()
+        self.last_step = self.num_timesteps
+        self.progress = Progress(
+            TextColumn("{task.completed:,}/{task.total:,} steps"),
+            BarColumn(),
+            TextColumn("{task.fields[rate]:.0f} env-steps/s"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            disable=not sys.stderr.isatty(),
+        )
+        self.progress.start()
+        self.bar = self.progress.add_task(
+            "", total=self.target, completed=self.num_timesteps, rate=0.0, note=""
+        )
+
+    def _on_step(self) -> bool:
+        for done, info in zip(self.locals["dones"], self.locals["infos"], strict=True):
+            if done:
+                self.episodes.append(
+                    {
+                        "episode_return": info["episode"]["r"],
+                        "episode_length": info["episode"]["l"],
+                        "max_x": info["max_x"],
+                        "clear_rate": float(info["flag_get"]),
+                    }
+                )
+        return True
+
+    def tick(self) -> None:
+        now = time.monotonic()
+        rate = (self.num_timesteps - self.last_step) / max(now - self.last_time, 1e-9)
+        self.last_step, self.last_time = self.num_timesteps, now
+        trained = self.logger.name_to_value
+        scalars: dict[str, float | None] = {
+            "wall_s": self.log.wall_s_before + now - self.started,
+            "env_steps_per_s": rate,
+            "entropy": trained.get("train/entropy"),
+            "approx_kl": trained.get("train/approx_kl"),
+            "clip_fraction": trained.get("train/clip_fraction"),
+            "value_loss": trained.get("train/value_loss"),
+            "policy_loss": trained.get("train/policy_gradient_loss"),
+            "explained_variance": trained.get("train/explained_variance"),
+            "learning_rate": trained.get("train/learning_rate"),
+            "intrinsic_reward": trained.get("train/intrinsic_reward"),
+            "ppo/rnd_loss": trained.get("train/rnd_loss"),
+            "ppo/intrinsic_value_loss": trained.get("train/intrinsic_value_loss"),
+        }
+        if self.episodes:
+            for key in self.episodes[0]:
+                scalars[key] = float(np.mean([episode[key] for episode in self.episodes]))
+        self.log.write(self.num_timesteps, scalars)
+        note = ""
+        if self.episodes:
+            note = f"max-x {scalars['max_x']:.0f}, clears {100 * scalars['clear_rate']:.0f} %"
+        self.progress.update(self.bar, completed=self.num_timesteps, rate=rate, note=note)
+        if self.progress.disable:
+            print(
+                f"{self.num_timesteps:,}/{self.target:,} steps, {rate:.0f} env-steps/s, "
+                f"ETA {(self.target - self.num_timesteps) / rate / 60:.0f} min {note}",
+                flush=True,
+            )
+
+    def _on_training_end(self) -> None:
+        super()._on_training_end()
+        self.progress.stop()
+        self.log.close()
+
+
+class CheckpointCallback(BetweenRollouts):
+    """Keeps the newest checkpoints; a full disk is said, and training goes on."""
+
+    def __init__(self, every: int, run: RunFolder, config: dict[str, Any]) -> None:
+        super().__init__(every)
+        self.run, self.config = run, config
+
+    def act(self) -> None:
+        try:
+            save_checkpoint(self.run, self.model, capture_state(self.model), self.config)  # type: ignore[arg-type]
+        except OSError as error:
+            print(f"warning: no checkpoint at {self.num_timesteps}: {error}", file=sys.stderr)
+
+
+class EvalCallback(BetweenRollouts):
+    """Plays argmax episodes from random no-op starts and keeps the best model as best_eval.zip."""
+
+    def __init__(self, run: RunFolder, config: TrainConfig, content: dict[str, Any]) -> None:
+        super().__init__(config.run.eval_freq)
+        self.run, self.config, self.content = run, config, content
+        self.best: tuple[float, ...] | None = None
+        if run.best_summary.exists():
+            self.best = tuple(json.loads(run.best_summary.read_text())["rank"])
+
+    def act(self) -> None:
+        flags = self.config.run
+        config = dataclasses.replace(
+            self.config.env, n_envs=flags.eval_episodes, vec_backend="dummy"
+        )
+        summary, _ = evaluate(
+            PPOPolicy(self.model.policy, self.config.env),  # type: ignore[arg-type]
+            config,
+            protocol="noop",
+            episodes=flags.eval_episodes,
+            deterministic=True,
+            seed=flags.seed + 10_000,  # starts that training does not begin with
+            max_steps=flags.eval_steps,
+            model=f"{self.run.path.name} at {self.num_timesteps} steps",
+        )
+        content = dataclasses.asdict(summary) | {"step": self.num_timesteps, "rank": summary.rank}
+        if content["rank"][2] == -np.inf:
+            content["rank"] = (*summary.rank[:2], -1e9)  # JSON has no infinity
+        try:
+            write_json(
+                self.run.evaluations / f"step_{self.num_timesteps}" / "summary.json", content
+            )
+            if self.best is None or tuple(content["rank"]) > self.best:
+                write_model_zip(self.run.best_model, self.model.save, self.content)
+                write_json(self.run.best_summary, content)
+                self.best = tuple(content["rank"])
+        except OSError as error:
+            print(f"warning: evaluation not written: {error}", file=sys.stderr)
+        print(
+            f"evaluation at {self.num_timesteps:,}: {summary.flags_cleared}/{summary.episodes} "
+            f"flags, median max-x {summary.median_max_x:.0f}",
+            flush=True,
+        )
+
+
+class PreviewCallback(BetweenRollouts):
+    """Films the best of a few sampled episodes; optionally keeps live.png fresh."""
+
+    def __init__(self, run: RunFolder, config: TrainConfig) -> None:
+        super().__init__(config.run.preview_freq)
+        self.run, self.config = run, config
+
+    def tick(self) -> None:
+        super().tick()
+        if self.config.run.live_preview:
+            screen = self.training_env.get_images()[0]
+            atomic_write(self.run.previews / "live.png", lambda path: imageio.imwrite(path, screen))
+
+    def act(self) -> None:
+        flags = self.config.run
+        config = dataclasses.replace(
+            self.config.env, n_envs=flags.preview_episodes, vec_backend="dummy"
+        )
+        episodes = play(
+            PPOPolicy(self.model.policy, config),  # type: ignore[arg-type]
+            config,
+            flags.preview_episodes,
+            deterministic=False,
+            seed=flags.seed + self.num_timesteps,
+            max_steps=flags.preview_steps,
+        )
+        path = self.run.previews / f"step_{self.num_timesteps}" / "preview.mp4"
+        try:
+            write_video(
+                path, film(best_episode(episodes), config), flags.preview_fps or game_fps(config)
+            )
+        except OSError as error:
+            print(f"warning: no preview: {error}", file=sys.stderr)
+
+
+# --------------------------------------------------------------------------------------------
+# Main
+# --------------------------------------------------------------------------------------------
+
+
+def describe_changes(old: TrainConfig, new: TrainConfig) -> list[str]:
+    """Return "gamma 0.9 -> 0.95" for every flag of environment, PPO and RND that differs."""
+    changes = []
+    for group in ("env", "ppo", "rnd"):
+        before, after = (dataclasses.asdict(getattr(config, group)) for config in (old, new))
+        for flat in (before, after):
+            flat.update(flat.pop("reward", {}))
+        changes += [
+            f"{key} {before[key]} -> {after[key]}" for key in before if before[key] != after[key]
+        ]
+    return changes
+
+
+def resume(model: PPOWithRND, config: TrainConfig) -> None:
+    """Load the checkpoint that the flags name, or refuse it.
+
+    Raises:
+        UsageError: another stage, action set or reward.
+        BadModelFile: it is torn or hostile.
+    """
+    assert config.run.resume_model
+    path = find_checkpoint(config.run.resume_model)
+    content, weights = read_model_zip(path)
+    before = config_from_dict(content)
+    for name in ("world", "stage", "action_set"):
+        old, new = getattr(before.env, name), getattr(config.env, name)
+        if old != new:
+            raise UsageError(
+                f"{path} was trained with {name} {old}, not {new}: --warm-start takes its weights alone"
+            )
+    if content["reward_signature"] != reward_signature(config.env):
+        raise UsageError(
+            f"{path} was trained under another reward: --warm-start takes its weights alone"
+        )
+    for change in describe_changes(before, config):
+        print(f"resuming with {change}")
+    load_weights(model, weights, path)
+    restore_state(model, load_tensors(path.with_suffix(".state"), str(path.with_suffix(".state"))))
+    print(f"resumed {path} at {model.num_timesteps:,} steps")
+
+
+def load_weights(model: PPOWithRND, weights: dict[str, th.Tensor], path: Path) -> None:
+    """Load the policy's tensors, or say how they do not fit."""
+    try:
+        model.policy.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(f"{path} does not fit these flags: {reason}") from error
+
+
+def train(config: TrainConfig) -> int:
+    """Run the training that the flags describe and return the exit code."""
+    assert config.run.run_dir
+    run = RunFolder(config.run.run_dir)
+    resolve_device(config.ppo.device)  # a wrong device is said before anything is written
+    with run.locked():
+        if run.checkpoints() and not config.run.resume_model:
+            raise UsageError(
+                f"{run.path} holds a run already: --resume-model {run.path} continues it"
+            )
+        content = config_as_dict(config)
+        venv = make_training_env(config)
+        try:
+            model = make_model(config, venv)
+            if config.run.resume_model:
+                resume(model, config)
+            elif config.run.warm_start:
+                load_weights(model, read_model_zip(config.run.warm_start)[1], config.run.warm_start)
+            write_json(run.config_path, content)
+            rollout = config.ppo.n_steps * config.env.n_envs
+            print(
+                f"{run.path}: {config.env.world}-{config.env.stage} on {config.env.emulator} "
+                f"({config.env.vec_backend}), one rollout is {rollout:,} steps in "
+                f"{rollout // config.ppo.batch_size} minibatches, device {model.device}",
+                flush=True,
+            )
+            return run_training(run, model, config, content)
+        finally:
+            with contextlib.suppress(OSError, EOFError):
+                venv.close()
+
+
+def run_training(
+    run: RunFolder, model: PPOWithRND, config: TrainConfig, content: dict[str, Any]
+) -> int:
+    """Train to the target, or to a signal or a failure; what can be saved is."""
+    stop = StopOnSignal()
+    callbacks = [
+        MetricsCallback(run, config.ppo.timesteps),
+        CheckpointCallback(config.run.checkpoint_freq, run, content),
+        EvalCallback(run, config, content),
+        PreviewCallback(run, config),
+        stop,
+    ]
+    try:
+        model.learn(
+            config.ppo.timesteps,
+            callback=CallbackList(callbacks),
+            reset_num_timesteps=False,
+            log_interval=None,  # type: ignore[arg-type]
+        )
+    except (WorkerDied, FloatingPointError) as error:
+        if stop.kept and isinstance(error, WorkerDied):
+            print(f"kept {save_checkpoint(run, model, stop.kept, content)}", file=sys.stderr)
+        raise
+    if stop_requested(model):
+        assert stop.kept
+        path = save_checkpoint(run, model, stop.kept, content)
+        print(f"stopped by {model._stop_signal}; go on with --resume-model {path}")  # type: ignore[attr-defined]
+        return 0
+    save_checkpoint(run, model, capture_state(model), content)
+    write_model_zip(run.final_model, model.save, content)
+    print(f"finished at {model.num_timesteps:,} steps: {run.final_model}")
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, train, and turn every expected failure into one line and an exit code."""
+    try:
+        return train(parse_config(sys.argv[1:] if arguments is None else arguments))
+    except (UsageError, BadModelFile, RunLocked) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (WorkerDied, FloatingPointError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
