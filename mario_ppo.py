@@ -178,7 +178,7 @@ class TwoHeadCnnPolicy(ActorCriticCnnPolicy):
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)
         if self.action_bias is not None:
-            bias = self.action_net.bias
+            bias = th.as_tensor(self.action_net.bias)
             if len(self.action_bias) != len(bias):
                 raise ValueError(
                     f"action_bias has {len(self.action_bias)} entries for {len(bias)} actions"
@@ -543,6 +543,7 @@ class PPOWithRND(PPO):
         self._evaluate: Callable[..., Any] = self.policy.evaluate_all
         if self.compile_policy:
             self._evaluate = th.compile(self.policy.evaluate_all)
+        self._intrinsic_reward = 0.0  # the last rollout's mean, normalised
         self._rnd_rollout: tuple[th.Tensor, th.Tensor] | None = None
         if self.rnd_coef > 0:
             self.rnd = RND(
@@ -617,16 +618,16 @@ class PPOWithRND(PPO):
         :return: False if a callback stopped the training
         """
         assert isinstance(rollout_buffer, ImageRolloutBuffer)
-        assert isinstance(self._last_obs, np.ndarray), "learn() resets the environments first"
         assert self._last_episode_starts is not None
         self.policy.set_training_mode(False)
         rollout_buffer.reset()
         callback.on_rollout_start()
         n_steps = 0
         while n_steps < n_rollout_steps:
+            assert isinstance(self._last_obs, np.ndarray), "learn() resets the environments first"
             with th.no_grad():
                 action_tensor, values, log_probs = self.policy.act(
-                    obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
+                    obs_as_tensor(self._last_obs, self.device)
                 )
             actions = action_tensor.cpu().numpy()
             new_obs, rewards, dones, infos = env.step(actions)
@@ -695,7 +696,7 @@ class PPOWithRND(PPO):
         rewards = rnd.normalize_rewards(by_step)
         buffer.add_intrinsic(rewards, last_values.cpu().numpy(), self.rnd_gamma, self.rnd_coef)
         self._rnd_rollout = (frames, targets)
-        self.logger.record("train/intrinsic_reward", float(rewards.mean()))
+        self._intrinsic_reward = float(rewards.mean())
 
     def train(self) -> None:
         """Update policy, value heads and RND's predictor on the rollout.
@@ -738,7 +739,11 @@ class PPOWithRND(PPO):
                 if self.rnd is not None:
                     losses["rnd"] = self._rnd_loss(self.rnd, batch.indices)
                 numbers = dict(
-                    zip(losses, th.stack([x.detach() for x in losses.values()]).tolist())
+                    zip(
+                        losses,
+                        th.stack([x.detach() for x in losses.values()]).tolist(),
+                        strict=True,
+                    )
                 )
                 for name, number in numbers.items():
                     statistics.setdefault(name, []).append(number)
@@ -796,6 +801,8 @@ class PPOWithRND(PPO):
         for key, name in names.items():
             if key in statistics:
                 self.logger.record(f"train/{name}", float(np.mean(statistics[key])))
+        if self.rnd is not None:
+            self.logger.record("train/intrinsic_reward", self._intrinsic_reward)
         buffer = self.rollout_buffer
         explained = explained_variance(buffer.values.flatten(), buffer.returns.flatten())
         self.logger.record("train/entropy", -float(np.mean(statistics["entropy"])))
@@ -808,7 +815,7 @@ class PPOWithRND(PPO):
             self.logger.record("train/clip_range_vf", clip_range_vf)
 
     def trainer_state(self) -> dict[str, Any]:
-        """All that the learner needs to go on bit-identically on a CPU, beyond the policy's weights.
+        """All that the learner needs to go on bit-identically, beyond the policy's weights.
 
         Take it between rollouts (after `train()`, before `collect_rollouts()`: a callback's
         `on_rollout_start` is there). A snapshot of tensors, numbers, strings, lists and dicts:

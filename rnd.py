@@ -115,7 +115,7 @@ class RNDNetworks(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.orthogonal_(module.weight, gain=2**0.5)
-                nn.init.zeros_(module.bias)
+                nn.init.constant_(th.as_tensor(module.bias), 0.0)
         self.target.requires_grad_(False)
 
 
@@ -275,8 +275,8 @@ class RND:
         self.observation_rms.mean = state["observation_mean"].numpy().copy()
         self.observation_rms.var = state["observation_var"].numpy().copy()
         self.observation_rms.count = state["observation_count"]
-        self.return_rms.mean = np.float64(state["return_mean"])
-        self.return_rms.var = np.float64(state["return_var"])
+        self.return_rms.mean = np.asarray(state["return_mean"])
+        self.return_rms.var = np.asarray(state["return_var"])
         self.return_rms.count = state["return_count"]
         running = state["return_filter"].numpy()
         if running.shape == self.return_filter.running.shape:
