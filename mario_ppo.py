@@ -226,30 +226,38 @@ class TwoHeadCnnPolicy(ActorCriticCnnPolicy):
             return self.features_extractor(pixels)
         return super().extract_features(obs, features_extractor)  # type: ignore[return-value]
 
-    def _actor_critic(self, obs: PyTorchObs) -> tuple[Distribution, th.Tensor]:
-        """The action distribution and the values, float32 [B, 1], or [B, 2] with two heads."""
+    def _logits_and_values(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
+        """Logits float32 [B, n_actions] and values float32 [B, 1], or [B, 2] with two heads."""
         with self._autocast():
             latent_pi, latent_vf = self.mlp_extractor(self.extract_features(obs))
             logits = self.action_net(latent_pi)
             values = self.value_net(latent_vf)
             if self.intrinsic_value:
                 values = th.cat([values, self.intrinsic_value_net(latent_vf)], dim=1)
-        return self.action_dist.proba_distribution(action_logits=logits.float()), values.float()
+        return logits.float(), values.float()
 
-    def act(
-        self, obs: PyTorchObs, deterministic: bool = False
-    ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-        """Actions [B], values [B, heads] (extrinsic, then intrinsic) and log-probabilities [B]."""
-        distribution, values = self._actor_critic(obs)
-        actions = distribution.get_actions(deterministic=deterministic)
-        return actions, values, distribution.log_prob(actions)
+    def _actor_critic(self, obs: PyTorchObs) -> tuple[Distribution, th.Tensor]:
+        logits, values = self._logits_and_values(obs)
+        return self.action_dist.proba_distribution(action_logits=logits), values
+
+    def sample(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        """Sampled actions [B], values [B, heads] (extrinsic, intrinsic), log-probabilities [B].
+
+        The rollout's one call per step: `torch.distributions`' arithmetic and random numbers
+        without its argument checks, which took as long as a tenth of the forward pass.
+        """
+        logits, values = self._logits_and_values(obs)
+        log_probs = logits - logits.logsumexp(dim=-1, keepdim=True)
+        actions = th.multinomial(th.softmax(log_probs, dim=-1), 1, replacement=True)
+        return actions.squeeze(1), values, log_probs.gather(1, actions).squeeze(1)
 
     def forward(
         self, obs: th.Tensor, deterministic: bool = False
     ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """As SB3: actions [B], extrinsic values [B, 1] and log-probabilities [B]."""
-        actions, values, log_prob = self.act(obs, deterministic)
-        return actions, values[:, :1], log_prob
+        distribution, values = self._actor_critic(obs)
+        actions = distribution.get_actions(deterministic=deterministic)
+        return actions, values[:, :1], distribution.log_prob(actions)
 
     def evaluate_all(
         self, obs: PyTorchObs, actions: th.Tensor
@@ -274,7 +282,7 @@ class TwoHeadCnnPolicy(ActorCriticCnnPolicy):
 
     def predict_all_values(self, obs: PyTorchObs) -> th.Tensor:
         """Values [B, heads]: extrinsic, then intrinsic."""
-        return self._actor_critic(obs)[1]
+        return self._logits_and_values(obs)[1]
 
     def predict_values(self, obs: PyTorchObs) -> th.Tensor:
         """As SB3: extrinsic values [B, 1]."""
@@ -344,6 +352,37 @@ class ImageRolloutBuffer(RolloutBuffer):
         self._flat: dict[str, th.Tensor] = {}
         self.pos = 0
         self.full = False
+
+    def put_observations(self, obs: np.ndarray) -> th.Tensor:
+        """Store the coming step's observations, uint8 [E, C, H, W], and return them on the device.
+
+        The policy then reads what was stored, already in its memory format. Channel by channel,
+        as NumPy's loop over a whole transposed image is 7 times slower (0.66 and 0.10 ms for 8).
+        """
+        cell = self.observations[self.pos]
+        for channel in range(cell.shape[1]):
+            cell[:, channel] = obs[:, channel]
+        return th.from_numpy(cell).to(self.device, non_blocking=True)
+
+    def add(
+        self,
+        obs: np.ndarray | None,
+        action: np.ndarray,
+        reward: np.ndarray,
+        episode_start: np.ndarray,
+        value: th.Tensor,
+        log_prob: th.Tensor,
+    ) -> None:
+        """As SB3's; `obs` is None when `put_observations` has stored it already."""
+        if obs is not None:
+            self.put_observations(obs)
+        self.actions[self.pos] = action.reshape(self.n_envs, self.action_dim)
+        self.rewards[self.pos] = reward
+        self.episode_starts[self.pos] = episode_start
+        self.values[self.pos] = value.cpu().numpy().flatten()
+        self.log_probs[self.pos] = log_prob.cpu().numpy()
+        self.pos += 1
+        self.full = self.pos == self.buffer_size
 
     def add_terminal_frame(self, env: int, frame: np.ndarray) -> None:
         """Keep the last frame, uint8 [H, W], of the episode that the coming `add` ends."""
@@ -465,7 +504,9 @@ class PPOWithRND(PPO):
     """SB3's PPO with RND, an entropy schedule, a precision and memory format, and exact resume.
 
     Takes PPO's arguments, with `policy` `TwoHeadCnnPolicy` (or `"CnnPolicy"`, which means it), an
-    environment with uint8 observations [C, H, W] and discrete actions, and:
+    environment with uint8 observations [C, H, W] and discrete actions, and what is below. Adam is
+    SB3's (eps 1e-5) in its fused form, 5 ms less per step; `policy_kwargs["optimizer_kwargs"]`
+    overrides that.
 
     :param ent_coef: entropy coefficient, a number or a schedule (see `linear_schedule`)
     :param rnd_coef: weight of the intrinsic advantage; 0 switches RND off altogether
@@ -519,6 +560,7 @@ class PPOWithRND(PPO):
             env,
             ent_coef=self.ent_coef_schedule(1.0),
             policy_kwargs={
+                "optimizer_kwargs": {"eps": 1e-5, "fused": True},
                 **(policy_kwargs or {}),
                 "intrinsic_value": rnd_coef > 0,
                 "channels_last": channels_last,
@@ -626,9 +668,8 @@ class PPOWithRND(PPO):
         while n_steps < n_rollout_steps:
             assert isinstance(self._last_obs, np.ndarray), "learn() resets the environments first"
             with th.no_grad():
-                action_tensor, values, log_probs = self.policy.act(
-                    obs_as_tensor(self._last_obs, self.device)
-                )
+                obs_tensor = rollout_buffer.put_observations(self._last_obs)
+                action_tensor, values, log_probs = self.policy.sample(obs_tensor)
             actions = action_tensor.cpu().numpy()
             new_obs, rewards, dones, infos = env.step(actions)
             self.num_timesteps += env.num_envs
@@ -640,7 +681,7 @@ class PPOWithRND(PPO):
             if self.rnd is not None:
                 rollout_buffer.intrinsic_values[n_steps] = values[:, 1].cpu().numpy()
             rollout_buffer.add(
-                self._last_obs, actions, rewards, self._last_episode_starts, values[:, 0], log_probs
+                None, actions, rewards, self._last_episode_starts, values[:, 0], log_probs
             )
             n_steps += 1
             self._last_obs = new_obs  # type: ignore[assignment]

@@ -404,6 +404,7 @@ class RewardShaper:
 
     def reset(self, facts: GameFacts, envs: np.ndarray | slice = slice(None)) -> None:
         """Begin an episode in the environments envs; facts hold just these, in this order."""
+        envs = np.arange(len(self.x))[envs]
         self.x[envs], self.area[envs], self.clock[envs] = (
             facts.x_pos,
             facts.area_pointer,

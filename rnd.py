@@ -158,7 +158,9 @@ class RND:
         self.networks = RNDNetworks(frame_shape, feature_dim).to(self.device)
         if channels_last:
             self.networks.to(memory_format=th.channels_last)  # type: ignore[call-overload]
-        self.optimizer = th.optim.Adam(self.networks.predictor.parameters(), lr=learning_rate)
+        self.optimizer = th.optim.Adam(
+            self.networks.predictor.parameters(), lr=learning_rate, fused=True
+        )
         self.observation_rms = RunningMeanStd(shape=frame_shape)
         self.return_rms = RunningMeanStd()
         self.return_filter = RewardForwardFilter(n_envs, gamma)

@@ -1,0 +1,246 @@
+"""The reward: what pays, what never does, and how leaps of x are taken."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from mario_runtime import (
+    STAGES,
+    EnvConfig,
+    GameFacts,
+    RewardConfig,
+    RewardShaper,
+    UsageError,
+    env_config_from_dict,
+    reward_signature,
+)
+
+START = STAGES[1, 1].start_x
+AREA = STAGES[1, 1].start_area
+GOAL = STAGES[1, 1].goal_line_x
+FRAMES = np.array([4])
+
+SHAPED = RewardConfig(
+    base_reward_scale=0.0,
+    forward_reward_scale=0.15,
+    backward_penalty_scale=0.05,
+    flag_bonus=200.0,
+    death_penalty=25.0,
+    milestone_step=50,
+    milestone_bonus=0.5,
+    hurdle_x=(600, 1200),
+    hurdle_bonus=10.0,
+)
+
+
+def facts(x: int, area: int = AREA, **changes: object) -> GameFacts:
+    """One environment's facts at x px, standing well and alive."""
+    values = dict.fromkeys(GameFacts._fields, 0) | {
+        "x_pos": x,
+        "area_pointer": area,
+        "time": 400,
+        "flag_get": False,
+        "dead": False,
+    }
+    return GameFacts(*(np.array([value]) for value in (values | changes).values()))
+
+
+def shaper(reward: RewardConfig = SHAPED, start: int = START, **changes: object) -> RewardShaper:
+    """A shaper whose episode begins at start px."""
+    shaper = RewardShaper(EnvConfig(reward=reward, **changes))  # type: ignore[arg-type]
+    shaper.reset(facts(start))
+    return shaper
+
+
+def walk(shaper: RewardShaper, xs: list[int] | np.ndarray) -> float:
+    """The sum of rewards along positions within the area."""
+    return sum(float(shaper.step(facts(int(x)), FRAMES)[0][0]) for x in xs)
+
+
+def run_to(x: int, start: int = START) -> list[int]:
+    """Positions at full speed from start up to x px."""
+    return [*range(start + 12, x, 12), x]
+
+
+def random_round_trip(rng: np.random.Generator, limit: int) -> np.ndarray:
+    """A random walk of steps within +-12 px from START back to START, below limit px."""
+    steps = rng.integers(-12, 13, size=rng.integers(4, 200))
+    xs = np.clip(START + np.cumsum(steps), 0, limit)
+    home = np.arange(xs[-1], START, 12 if xs[-1] < START else -12)
+    return np.concatenate([xs, home[1:], [START]])
+
+
+def test_round_trips_over_known_ground_never_pay() -> None:
+    rng = np.random.default_rng(0)
+    walker = shaper()
+    walk(walker, [*run_to(1500), *run_to(1500)[::-1], START])
+    sums = [walk(walker, random_round_trip(rng, 1500)) for _ in range(1000)]
+    assert max(sums) <= 0
+    assert min(sums) < 0, "walking back costs"
+
+
+def test_forward_pay_of_any_walk_is_bounded_by_the_ground_it_covered() -> None:
+    rng = np.random.default_rng(1)
+    forward_only = RewardConfig(base_reward_scale=0.0, forward_reward_scale=0.15)
+    for _ in range(1000):
+        xs = random_round_trip(rng, 3000)
+        covered = max(0, int(xs.max()) - START)
+        assert walk(shaper(forward_only), xs) == pytest.approx(0.15 * covered)
+
+
+def test_positive_delta_is_the_exploit_that_it_is_kept_to_show() -> None:
+    xs = [START + 12, START] * 50
+    exploitable = RewardConfig(
+        base_reward_scale=0.0, forward_reward_scale=0.05, forward_mode="positive_delta"
+    )
+    sound = dataclasses.replace(exploitable, forward_mode="new_max")
+    assert walk(shaper(exploitable), xs) == pytest.approx(50 * 12 * 0.05)
+    assert walk(shaper(sound), xs) == pytest.approx(12 * 0.05)
+
+
+def test_standing_still_at_the_start_pays_nothing() -> None:
+    everything = dataclasses.replace(SHAPED, base_reward_scale=1.0, goal_potential_scale=0.01)
+    assert walk(shaper(everything, discount=1.0), [START]) == 0
+
+
+def test_potential_shaping_never_pays_for_round_trips() -> None:
+    rng = np.random.default_rng(2)
+    potential = RewardConfig(base_reward_scale=0.0, goal_potential_scale=0.01)
+    for discount in (0.9, 0.99, 1.0):
+        walker = shaper(potential, discount=discount)
+        sums = [walk(walker, random_round_trip(rng, 3000)) for _ in range(100)]
+        assert max(sums) <= 1e-9
+
+
+def test_landmarks_pay_once() -> None:
+    marks = dataclasses.replace(SHAPED, forward_reward_scale=0.0, backward_penalty_scale=0.0)
+    walker = shaper(marks)
+    assert walk(walker, run_to(1210)) == pytest.approx(0.5 * (1210 // 50) + 2 * 10)
+    assert walk(walker, [*run_to(1210)[::-1], *run_to(1210)]) == 0
+
+
+def test_nothing_is_paid_beyond_the_goal_line() -> None:
+    forward = RewardConfig(base_reward_scale=0.0, forward_reward_scale=1.0)
+    walker = shaper(forward, start=GOAL - 20)
+    assert walk(walker, [GOAL - 10, GOAL + 2, GOAL + 14]) == 20
+    assert walker.max_x[0] == GOAL
+    other = RewardShaper(EnvConfig(reward=forward, goal_line_x=100))
+    other.reset(facts(START))
+    assert walk(other, run_to(200)) == 100 - START
+
+
+def test_the_flag_pays_once_and_death_costs_once() -> None:
+    walker = shaper(start=GOAL - 4)
+    _, terms, _ = walker.step(facts(GOAL, flag_get=True), FRAMES)
+    assert terms["flag"][0] == 200
+    _, terms, _ = walker.step(facts(GOAL, flag_get=True), FRAMES)
+    assert terms["flag"][0] == 0
+    _, terms, _ = shaper().step(facts(START, dead=True), FRAMES)
+    assert terms["death"][0] == -25
+
+
+def test_base_reward_is_progress_clock_and_death_clipped() -> None:
+    base = RewardConfig()
+    assert walk(shaper(base), [START + 12]) == 12
+    assert walk(shaper(base), [START - 5]) == -5
+    reward, _, _ = shaper(base).step(facts(START + 3, time=399), FRAMES)
+    assert reward[0] == 2
+    reward, _, _ = shaper(base).step(facts(START - 9, dead=True), FRAMES)
+    assert reward[0] == -15
+
+
+def test_a_maze_jump_back_neither_costs_nor_pays_again() -> None:
+    walker = shaper(dataclasses.replace(SHAPED, stall_steps=60, stall_penalty=1.0))
+    walk(walker, run_to(1500))
+    assert walk(walker, [1500 - 1024]) == 0
+    assert walker.stalled_steps[0] == 0
+    assert walk(walker, run_to(1488, start=1500 - 1024)) == 0, "known ground, and no stall on it"
+    assert walk(walker, [1500, 1512]) == pytest.approx(0.15 * 12)
+
+
+def test_a_page_wrap_moves_no_mark() -> None:
+    walker = shaper()
+    walk(walker, run_to(100))
+    assert walk(walker, [65_530, 100]) == 0
+    assert walker.max_x[0] == 100
+    assert walk(walker, [112]) == pytest.approx(0.15 * 12)
+
+
+def test_a_pipe_pays_nothing_itself_and_known_ground_stays_paid() -> None:
+    forward = RewardConfig(base_reward_scale=0.0, forward_reward_scale=1.0)
+    walker = shaper(forward)
+    walk(walker, run_to(900))
+    enter, _, _ = walker.step(facts(30, area=0x42), FRAMES)
+    inside, _, _ = walker.step(facts(40, area=0x42), FRAMES)
+    leave, _, _ = walker.step(facts(2600), FRAMES)
+    after, _, _ = walker.step(facts(2610), FRAMES)
+    assert (enter[0], inside[0], leave[0], after[0]) == (0, 10, 0, 10)
+    walker.step(facts(30, area=0x42), FRAMES)
+    assert walker.step(facts(40, area=0x42), FRAMES)[0][0] == 0, "the second visit"
+    assert walker.max_x[0] == 2610
+
+
+def test_stalls_are_counted_charged_and_end_the_episode() -> None:
+    reward = RewardConfig(
+        base_reward_scale=0.0,
+        stall_steps=3,
+        stall_penalty=1.0,
+        end_on_stall_steps=5,
+        end_on_stall_penalty=7.0,
+    )
+    walker = shaper(reward)
+    results = [walker.step(facts(START), FRAMES) for _ in range(5)]
+    assert [float(r[0]) for r, _, _ in results] == [0, 0, -1, -1, -8]
+    assert [bool(ends[0]) for _, _, ends in results] == [False] * 4 + [True]
+
+
+def test_an_array_of_environments_equals_each_alone() -> None:
+    rng = np.random.default_rng(3)
+    config = EnvConfig(reward=dataclasses.replace(SHAPED, base_reward_scale=1.0))
+    batch, singles = RewardShaper(config, 5), [RewardShaper(config) for _ in range(5)]
+    starts = [facts(START + i) for i in range(5)]
+    batch.reset(GameFacts(*(np.concatenate(column) for column in zip(*starts, strict=True))))
+    for single, start in zip(singles, starts, strict=True):
+        single.reset(start)
+    x = START + np.arange(5)
+    for _ in range(300):
+        x = np.clip(x + rng.integers(-6, 13, size=5), 0, 4000)
+        alone = [facts(int(position), time=int(rng.integers(390, 401))) for position in x]
+        together = GameFacts(*(np.concatenate(column) for column in zip(*alone, strict=True)))
+        rewards, _, _ = batch.step(together, np.full(5, 4))
+        expected = [s.step(f, FRAMES)[0][0] for s, f in zip(singles, alone, strict=True)]
+        np.testing.assert_array_equal(rewards, expected)
+
+
+def test_state_continues_exactly() -> None:
+    first, second = shaper(), shaper()
+    walk(first, run_to(700))
+    second.load_state_dict(first.state_dict())
+    assert walk(first, run_to(1300, 700)) == walk(second, run_to(1300, 700))
+
+
+def test_signature_tells_rewards_apart_and_survives_json() -> None:
+    base = EnvConfig(reward=SHAPED)
+    changed = dataclasses.replace(base, reward=dataclasses.replace(SHAPED, flag_bonus=201.0))
+    assert reward_signature(base) == reward_signature(dataclasses.replace(base, n_envs=3))
+    assert reward_signature(base) != reward_signature(changed)
+    assert reward_signature(base) != reward_signature(dataclasses.replace(base, goal_line_x=3000))
+    assert env_config_from_dict(dataclasses.asdict(base)) == base
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"world": 9}, "no stage 9-1"),
+        ({"action_set": "turbo"}, "no action set"),
+        ({"sticky_prob": 1.5}, "sticky_prob"),
+        ({"n_envs": 0}, "n_envs"),
+        ({"long_jump_action": True, "long_jump_base_action": "right+X"}, "no button 'X'"),
+    ],
+)
+def test_wrong_configs_are_refused_by_name(changes: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        EnvConfig(**changes)
