@@ -685,7 +685,7 @@ class PPOWithRND(PPO):
             )
             n_steps += 1
             self._last_obs = new_obs  # type: ignore[assignment]
-            self._last_episode_starts = dones
+            self._last_episode_starts = np.array(dones)  # the environment may reuse its array
 
         with th.no_grad():
             last_values = self.policy.predict_all_values(
