@@ -16,7 +16,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch as th
@@ -25,7 +25,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.distributions import Distribution
-from stable_baselines3.common.policies import ActorCriticCnnPolicy
+from stable_baselines3.common.policies import ActorCriticCnnPolicy, BasePolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import MaybeCallback, PyTorchObs, Schedule
 from stable_baselines3.common.utils import (
@@ -211,7 +211,7 @@ class TwoHeadCnnPolicy(ActorCriticCnnPolicy):
             return nullcontext()
         return th.autocast(self.device.type, dtype=self.autocast_dtype)
 
-    def extract_features(  # type: ignore[override]
+    def extract_features(
         self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor | None = None
     ) -> th.Tensor:
         """Uint8 [B, C, H, W] to features [B, features_dim].
@@ -505,8 +505,8 @@ class PPOWithRND(PPO):
 
     Takes PPO's arguments, with `policy` `TwoHeadCnnPolicy` (or `"CnnPolicy"`, which means it), an
     environment with uint8 observations [C, H, W] and discrete actions, and what is below. Adam is
-    SB3's (eps 1e-5) in its fused form, 5 ms less per step; `policy_kwargs["optimizer_kwargs"]`
-    overrides that.
+    SB3's (eps 1e-5) in its fused form, which takes 1 ms instead of 6 on one core;
+    `policy_kwargs["optimizer_kwargs"]` overrides that.
 
     :param ent_coef: entropy coefficient, a number or a schedule (see `linear_schedule`)
     :param rnd_coef: weight of the intrinsic advantage; 0 switches RND off altogether
@@ -523,7 +523,7 @@ class PPOWithRND(PPO):
 
     policy: TwoHeadCnnPolicy
     rollout_buffer: ImageRolloutBuffer
-    policy_aliases = {"CnnPolicy": TwoHeadCnnPolicy}
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"CnnPolicy": TwoHeadCnnPolicy}
 
     def __init__(
         self,
@@ -862,11 +862,11 @@ class PPOWithRND(PPO):
         `on_rollout_start` is there). A snapshot of tensors, numbers, strings, lists and dicts:
         `torch.load(..., weights_only=True)` reads it back. The environments' state is not in it.
         """
-        kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # type: ignore[misc]
+        kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
         version, words, next_gauss = random.getstate()
         counters = {name: getattr(self, name) for name in _COUNTERS}
         return copy.deepcopy(
-            _plain(
+            plain(
                 {
                     "counters": counters,
                     "optimizer": self.policy.optimizer.state_dict(),
@@ -924,12 +924,12 @@ _COUNTERS = (
 )
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """NumPy to tensors and numbers, so that `torch.load(weights_only=True)` reads it."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, np.ndarray):
         return th.from_numpy(value.copy())
     if isinstance(value, np.generic):
