@@ -31,6 +31,9 @@ from gym_super_mario_bros.smb_env import SuperMarioBrosEnv
 from gymnasium.wrappers import FrameStackObservation
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
+from fastnes import BatchMachine, area_resize
+from fastnes.game import start_screen, start_snapshot
+
 SCREEN_SHAPE = (240, 256)
 FRAMES_PER_SECOND = 60
 # Faster than anything Mario does in a frame on this ROM (3 px, FACTS.md): more is no movement.
@@ -39,7 +42,7 @@ MAX_PX_PER_FRAME = 4
 N_AREA_POINTERS = 128
 
 
-EmulatorName = Literal["nes-py"]
+EmulatorName = Literal["fast", "nes-py"]
 
 
 class UsageError(ValueError):
@@ -182,7 +185,40 @@ class Stage:
     width: int  # px, width of the area that holds the goal
 
 
-STAGES: dict[tuple[int, int], Stage] = {(1, 1): Stage(40, 0x25, "flag", 3161, 0x25, 3376)}
+STAGES: dict[tuple[int, int], Stage] = {
+    (1, 1): Stage(40, 0x25, "flag", 3161, 0x25, 3328),
+    (1, 2): Stage(40, 0x40, "flag", 3161, 0x25, 3328),
+    (1, 3): Stage(40, 0x26, "flag", 2425, 0x26, 2560),
+    (1, 4): Stage(40, 0x60, "axe", 2244, 0x60, 2560),
+    (2, 1): Stage(40, 0x28, "flag", 3193, 0x28, 3328),
+    (2, 2): Stage(40, 0x01, "flag", 3161, 0x25, 3328),
+    (2, 3): Stage(40, 0x27, "flag", 3593, 0x27, 3840),
+    (2, 4): Stage(40, 0x62, "axe", 2244, 0x62, 2560),
+    (3, 1): Stage(40, 0x24, "flag", 3193, 0x24, 3328),
+    (3, 2): Stage(40, 0x35, "flag", 3337, 0x35, 3584),
+    (3, 3): Stage(40, 0x20, "flag", 2409, 0x20, 2560),
+    (3, 4): Stage(40, 0x63, "axe", 2244, 0x63, 2560),
+    (4, 1): Stage(40, 0x22, "flag", 3593, 0x22, 3840),
+    (4, 2): Stage(40, 0x41, "flag", 3161, 0x25, 3328),
+    (4, 3): Stage(40, 0x2C, "flag", 2345, 0x2C, 2560),
+    (4, 4): Stage(40, 0x61, "axe", 2756, 0x61, 3072),
+    (5, 1): Stage(40, 0x2A, "flag", 3177, 0x2A, 3328),
+    (5, 2): Stage(40, 0x31, "flag", 3193, 0x31, 3328),
+    (5, 3): Stage(40, 0x26, "flag", 2425, 0x26, 2560),
+    (5, 4): Stage(40, 0x62, "axe", 2244, 0x62, 2560),
+    (6, 1): Stage(40, 0x2E, "flag", 2969, 0x2E, 3328),
+    (6, 2): Stage(40, 0x23, "flag", 3449, 0x23, 3584),
+    (6, 3): Stage(40, 0x2D, "flag", 2665, 0x2D, 2816),
+    (6, 4): Stage(40, 0x60, "axe", 2244, 0x60, 2560),
+    (7, 1): Stage(40, 0x33, "flag", 2857, 0x33, 3072),
+    (7, 2): Stage(40, 0x01, "flag", 3161, 0x25, 3328),
+    (7, 3): Stage(40, 0x27, "flag", 3593, 0x27, 3840),
+    (7, 4): Stage(40, 0x64, "axe", 3268, 0x64, 3584),
+    (8, 1): Stage(40, 0x30, "flag", 6009, 0x30, 6144),
+    (8, 2): Stage(40, 0x32, "flag", 3449, 0x32, 3584),
+    (8, 3): Stage(40, 0x21, "flag", 3417, 0x21, 3584),
+    (8, 4): Stage(40, 0x65, "axe", 4804, 0x65, 5120),
+}
 
 
 # --------------------------------------------------------------------------------------------
@@ -240,10 +276,11 @@ class EnvConfig:
     """Stage within the world, 1-4."""
     goal_line_x: int | None = None
     """x in px of the goal. Unset: as measured from the ROM (`STAGES`)."""
-    emulator: EmulatorName = "nes-py"
-    """nes-py is the reference."""
-    vec_backend: Literal["dummy", "subproc"] = "subproc"
-    """dummy: one process, one after the other; subproc: one worker process an environment."""
+    emulator: EmulatorName = "fast"
+    """fast is fastnes, compiled by Numba; nes-py is the reference that it equals."""
+    vec_backend: Literal["batched", "subproc", "dummy"] = "batched"
+    """batched (fast only): one process, threads; subproc: a worker process an environment; dummy:
+    one process, one after the other."""
     n_envs: int = 8
     """Environments side by side."""
     frame_skip: int = 4
@@ -280,6 +317,11 @@ class EnvConfig:
             raise UsageError(f"sticky_prob must be in [0, 1), not {self.sticky_prob}")
         if self.noop_max < 0 or self.max_episode_steps < 0:
             raise UsageError("noop_max and max_episode_steps must not be negative")
+        if self.vec_backend == "batched" and self.emulator != "fast":
+            raise UsageError(
+                f"the batched backend needs --emulator fast; with {self.emulator} use "
+                "--vec-backend subproc or dummy"
+            )
         buttons_of_actions(self)
 
     @property
@@ -290,6 +332,13 @@ class EnvConfig:
             if self.goal_line_x is None
             else self.goal_line_x
         )
+
+
+def in_process(config: EnvConfig, emulator: EmulatorName | None = None) -> EnvConfig:
+    """Return config for playing in this process, on another emulator if one is named."""
+    emulator = emulator or config.emulator
+    backend: Any = "batched" if emulator == "fast" else "dummy"
+    return dataclasses.replace(config, emulator=emulator, vec_backend=backend)
 
 
 def env_config_from_dict(values: dict[str, Any]) -> EnvConfig:
@@ -534,6 +583,35 @@ class NesPyMarioEnv(SuperMarioBrosEnv):
         return facts_as_dicts(read_facts(np.asarray(self.ram)[None]))[0]
 
 
+class FastMarioEnv(gym.Env):
+    """The same environment on fastnes: same start, interventions, facts and screens, bit for bit."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": FRAMES_PER_SECOND}  # noqa: RUF012  gymnasium's own form
+    observation_space = gym.spaces.Box(0, 255, SCREEN_SHAPE, np.uint8)
+    action_space = gym.spaces.Discrete(256)
+    render_mode = "rgb_array"
+
+    def __init__(self, world: int, stage: int) -> None:
+        self.start = start_snapshot(world, stage)
+        self.first_screen = start_screen(world, stage)
+        self.machine = BatchMachine(1, frames=1, threads=1)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        self.machine.restore(0, self.start, self.first_screen)
+        return self.machine.gray(0), self._info()
+
+    def step(self, action: int) -> Any:
+        self.machine.step(np.array([action], dtype=np.uint8), draw=False)
+        return self.machine.gray(0), 0.0, bool(self.machine.terminated[0]), False, self._info()
+
+    def render(self) -> np.ndarray:  # type: ignore[override]
+        return self.machine.rgb(0)
+
+    def _info(self) -> dict[str, Any]:
+        return facts_as_dicts(read_facts(self.machine.ram_before))[0]
+
+
 class ActionSetWrapper(gym.ActionWrapper):
     """Action index to button byte; an index beyond the set is an error, not a wrong button."""
 
@@ -563,6 +641,10 @@ class SplitMix64:
     def seed(self, key: int, stream: int = 0) -> None:
         """Begin a stream at a 64-bit key."""
         self.state[stream] = key
+
+    def skip(self, count: int, stream: int = 0) -> None:
+        """Pass over count numbers of a stream."""
+        self.state[stream : stream + 1] += self.GAMMA * np.array([count], dtype=np.uint64)
 
     def uniform(self, streams: np.ndarray | slice = slice(None)) -> np.ndarray:
         """Return the next number in [0, 1) of the streams, float64[len(streams)]."""
@@ -732,7 +814,8 @@ def make_single_env(config: EnvConfig, seed: int | None = None) -> gym.Env:
         `Discrete` actions; `render()` returns the full screen, uint8[240, 256, 3].
     """
     buttons = buttons_of_actions(config)
-    env: gym.Env = NesPyMarioEnv(config.world, config.stage)
+    game = FastMarioEnv if config.emulator == "fast" else NesPyMarioEnv
+    env: gym.Env = game(config.world, config.stage)
     env = ActionSetWrapper(env, buttons)
     if config.sticky_prob:
         env = StickyFrames(env, config.sticky_prob)
@@ -750,6 +833,241 @@ def make_single_env(config: EnvConfig, seed: int | None = None) -> gym.Env:
     if seed is not None:
         env.reset(seed=seed)
     return env
+
+
+class BatchedMarioVecEnv(VecEnv):
+    """All environments in one process on fastnes: what `make_single_env` does, on arrays.
+
+    Equal to `DummyVecEnv` over `make_single_env`, bit for bit: observations, rewards, dones,
+    infos (tests/test_backends.py). Observations are fresh arrays each step, as SB3 expects.
+    """
+
+    def __init__(self, config: EnvConfig) -> None:
+        n, size = config.n_envs, config.screen_size
+        super().__init__(n, observation_space(config), action_space(config))
+        self.config = config
+        self.buttons = buttons_of_actions(config)
+        self.machines = BatchMachine(n, frames=config.frame_skip, size=(size, size))
+        self.shaper = RewardShaper(config, n)
+        self.start = start_snapshot(config.world, config.stage)
+        self.first_screen = start_screen(config.world, config.stage)
+        self.generators = [np.random.default_rng() for _ in range(n)]
+        self.sticky = SplitMix64(n)
+        self.held = np.zeros(n, dtype=np.int64)  # buttons of the last frame; -1 at a start
+        self.steps = np.zeros(n, dtype=np.int64)  # of each episode
+        self.screens = np.zeros((n, size, size), dtype=np.uint8)
+        self.stack = np.zeros((n, config.frame_stack, size, size), dtype=np.uint8)
+        self._actions = np.zeros(n, dtype=np.int64)
+
+    # -- episodes ------------------------------------------------------------------------------
+
+    def reset(self) -> np.ndarray:
+        """Begin an episode everywhere, with the seeds of the last `seed()` call if there was one."""
+        for i, seed in enumerate(self._seeds):
+            if seed is not None:
+                self.generators[i] = gym.utils.seeding.np_random(seed)[0]
+        self._reset_seeds()
+        self._reset_options()
+        self._begin_episodes(np.arange(self.num_envs))
+        return self.stack.copy()
+
+    def _begin_episodes(self, envs: np.ndarray) -> None:
+        """Put environments at the start: snapshot, no-ops, reward, full frame stack, info."""
+        for i in envs:
+            self.machines.restore(i, self.start, self.first_screen)
+            self.held[i] = -1
+            if self.config.sticky_prob:
+                self.sticky.seed(draw_key(self.generators[i]), i)
+            if self.config.noop_max:
+                self._wait(i, int(self.generators[i].integers(1, self.config.noop_max + 1)))
+            else:
+                area_resize(self.machines.gray(i), self.screens[i])
+        facts = read_facts(self.machines.ram_before[envs])
+        self.shaper.reset(facts, envs)
+        self.steps[envs] = 0
+        self.stack[envs] = self.screens[envs, None]
+        max_x = self.shaper.max_x
+        for i, info in zip(envs, facts_as_dicts(facts), strict=True):
+            self.reset_infos[i] = {**info, "max_x": int(max_x[i])}
+
+    def _wait(self, i: int, frames: int) -> None:
+        """Run frames without buttons; the last one alone is the first observation."""
+        if frames > 1:
+            idle = np.zeros((1, frames - 1), dtype=np.uint8)
+            self.machines.step(idle, indices=np.array([i]), draw=False)
+        idle = np.zeros((1, 1), dtype=np.uint8)
+        self.machines.step(idle, indices=np.array([i]), observation=self.screens)
+        if self.machines.terminated[i]:
+            raise RuntimeError("Mario died while waiting for an episode to start")
+        self.held[i] = 0
+        self.sticky.skip(frames, i)
+
+    # -- steps ---------------------------------------------------------------------------------
+
+    def step_async(self, actions: np.ndarray) -> None:
+        actions = np.asarray(actions, dtype=np.int64)
+        if actions.min() < 0 or actions.max() >= len(self.buttons):
+            wrong = actions[(actions < 0) | (actions >= len(self.buttons))][0]
+            raise UsageError(f"action {wrong} is not in 0..{len(self.buttons) - 1}")
+        self._actions = actions
+
+    def step_wait(self) -> Any:
+        frames = self._run_machines()
+        facts = read_facts(self.machines.ram_before)
+        rewards, terms, stalled = self.shaper.step(facts, frames)
+        self.steps += 1
+        terminated = facts.dead | facts.flag_get
+        truncated = stalled
+        if self.config.max_episode_steps:
+            truncated = stalled | (self.steps >= self.config.max_episode_steps)
+        dones = terminated | truncated
+        infos = self._infos(facts, frames, terms, truncated & ~terminated)
+        stack = np.empty_like(self.stack)  # fresh: SB3 holds on to the last observations
+        stack[:, :-1], stack[:, -1] = self.stack[:, 1:], self.screens
+        self.stack = stack
+        if dones.any():
+            ended = np.flatnonzero(dones)
+            for i in ended:
+                infos[i]["terminal_observation"] = stack[i].copy()
+            self._begin_episodes(ended)
+        return self.stack.copy(), rewards.astype(np.float32), dones, infos
+
+    def _run_machines(self) -> np.ndarray:
+        """Run the actions, a long jump for as long as it holds, and return int[n] frames run."""
+        self.machines.step(self._pressed(np.arange(self.num_envs)), observation=self.screens)
+        frames = self.machines.frames_run.astype(np.int64)
+        if self.config.long_jump_action:
+            jumping = self._actions == len(self.buttons) - 1
+            for _ in range(self.config.long_jump_hold_steps - 1):
+                envs = np.flatnonzero(jumping & ~self.machines.terminated)
+                if len(envs):
+                    pressed = self._pressed(envs)
+                    self.machines.step(pressed, indices=envs, observation=self.screens)
+                    frames[envs] += self.machines.frames_run[envs]
+        return frames
+
+    def _pressed(self, envs: np.ndarray) -> np.ndarray:
+        """Return the buttons of each frame of a step, uint8[len(envs), frame_skip]."""
+        wanted = self.buttons[self._actions[envs]].astype(np.int64)
+        pressed = np.repeat(wanted[:, None], self.config.frame_skip, axis=1)
+        if self.config.sticky_prob:
+            for frame in range(self.config.frame_skip):
+                keep = (self.sticky.uniform(envs) < self.config.sticky_prob) & (
+                    self.held[envs] >= 0
+                )
+                pressed[:, frame] = np.where(keep, self.held[envs], wanted)
+                self.held[envs] = pressed[:, frame]
+        return pressed.astype(np.uint8)
+
+    def _infos(
+        self,
+        facts: GameFacts,
+        frames: np.ndarray,
+        terms: dict[str, np.ndarray],
+        truncated: np.ndarray,
+    ) -> list[dict[str, Any]]:
+        """Return what the wrapper stack puts into info."""
+        infos = facts_as_dicts(facts)
+        rows = zip(*(term.tolist() for term in terms.values()), strict=True)
+        columns = zip(
+            rows, frames.tolist(), self.shaper.max_x.tolist(), truncated.tolist(), strict=True
+        )
+        for info, (row, n_frames, max_x, cut_off) in zip(infos, columns, strict=True):
+            info["frames"] = n_frames
+            info["is_success"] = info["flag_get"]
+            info["reward_terms"] = dict(zip(terms, row, strict=True))
+            info["max_x"] = max_x
+            info["TimeLimit.truncated"] = cut_off
+        return infos
+
+    # -- the rest of SB3's contract ------------------------------------------------------------
+
+    def close(self) -> None:
+        """Nothing to close: no processes, no windows."""
+
+    def get_images(self) -> list[np.ndarray]:
+        """Return every environment's full screen, uint8[240, 256, 3]."""
+        return [self.machines.rgb(i) for i in range(self.num_envs)]
+
+    def views(self, indices: Any = None) -> list[BatchedEnvView]:
+        """Return single environments by index, for `env_method` and its kin."""
+        return [BatchedEnvView(self, i) for i in self._get_indices(indices)]
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        return [getattr(view, attr_name) for view in self.views(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        raise AttributeError(f"{attr_name!r} of one environment cannot be set in a batch")
+
+    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> Any:
+        return [getattr(view, method_name)(*args, **kwargs) for view in self.views(indices)]
+
+    def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> list[bool]:
+        return [False] * len(list(self._get_indices(indices)))
+
+    # -- exact resume --------------------------------------------------------------------------
+
+    MACHINE_STATE = ("states", "ram_before", "frames_run", "terminated")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return copies of all that the next step depends on: arrays, numbers and strings."""
+        return {
+            "machines": {name: getattr(self.machines, name).copy() for name in self.MACHINE_STATE},
+            "shaper": self.shaper.state_dict(),
+            "sticky": self.sticky.state.view(np.int64).copy(),
+            "held": self.held.copy(),
+            "steps": self.steps.copy(),
+            "screens": self.screens.copy(),
+            "stack": self.stack.copy(),
+            "generators": [json.dumps(rng.bit_generator.state) for rng in self.generators],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what `state_dict` returned for as many environments.
+
+        Raises:
+            UsageError: it is of another number of environments or another observation.
+        """
+        if np.shape(state["stack"]) != self.stack.shape:
+            raise UsageError(
+                f"environments were {np.shape(state['stack'])}, now they are {self.stack.shape}"
+            )
+        for name in self.MACHINE_STATE:
+            getattr(self.machines, name)[...] = state["machines"][name]
+        self.shaper.load_state_dict(state["shaper"])
+        self.sticky.state = np.array(state["sticky"], dtype=np.int64).view(np.uint64)
+        for name in ("held", "steps", "screens"):
+            getattr(self, name)[...] = state[name]
+        self.stack = np.array(state["stack"])
+        for rng, content in zip(self.generators, state["generators"], strict=True):
+            rng.bit_generator.state = json.loads(content)
+
+
+class BatchedEnvView:
+    """One environment of a batch, as far as SB3 asks for it."""
+
+    render_mode = "rgb_array"
+
+    def __init__(self, venv: BatchedMarioVecEnv, index: int) -> None:
+        self.venv, self.index = venv, index
+
+    @property
+    def config(self) -> EnvConfig:
+        """What the environment was made from."""
+        return self.venv.config
+
+    @property
+    def np_random(self) -> np.random.Generator:
+        """The environment's own generator."""
+        return self.venv.generators[self.index]
+
+    def render(self) -> np.ndarray:
+        """Return the full screen, uint8[240, 256, 3]."""
+        return self.venv.machines.rgb(self.index)
+
+    def get_wrapper_attr(self, name: str) -> Any:
+        """Return an attribute, as gymnasium's wrappers do."""
+        return getattr(self, name)
 
 
 class WorkerDied(RuntimeError):
@@ -854,9 +1172,13 @@ def make_vec_env(config: EnvConfig, seed: int | None = None) -> VecEnv:
     The seeds take effect at the first `reset()`; `seed(s)` followed by `reset()` begins anew.
     """
     makers = [_EnvMaker(config)] * config.n_envs
-    venv: VecEnv = (
-        DummyVecEnv(makers) if config.vec_backend == "dummy" else ReportingSubprocVecEnv(makers)
-    )
+    venv: VecEnv
+    if config.vec_backend == "batched":
+        venv = BatchedMarioVecEnv(config)
+    elif config.vec_backend == "subproc":
+        venv = ReportingSubprocVecEnv(makers)
+    else:
+        venv = DummyVecEnv(makers)
     if seed is not None:
         venv.seed(seed)
     return venv

@@ -22,7 +22,7 @@ from mario_runtime import EnvConfig, make_single_env, make_vec_env
 from train_mario import PPOFlags, TrainConfig, make_model, make_training_env
 
 ROM_SHA256 = "ec299b990e8bfee8ba46e3f61d63b2e1ae5b8a2e431de84e2e4bbd692dc53586"
-ENV = EnvConfig(n_envs=2, vec_backend="dummy")
+ENV = EnvConfig(n_envs=2)
 
 
 def check_rom() -> str:

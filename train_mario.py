@@ -16,7 +16,6 @@ import json
 import signal
 import sys
 import time
-from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -31,7 +30,14 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 
-from mario_ppo import PPOPolicy, PPOWithRND, SmallCNN, TwoHeadCnnPolicy, linear_schedule
+from mario_ppo import (
+    PPOPolicy,
+    PPOWithRND,
+    SmallCNN,
+    TwoHeadCnnPolicy,
+    linear_schedule,
+    plain,
+)
 from mario_rollout import best_episode, evaluate, film, game_fps, play, write_video
 from mario_runs import (
     BadModelFile,
@@ -47,16 +53,24 @@ from mario_runs import (
 )
 from mario_runtime import (
     BUTTON_BITS,
+    BatchedMarioVecEnv,
     EnvConfig,
     UsageError,
     WorkerDied,
     buttons_of_actions,
     env_config_from_dict,
+    in_process,
     make_vec_env,
     reward_signature,
 )
 
-EPISODE_WINDOW = 100  # episodes behind the running figures, as in SB3
+# Metrics of finished episodes, and what VecMonitor calls them.
+EPISODE_METRICS = {
+    "episode_return": "r",
+    "episode_length": "l",
+    "max_x": "max_x",
+    "clear_rate": "flag_get",
+}
 
 # --------------------------------------------------------------------------------------------
 # Flags: these dataclasses are the parser, the keys of configs/*.yaml and of train_config.json
@@ -255,12 +269,12 @@ def with_flat_values(instance: Any, values: dict[str, Any], nested: bool = False
 def config_as_dict(config: TrainConfig) -> dict[str, Any]:
     """Return train_config.json's content: the flags by group, and what belongs beside them."""
 
-    def plain(value: Any) -> Any:
+    def jsonable(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
-        return str(value) if isinstance(value, Path) else value
+            return {key: jsonable(item) for key, item in value.items()}
+        return value.as_posix() if isinstance(value, Path) else value
 
-    return plain(dataclasses.asdict(config)) | {
+    return jsonable(dataclasses.asdict(config)) | {
         "agent": "ppo",
         "reward_signature": reward_signature(config.env),
         "provenance": provenance(),
@@ -340,7 +354,9 @@ def action_bias(config: TrainConfig) -> list[float] | None:
 
 def make_training_env(config: TrainConfig) -> VecEnv:
     """Return the vec env with episode statistics and, if asked for, normalised rewards."""
-    venv: VecEnv = VecMonitor(make_vec_env(config.env, config.run.seed))
+    venv: VecEnv = VecMonitor(
+        make_vec_env(config.env, config.run.seed), info_keywords=("max_x", "flag_get")
+    )
     if config.ppo.normalize_reward:
         venv = VecNormalize(
             venv, norm_obs=False, gamma=config.ppo.gamma, clip_reward=config.ppo.norm_reward_clip
@@ -387,28 +403,51 @@ def make_model(config: TrainConfig, venv: VecEnv) -> PPOWithRND:
 
 
 def capture_state(model: PPOWithRND) -> dict[str, Any]:
-    """Return all of the trainer's state but the policy's weights, as tensors and plain values."""
-    state = {"learner": model.trainer_state()}
+    """Return all of the trainer's state but the policy's weights, as tensors and plain values.
+
+    Environments outside the batched backend are not captured: a resumed run resets them.
+    """
+    state: dict[str, Any] = {"learner": model.trainer_state()}
     for venv in wrappers_of(model):
         if isinstance(venv, VecNormalize):
+            statistics = venv.ret_rms
             state["reward_normalizer"] = {
-                "mean": float(venv.ret_rms.mean),
-                "var": float(venv.ret_rms.var),
-                "count": float(venv.ret_rms.count),
-                "returns": th.from_numpy(venv.returns.copy()),
+                "mean": float(statistics.mean),
+                "var": float(statistics.var),
+                "count": float(statistics.count),
+                "returns": venv.returns,
             }
-    return state
+        elif isinstance(venv, VecMonitor):
+            state["monitor"] = {"returns": venv.episode_returns, "lengths": venv.episode_lengths}
+        elif isinstance(venv, BatchedMarioVecEnv):
+            state["environments"] = venv.state_dict()
+    return plain(state)
 
 
 def restore_state(model: PPOWithRND, state: dict[str, Any]) -> None:
     """Continue from what `capture_state` returned; the weights are loaded before."""
     model.load_trainer_state(state["learner"])
+    exact = "environments" in state and len(state["monitor"]["returns"]) == model.n_envs
     for venv in wrappers_of(model):
         if isinstance(venv, VecNormalize) and "reward_normalizer" in state:
             saved = state["reward_normalizer"]
-            venv.ret_rms.mean = np.float64(saved["mean"])
-            venv.ret_rms.var = np.float64(saved["var"])
+            venv.ret_rms.mean, venv.ret_rms.var = (
+                np.float64(saved["mean"]),
+                np.float64(saved["var"]),
+            )
             venv.ret_rms.count = saved["count"]
+            if exact:
+                venv.returns = saved["returns"].numpy().copy()
+        elif isinstance(venv, VecMonitor) and exact:
+            venv.episode_returns = state["monitor"]["returns"].numpy().copy()
+            venv.episode_lengths = state["monitor"]["lengths"].numpy().copy()
+        elif isinstance(venv, BatchedMarioVecEnv) and exact:
+            venv.load_state_dict(state["environments"])
+        elif not hasattr(venv, "venv"):
+            model._last_obs = None  # learn() resets the environments
+            print(
+                "the environments begin new episodes: their state is kept in the batched backend only"
+            )
 
 
 def wrappers_of(model: PPOWithRND) -> list[VecEnv]:
@@ -515,7 +554,6 @@ class MetricsCallback(BetweenRollouts):
     def __init__(self, run: RunFolder, target: int) -> None:
         super().__init__()
         self.run, self.target = run, target
-        self.episodes: deque[dict[str, float]] = deque(maxlen=EPISODE_WINDOW)
 
     def _on_training_start(self) -> None:
         super()._on_training_start()
@@ -534,19 +572,6 @@ class MetricsCallback(BetweenRollouts):
         self.bar = self.progress.add_task(
             "", total=self.target, completed=self.num_timesteps, rate=0.0, note=""
         )
-
-    def _on_step(self) -> bool:
-        for done, info in zip(self.locals["dones"], self.locals["infos"], strict=True):
-            if done:
-                self.episodes.append(
-                    {
-                        "episode_return": info["episode"]["r"],
-                        "episode_length": info["episode"]["l"],
-                        "max_x": info["max_x"],
-                        "clear_rate": float(info["flag_get"]),
-                    }
-                )
-        return True
 
     def tick(self) -> None:
         now = time.monotonic()
@@ -567,12 +592,13 @@ class MetricsCallback(BetweenRollouts):
             "ppo/rnd_loss": trained.get("train/rnd_loss"),
             "ppo/intrinsic_value_loss": trained.get("train/intrinsic_value_loss"),
         }
-        if self.episodes:
-            for key in self.episodes[0]:
-                scalars[key] = float(np.mean([episode[key] for episode in self.episodes]))
+        episodes = self.model.ep_info_buffer
+        if episodes:  # the last 100, of SB3's stats_window_size
+            for key, name in EPISODE_METRICS.items():
+                scalars[key] = float(np.mean([episode[name] for episode in episodes]))
         self.log.write(self.num_timesteps, scalars)
         note = ""
-        if self.episodes:
+        if episodes:
             note = f"max-x {scalars['max_x']:.0f}, clears {100 * scalars['clear_rate']:.0f} %"
         self.progress.update(self.bar, completed=self.num_timesteps, rate=rate, note=note)
         if self.progress.disable:
@@ -614,9 +640,7 @@ class EvalCallback(BetweenRollouts):
 
     def act(self) -> None:
         flags = self.config.run
-        config = dataclasses.replace(
-            self.config.env, n_envs=flags.eval_episodes, vec_backend="dummy"
-        )
+        config = dataclasses.replace(in_process(self.config.env), n_envs=flags.eval_episodes)
         summary, _ = evaluate(
             PPOPolicy(self.model.policy, self.config.env),  # type: ignore[arg-type]
             config,
@@ -662,9 +686,7 @@ class PreviewCallback(BetweenRollouts):
 
     def act(self) -> None:
         flags = self.config.run
-        config = dataclasses.replace(
-            self.config.env, n_envs=flags.preview_episodes, vec_backend="dummy"
-        )
+        config = dataclasses.replace(in_process(self.config.env), n_envs=flags.preview_episodes)
         episodes = play(
             PPOPolicy(self.model.policy, config),  # type: ignore[arg-type]
             config,

@@ -179,7 +179,9 @@ def test_dummy_and_subproc_agree_and_keep_the_terminal_observation() -> None:
             observations.append(observation)
             rewards.append(reward)
             dones.append(done)
-            ends += [info["terminal_observation"] for info in infos if "terminal_observation" in info]
+            ends += [
+                info["terminal_observation"] for info in infos if "terminal_observation" in info
+            ]
             assert all(i["TimeLimit.truncated"] for i, d in zip(infos, done, strict=True) if d)
         venv.close()
         records.append((np.stack(observations), np.stack(rewards), np.stack(dones), np.stack(ends)))

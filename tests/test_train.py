@@ -1,0 +1,256 @@
+"""The trainer as a person runs it: real processes, real files, real kills."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import imageio.v2 as imageio
+import psutil
+import pytest
+import torch
+from stable_baselines3 import PPO
+
+from mario_policies import load_policy
+from mario_rollout import play, protocol_config
+from mario_runs import RunFolder, read_metrics, read_model_zip
+from mario_runtime import UsageError, in_process
+from train_mario import (
+    TrainConfig,
+    action_bias,
+    config_as_dict,
+    config_from_dict,
+    describe_changes,
+    main,
+    parse_config,
+)
+
+ROOT = Path(__file__).parents[1]
+TINY = "--n-envs 2 --n-steps 64 --batch-size 64 --n-epochs 1 --eval-freq 0 --checkpoint-freq 0"
+P8 = (
+    "--timesteps 5000000 --device auto --action-set simple --n-envs 8 --gamma 0.9 "
+    "--gae-lambda 0.95 --learning-rate 2.5e-4 --n-steps 512 --batch-size 256 --ent-coef 0.05 "
+    "--n-epochs 4 --clip-range 0.2 --normalize-reward --norm-reward-clip 10 "
+    "--forward-reward-scale 0.15 --backward-penalty-scale 0.05 --flag-bonus 200 --stall-steps 120 "
+    "--stall-penalty 0 --milestone-step 50 --milestone-bonus 0.5 --hurdle-x 600 1200 1800 2400 3000 "
+    "--hurdle-bonus 10 --action-bias-jump 1.0 --rnd-coef 0.3 --eval-freq 50000 --eval-episodes 3 "
+    "--preview-freq 100000"
+)
+
+
+def trainer(*flags: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run train_mario.py to its end."""
+    return subprocess.run(
+        [sys.executable, "train_mario.py", *map(str, flags)],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return read_model_zip(path)[1]
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), f"{name} differs"
+
+
+def test_a_run_writes_its_folder_and_its_policy_plays(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    done = trainer(
+        *TINY.split(),
+        *"--timesteps 256 --eval-freq 128 --eval-episodes 2 --eval-steps 30".split(),
+        *"--checkpoint-freq 128 --preview-freq 256 --preview-steps 20 --live-preview".split(),
+        *"--normalize-reward --rnd-coef 0.3 --run-dir".split(),
+        run.path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "one rollout is 128 steps in 2 minibatches" in done.stdout
+    lines = read_metrics(run.metrics_path)
+    assert [line["step"] for line in lines] == [128, 256]
+    assert lines[-1].keys() >= {"wall_s", "env_steps_per_s", "entropy", "approx_kl", "value_loss"}
+    assert lines[-1]["intrinsic_reward"] > 0
+    assert len(run.checkpoints()) == 2
+    assert [p.name for p in run.evaluations.glob("step_*")] != []
+    assert json.loads(run.best_summary.read_text())["episodes"] == 2
+    assert len(imageio.mimread(run.previews / "step_256" / "preview.mp4", memtest=False)) > 5
+    assert imageio.imread(run.previews / "live.png").shape == (240, 256, 3)
+    assert list(run.tensorboard.glob("events.*"))
+    assert not list(run.path.glob("**/.*.zip")), "no temporary files are left"
+
+    policy = load_policy(run.final_model)
+    config = protocol_config(in_process(policy.env_config), "noop")
+    assert play(policy, config, 1, deterministic=True, max_steps=20)[0].length <= 20
+    PPO.load(run.final_model, device="cpu")  # plain SB3 reads it too
+
+    again = trainer(*TINY.split(), "--run-dir", run.path)
+    assert again.returncode == 2
+    assert f"--resume-model {run.path} continues it" in again.stderr
+
+
+def start_and_signal(flags: list[str], run: RunFolder, number: signal.Signals) -> tuple[int, str]:
+    """Start a training, signal it some way into the rollout after its first checkpoint."""
+    process = subprocess.Popen(
+        [sys.executable, "train_mario.py", *flags, "--run-dir", str(run.path)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    while not run.checkpoints() and process.poll() is None:
+        time.sleep(0.02)
+    time.sleep(random.random() / 2)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=120)
+    return process.returncode, output
+
+
+@pytest.mark.parametrize(
+    ("flags", "number"),
+    [
+        ("", signal.SIGTERM),
+        ("--rnd-coef 0.3 --normalize-reward", signal.SIGKILL),
+        pytest.param("--long-jump-action", signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param("--normalize-reward", signal.SIGKILL, marks=pytest.mark.slow),
+        pytest.param("--rnd-coef 0.3", signal.SIGKILL, marks=pytest.mark.slow),
+    ],
+)
+def test_a_killed_run_resumes_to_the_same_bits(
+    tmp_path: Path, flags: str, number: signal.Signals
+) -> None:
+    common = f"{TINY} {flags} --timesteps 1280 --sticky-prob 0.25 --ent-coef-final 0".split()
+    whole, parts = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "parts")
+    assert trainer(*common, "--run-dir", whole.path).returncode == 0
+    code, output = start_and_signal([*common, "--checkpoint-freq", "256"], parts, number)
+    if number != signal.SIGKILL:
+        assert code == 0, output
+        assert f"stopped by {number.name}; go on with --resume-model" in output
+    assert not parts.final_model.exists(), "it was signalled before its end"
+    resumed = trainer("--resume-model", parts.path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert_same_weights(whole.final_model, parts.final_model)
+    steps = [line["step"] for line in read_metrics(parts.metrics_path)]
+    assert steps == list(range(128, 1281, 128)), "no tick is missing or there twice"
+
+
+def test_resume_says_what_changed_and_refuses_what_must_not(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert trainer(*TINY.split(), "--timesteps", "128", "--run-dir", run).returncode == 0
+    more = trainer("--resume-model", run, "--timesteps", "256", "--gae-lambda", "0.8")
+    assert more.returncode == 0, more.stderr
+    assert "resuming with gae_lambda 0.95 -> 0.8" in more.stdout
+    assert "resuming with timesteps 128 -> 256" in more.stdout
+    newest = RunFolder(run).checkpoints()[0]
+    newest.write_bytes(newest.read_bytes()[:1000])
+    torn = trainer("--resume-model", run, "--timesteps", "256")
+    assert torn.returncode == 0, torn.stderr
+    assert "is not a whole zip file" in torn.stderr
+    assert "mario_ppo_128_steps.zip at 128 steps" in torn.stdout
+    for flag, value in (("--flag-bonus", "7"), ("--action-set", "fast"), ("--stage", "2")):
+        refused = trainer("--resume-model", run, flag, value)
+        assert refused.returncode == 2
+        assert "--warm-start takes its weights alone" in refused.stderr
+        assert "Traceback" not in refused.stderr
+    warm = trainer(
+        *TINY.split(), "--warm-start", newest.with_name("mario_ppo_128_steps.zip"),
+        "--flag-bonus", "7", "--timesteps", "128", "--run-dir", tmp_path / "warm",
+    )  # fmt: skip
+    assert warm.returncode == 0, warm.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--world 9", "no stage 9-1"),
+        ("--batch-size 100", "does not divide a rollout"),
+        ("--config nowhere.yaml", "cannot read nowhere.yaml"),
+        ("--resume-model nowhere", "there is no checkpoint nowhere"),
+        ("--warm-start nowhere.zip", "there is no model file nowhere.zip"),
+        ("--device cuda", "no CUDA GPU"),
+        ("--device toaster", "no device 'toaster'"),
+        ("--emulator nes-py", "batched backend needs --emulator fast"),
+    ],
+)
+def test_wrong_flags_are_one_line_and_exit_code_2(
+    flags: str, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    if "cuda" in flags and torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    assert main([*flags.split(), "--run-dir", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run" / "train_config.json").exists(), "nothing was begun"
+
+
+def test_the_issues_command_parses_and_nothing_is_lost(tmp_path: Path) -> None:
+    config = parse_config(P8.split())
+    assert config.ppo.gamma == config.env.discount == 0.9
+    assert config.env.reward.hurdle_x == (600, 1200, 1800, 2400, 3000)
+    assert config.ppo.normalize_reward
+    content = json.loads(json.dumps(config_as_dict(config)))
+    back = config_from_dict(content)
+    assert (back.env, back.ppo, back.rnd) == (config.env, config.ppo, config.rnd)
+
+
+def test_a_yaml_recipe_sets_flags_and_the_command_line_wins(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("gamma: 0.95\nent-coef: 5e-2\nhurdle_x: [600, 1200]\nworld: 4\n")
+    config = parse_config(["--config", str(recipe), "--world", "2"])
+    assert (config.ppo.gamma, config.ppo.ent_coef, config.env.world) == (0.95, 0.05, 2)
+    assert config.env.reward.hurdle_x == (600, 1200)
+    recipe.write_text("gama: 0.95\n")
+    with pytest.raises(UsageError, match="no flag --gama"):
+        parse_config(["--config", str(recipe)])
+
+
+def test_changes_are_described_by_flag() -> None:
+    old = TrainConfig()
+    new = dataclasses.replace(old, ppo=dataclasses.replace(old.ppo, gamma=0.95))
+    assert describe_changes(old, new) == ["gamma 0.9 -> 0.95"]
+    assert describe_changes(old, old) == []
+
+
+def test_the_jump_bias_is_on_the_jumps() -> None:
+    config = parse_config(["--action-bias-jump", "1", "--action-set", "simple"])
+    assert action_bias(config) == [0, 0, 1, 0, 1, 1, 0]
+    config = parse_config("--action-bias-long-jump 2 --long-jump-action --action-set fast".split())
+    assert action_bias(config) == [0, 0, 0, 0, 0, 2]
+    assert action_bias(TrainConfig()) is None
+
+
+def test_a_dead_worker_stops_the_run_cleanly_and_keeps_a_checkpoint(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    flags = f"{TINY} --emulator nes-py --vec-backend subproc --timesteps 100000".split()
+    process = subprocess.Popen(
+        [sys.executable, "train_mario.py", *flags, "--run-dir", str(run.path)],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not read_metrics(run.metrics_path):
+        assert process.poll() is None
+        time.sleep(0.1)
+    children = psutil.Process(process.pid).children(recursive=True)
+    workers = [child for child in children if not child.children() and child.num_threads() == 1]
+    workers[-1].kill()
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "died: exit code -9" in error
+    assert "Traceback" not in error
+    assert len(run.checkpoints()) == 1
+    read_model_zip(run.checkpoints()[0])
