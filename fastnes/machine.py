@@ -1,0 +1,118 @@
+"""One machine, for tools and tests."""
+
+from typing import Any
+
+import numpy as np
+
+from fastnes import state
+from fastnes.draw import CANVAS_WORDS, HEIGHT, WIDTH
+from fastnes.resize import area_plan
+from fastnes.rom import Rom, packaged_rom
+from fastnes.state import RAM_SIZE, STATE_SIZE
+from fastnes.step import screen_of, step_machines
+from fastnes.tables import BLACK, PALETTE_GRAY, PALETTE_INDEX, PALETTE_RGB
+from fastnes.warm import warm_up
+
+# Button bits, as nes-py's.
+BUTTON_BITS = {
+    "A": 0x01,
+    "B": 0x02,
+    "select": 0x04,
+    "start": 0x08,
+    "up": 0x10,
+    "down": 0x20,
+    "left": 0x40,
+    "right": 0x80,
+}
+
+
+class Machine:
+    """One NES with a cartridge: plain frames, without the game's interventions.
+
+    It can be pickled and copied; a pickle holds the screen, a snapshot does not.
+
+    Attributes:
+        ram: uint8[2048], a view; writing to it changes the machine.
+        screen: uint8[240, 256], palette indices of the last drawn frame; black at first.
+    """
+
+    def __init__(self, rom: Rom | None = None):
+        """Insert a cartridge (default: the packaged Super Mario Bros.) and switch on."""
+        self.rom = packaged_rom() if rom is None else rom
+        self._states = np.zeros((1, STATE_SIZE), np.uint8)
+        self._canvases = np.zeros((2, CANVAS_WORDS), np.uint64)
+        self._attach()
+        self.reset()
+
+    def _attach(self) -> None:
+        warm_up()
+        self.ram = self._states[0, :RAM_SIZE]
+        self.screen = screen_of(self._canvases[0])
+        self._before = np.empty((1, STATE_SIZE), np.uint8)
+        self._scratch = (
+            np.empty((1, 0, 0), np.uint8),
+            np.empty((1, RAM_SIZE), np.uint8),
+            np.empty(1, np.int32),
+            np.empty(1, np.bool_),
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"rom": self.rom, "states": self._states, "canvases": self._canvases}
+
+    def __setstate__(self, attributes: dict[str, Any]) -> None:
+        self.rom = attributes["rom"]
+        self._states = attributes["states"].copy()
+        self._canvases = attributes["canvases"].copy()
+        self._attach()
+
+    def reset(self) -> None:
+        """Switch off and on: all memory is zero, the program begins at its start."""
+        state.power_on(self._states[0], self.rom.reset_vector)
+        self.screen[:] = BLACK
+
+    def step(self, buttons: int, frames: int = 1, draw: bool = True) -> None:
+        """Run `frames` frames with the buttons held (see BUTTON_BITS); draw the last if `draw`.
+
+        Raises:
+            ValueError: buttons are not a byte, or frames is below 1.
+            EmulationError: the program did something unsupported.
+        """
+        if not 0 <= buttons <= 0xFF or frames < 1:
+            raise ValueError(f"buttons={buttons} must be a byte and frames={frames} at least 1")
+        pressed = np.full((1, frames), buttons, np.uint8)
+        step_machines(
+            self._states,
+            self._before,
+            np.zeros(1, np.int64),
+            pressed,
+            self.rom.cartridge,
+            PALETTE_INDEX,
+            self._canvases,
+            1 if draw else 0,
+            False,
+            area_plan(HEIGHT, WIDTH, HEIGHT, WIDTH),
+            *self._scratch,
+        )
+        state.check_error(self._states[0])
+        if draw and (frames - 1) & 1:
+            self._canvases[0] = self._canvases[1]
+
+    def gray(self) -> np.ndarray:
+        """Return the screen, gray as nes-py's, uint8[240, 256]."""
+        return PALETTE_GRAY[self.screen]
+
+    def rgb(self) -> np.ndarray:
+        """Return the screen in colour, uint8[240, 256, 3]."""
+        return PALETTE_RGB[self.screen]
+
+    def snapshot(self) -> np.ndarray:
+        """Return the machine's state, uint8[STATE_SIZE], a copy. The screen is not in it."""
+        return self._states[0].copy()
+
+    def restore(self, snapshot: np.ndarray) -> None:
+        """Set the machine to a snapshot; the screen stays until the next drawn frame.
+
+        Raises:
+            SnapshotError (a ValueError): not a snapshot.
+        """
+        self._states[0] = state.check_snapshot(snapshot)

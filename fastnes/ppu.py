@@ -1,0 +1,291 @@
+"""The picture processing unit: dots in bulk, and its registers.
+
+nes-py runs three dots, then one CPU cycle. Here the PPU stands still until somebody looks: a
+register access or an event first lets it catch up with the dots that are due. Lines have 341
+dots, numbered 1-341; dot x + 1 makes pixel x (nesdev wiki, "PPU rendering"). What nes-py does
+differently from the wiki is said where it happens.
+"""
+
+import numpy as np
+from numba import njit
+
+from fastnes.background import COARSE_X, move_columns, next_row
+from fastnes.draw import draw_pixels, prepare_colors
+from fastnes.sprites import (
+    CTRL_TALL_SPRITES,
+    MASK_BACKGROUND,
+    MASK_BOTH,
+    MASK_SPRITES,
+    NO_HIT,
+    hold_line_sprites,
+    sprite_0_hit_pixel,
+)
+from fastnes.state import (
+    CTRL,
+    DOT,
+    DOTS_DONE,
+    ERROR,
+    ERROR_CHR_WRITE,
+    ERROR_DETAIL,
+    FINE_X,
+    LINE,
+    MASK,
+    OAM,
+    OAM_ADDRESS,
+    ODD_FRAME,
+    PALETTE,
+    READ_BUFFER,
+    ROW_0_FRESH,
+    SECOND_WRITE,
+    SPRITE_0_HIT,
+    SPRITES_HELD,
+    VBLANK,
+    VRAM,
+    T,
+    V,
+)
+
+LINE_DOTS = 341
+VISIBLE_LINES = 240
+VBLANK_LINE = 241
+PRE_RENDER_LINE = 261
+DOT_NEXT_ROW = 257
+DOT_COPY_X = 258
+DOT_COPY_Y_FIRST = 281
+DOT_COPY_Y_LAST = 304
+HORIZONTAL_BITS = 0x041F  # of v and t: coarse x, name table x
+VERTICAL_BITS = 0x7BE0  # fine y, coarse y, name table y
+
+CTRL_ADDRESS_STEP_32 = 0x04
+CTRL_NMI = 0x80
+# $2000-$2007
+PPUCTRL = 0
+PPUMASK = 1
+PPUSTATUS = 2
+OAMADDR = 3
+OAMDATA = 4
+PPUSCROLL = 5
+PPUADDR = 6
+PPUDATA = 7
+
+
+@njit(cache=True, nogil=True)
+def catch_up(row, regs, video, dots_due):
+    """Run the PPU until `dots_due` dots of this frame call are done.
+
+    `video` is (chr_rom, canvas, shade, is_drawn): draws into `canvas`, with the colours of
+    `shade`, if `is_drawn`; everything else happens in either case.
+    """
+    chr_rom, canvas, shade, is_drawn = video
+    dots = dots_due - regs[DOTS_DONE]
+    if dots <= 0:
+        return
+    regs[DOTS_DONE] = dots_due
+    if is_drawn:
+        prepare_colors(row, canvas, shade)
+    while dots > 0:
+        line = regs[LINE]
+        if line < VISIBLE_LINES:
+            dots -= _run_visible_line(row, regs, chr_rom, canvas, is_drawn, line, dots)
+        elif line < PRE_RENDER_LINE:
+            dots -= _run_blank_lines(regs, line, dots)
+        else:
+            dots -= _run_pre_render_line(regs, dots)
+
+
+@njit(cache=True, nogil=True)
+def _run_visible_line(row, regs, chr_rom, canvas, is_drawn, line, dots):
+    """Run up to `dots` dots of one visible line; return how many."""
+    dot = regs[DOT]
+    last = min(LINE_DOTS, dot + dots - 1)
+    mask = regs[MASK]
+    if dot <= 256:
+        x_first, x_last = dot - 1, min(last, 256)
+        columns_first = (regs[FINE_X] + x_first) >> 3
+        v_left = move_columns(regs[V], -columns_first)
+        if regs[SPRITE_0_HIT] == 0:
+            hit = sprite_0_hit_pixel(row, regs, chr_rom, line, v_left, x_first, x_last)
+            regs[SPRITE_0_HIT] = hit != NO_HIT
+        if is_drawn:
+            draw_pixels(row, regs, chr_rom, canvas, line, v_left, x_first, x_last)
+        if mask & MASK_BACKGROUND:
+            regs[V] = move_columns(v_left, (regs[FINE_X] + x_last) >> 3)
+    # nesdev wiki, "PPU scrolling"; nes-py moves down with the background alone, and copies only
+    # with background and sprites, one dot later than the wiki
+    if dot <= DOT_NEXT_ROW <= last and mask & MASK_BACKGROUND:
+        regs[V] = next_row(regs[V])
+    if dot <= DOT_COPY_X <= last and mask & MASK_BOTH == MASK_BOTH:
+        regs[V] = (regs[V] & ~HORIZONTAL_BITS) | (regs[T] & HORIZONTAL_BITS)
+    if last == LINE_DOTS:
+        regs[SPRITES_HELD] = 0
+        regs[ROW_0_FRESH] = mask & MASK_SPRITES != 0
+        regs[LINE] = line + 1
+        regs[DOT] = 1
+    else:
+        regs[DOT] = last + 1
+    return last + 1 - dot
+
+
+@njit(cache=True, nogil=True)
+def _run_blank_lines(regs, line, dots):
+    """Run up to `dots` dots of lines 240-260; return how many.
+
+    The interrupt itself is the caller's: it catches up to that very dot (see frame.py).
+    """
+    dot = regs[DOT]
+    dots = min(dots, (PRE_RENDER_LINE - line) * LINE_DOTS - dot + 1)
+    to_vblank = (VBLANK_LINE - line) * LINE_DOTS + 1 - dot  # dots before line 241, dot 1
+    if 0 <= to_vblank < dots:
+        regs[VBLANK] = 1
+    position = line * LINE_DOTS + dot - 1 + dots
+    regs[LINE] = position // LINE_DOTS
+    regs[DOT] = position % LINE_DOTS + 1
+    if regs[LINE] == PRE_RENDER_LINE:
+        regs[ODD_FRAME] ^= 1
+    return dots
+
+
+@njit(cache=True, nogil=True)
+def _run_pre_render_line(regs, dots):
+    """Run up to `dots` dots of line 261; return how many.
+
+    nesdev wiki, "PPU frame timing": an odd frame's pre-render line is a dot shorter while
+    rendering. Dot 0 exists only after power-on.
+    """
+    dot = regs[DOT]
+    last = min(LINE_DOTS, dot + dots - 1)
+    is_rendering = regs[MASK] & MASK_BOTH == MASK_BOTH
+    if dot <= 1 <= last:
+        regs[VBLANK] = 0
+        regs[SPRITE_0_HIT] = 0
+    if is_rendering:
+        if dot <= DOT_COPY_X <= last:
+            regs[V] = (regs[V] & ~HORIZONTAL_BITS) | (regs[T] & HORIZONTAL_BITS)
+        if dot <= DOT_COPY_Y_LAST and last >= DOT_COPY_Y_FIRST:
+            regs[V] = (regs[V] & ~VERTICAL_BITS) | (regs[T] & VERTICAL_BITS)
+        if regs[ODD_FRAME] != 0 and dot <= LINE_DOTS - 1 <= last:
+            last = LINE_DOTS - 1
+            regs[LINE] = 0
+    if last == LINE_DOTS:
+        regs[LINE] = 0
+    regs[DOT] = 1 if regs[LINE] == 0 else last + 1
+    return last + 1 - dot
+
+
+@njit(cache=True, nogil=True)
+def dots_to_sprite_0_hit(row, regs, chr_rom, dots):
+    """Return how many of the next `dots` dots pass before the one that sets the hit flag.
+
+    If none sets it, the result is `dots`. Right as long as nobody writes to the PPU.
+    """
+    return 0
+
+
+@njit(cache=True, nogil=True)
+def _address_step(regs):
+    return 32 if regs[CTRL] & CTRL_ADDRESS_STEP_32 else 1
+
+
+@njit(cache=True, nogil=True)
+def _palette_offset(address):
+    """Return the offset in palette memory; $3F10, 14, 18, 1C are $3F00, 04, 08, 0C."""
+    if address & 0x13 == 0x10:
+        return PALETTE + (address & 0x0F)
+    return PALETTE + (address & 0x1F)
+
+
+@njit(cache=True, nogil=True)
+def read_register(row, regs, chr_rom, register):
+    """Return a PPU register's value as the CPU reads it, or -1 if it cannot be read.
+
+    nesdev wiki, "PPU registers". The PPU must have caught up.
+    """
+    if register == PPUSTATUS:
+        value = regs[VBLANK] << 7 | regs[SPRITE_0_HIT] << 6
+        regs[VBLANK] = 0
+        regs[SECOND_WRITE] = 0
+        return value
+    if register == OAMDATA:
+        return np.int64(row[OAM + regs[OAM_ADDRESS]])
+    if register == PPUDATA:
+        address = regs[V] & 0x3FFF
+        regs[V] = (regs[V] + _address_step(regs)) & 0xFFFF
+        if address >= 0x3F00:  # palettes answer at once and leave the buffer alone
+            return np.int64(row[_palette_offset(address)])
+        value = regs[READ_BUFFER]
+        if address < 0x2000:
+            regs[READ_BUFFER] = chr_rom[address]
+        else:
+            regs[READ_BUFFER] = row[VRAM + (address & 0x7FF)]
+        return value
+    return np.int64(-1)
+
+
+@njit(cache=True, nogil=True)
+def write_register(row, regs, register, value):
+    """Write a PPU register; return False if it cannot be written.
+
+    nesdev wiki, "PPU registers" and "PPU scrolling" (t, v, x, w). The PPU must have caught up.
+    """
+    if register == PPUCTRL:
+        if (regs[CTRL] ^ value) & CTRL_TALL_SPRITES:
+            hold_line_sprites(row, regs, regs[LINE])
+        regs[CTRL] = value
+        regs[T] = (regs[T] & ~0x0C00) | (value & 3) << 10
+        regs[ROW_0_FRESH] = 0
+    elif register == PPUMASK:
+        regs[MASK] = value
+        regs[ROW_0_FRESH] = 0
+    elif register == OAMADDR:
+        if regs[OAM_ADDRESS] != value:
+            hold_line_sprites(row, regs, regs[LINE])
+        regs[OAM_ADDRESS] = value
+    elif register == OAMDATA:
+        hold_line_sprites(row, regs, regs[LINE])
+        row[OAM + regs[OAM_ADDRESS]] = value
+        regs[OAM_ADDRESS] = (regs[OAM_ADDRESS] + 1) & 0xFF
+        regs[ROW_0_FRESH] = 0
+    elif register == PPUSCROLL:
+        if regs[SECOND_WRITE] == 0:
+            regs[T] = (regs[T] & ~COARSE_X) | value >> 3
+            regs[FINE_X] = value & 7
+        else:
+            regs[T] = (regs[T] & ~0x73E0) | (value & 7) << 12 | (value & 0xF8) << 2
+        regs[SECOND_WRITE] ^= 1
+    elif register == PPUADDR:
+        if regs[SECOND_WRITE] == 0:
+            regs[T] = (regs[T] & 0x00FF) | (value & 0x3F) << 8
+        else:
+            regs[T] = (regs[T] & 0xFF00) | value
+            regs[V] = regs[T]
+        regs[SECOND_WRITE] ^= 1
+    elif register == PPUDATA:
+        _write_video(row, regs, regs[V] & 0x3FFF, value)
+        regs[V] = (regs[V] + _address_step(regs)) & 0xFFFF
+    else:
+        return False
+    return True
+
+
+@njit(cache=True, nogil=True)
+def _write_video(row, regs, address, value):
+    """Write a byte on the PPU's bus (nesdev wiki, "PPU memory map")."""
+    if address >= 0x3F00:
+        row[_palette_offset(address)] = value
+        return
+    regs[ROW_0_FRESH] = 0
+    if address >= 0x2000:
+        row[VRAM + (address & 0x7FF)] = value
+    elif regs[ERROR] == 0:
+        regs[ERROR] = ERROR_CHR_WRITE
+        regs[ERROR_DETAIL] = address
+
+
+@njit(cache=True, nogil=True)
+def write_sprites(row, regs, page):
+    """Copy a page of RAM to OAM (nesdev wiki, "PPU OAM", DMA), beginning at OAMADDR."""
+    hold_line_sprites(row, regs, regs[LINE])
+    source = (page << 8) & 0x7FF
+    for offset in range(256):
+        row[OAM + ((regs[OAM_ADDRESS] + offset) & 0xFF)] = row[source + offset]
+    regs[ROW_0_FRESH] = 0

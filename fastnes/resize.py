@@ -1,0 +1,200 @@
+"""Shrinking a gray screen as OpenCV's INTER_AREA does, bit for bit.
+
+Each output pixel is the mean of the rectangle it covers. OpenCV adds float32 products and rounds
+half to even. Here the sum is made of integers, which is exact and vectorizes; only where the
+exact mean lies so near to a half that float32's rounding decides, that one pixel is computed
+again in OpenCV's order. Integer ratios (for example 240x256 to 120x128) have their own code in
+OpenCV; `area_plan` knows them.
+"""
+
+import functools
+from fractions import Fraction
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+# float32 sums of at most 255 err by less than this (about 12 roundings of 2**-24 of 255)
+HALF_TOLERANCE = 4e-4
+MIN_CELL = 1e-3  # OpenCV leaves out slivers of a source pixel up to this
+
+
+class AxisPlan(NamedTuple):
+    """How one axis shrinks; arrays of length `out`, or [out, most sources of an output]."""
+
+    first: np.ndarray  # int64, first source pixel with a weight
+    weight: np.ndarray  # int64, exact overlap in units of 1/denominator of a source pixel
+    total: int  # sum of an output's weights
+    cv_first: np.ndarray  # int64, first source pixel in OpenCV's table
+    cv_count: np.ndarray  # int64, sources in OpenCV's table
+    cv_weight: np.ndarray  # float32, OpenCV's weights
+
+
+class AreaPlan(NamedTuple):
+    """Plans for rows and columns, and OpenCV's rule for exact halves."""
+
+    width: int  # of a source row
+    first_y: np.ndarray
+    weight_y: np.ndarray
+    first_x: np.ndarray
+    weight_x: np.ndarray
+    total: int
+    cv_first_y: np.ndarray
+    cv_count_y: np.ndarray
+    cv_weight_y: np.ndarray
+    cv_first_x: np.ndarray
+    cv_count_x: np.ndarray
+    cv_weight_x: np.ndarray
+    rule: int  # RULE_
+
+
+RULE_FLOAT = 0  # general: float32 sums
+RULE_HALF_EVEN = 1  # both ratios are integers: an exact sum, rounded half to even
+RULE_HALF_UP = 2  # both ratios are two: (a + b + c + d + 2) >> 2
+
+
+def _axis_plan(size: int, out: int) -> AxisPlan:
+    ratio = Fraction(size, out)
+    total, unit = ratio.numerator, ratio.denominator
+    most = -(-total // unit) + 1
+    first = np.array([cell * total // unit for cell in range(out)])
+    weight = np.zeros((out, most), np.int64)
+    for cell in range(out):
+        for k in range(most):
+            left = max(cell * total, (first[cell] + k) * unit)
+            right = min((cell + 1) * total, (first[cell] + k + 1) * unit)
+            weight[cell, k] = max(0, right - left)
+    scale = 1.0 / (out / size)
+    cv_first = np.zeros(out, np.int64)
+    cv_count = np.zeros(out, np.int64)
+    cv_weight = np.zeros((out, most + 1), np.float32)
+    for cell in range(out):
+        begin, end = cell * scale, cell * scale + scale
+        width = min(scale, size - begin)
+        last_whole = min(int(np.floor(end)), size - 1)
+        first_whole = min(int(np.ceil(begin)), last_whole)
+        weights = [1.0 / width] * (last_whole - first_whole)
+        cv_first[cell] = first_whole
+        if first_whole - begin > MIN_CELL:
+            weights.insert(0, (first_whole - begin) / width)
+            cv_first[cell] -= 1
+        if end - last_whole > MIN_CELL:
+            weights.append(min(min(end - last_whole, 1.0), width) / width)
+        cv_count[cell] = len(weights)
+        cv_weight[cell, : len(weights)] = weights
+    return AxisPlan(first, weight, total, cv_first, cv_count, cv_weight)
+
+
+@functools.cache
+def area_plan(height: int, width: int, out_height: int, out_width: int) -> AreaPlan:
+    """Plan shrinking [height, width] to [out_height, out_width].
+
+    Raises:
+        ValueError: an output of no pixels, or larger than the input.
+    """
+    if not (0 < out_height <= height and 0 < out_width <= width):
+        raise ValueError(
+            f"cannot shrink {height}x{width} to {out_height}x{out_width}: the new size must be"
+            " between 1x1 and the old one"
+        )
+    y, x = _axis_plan(height, out_height), _axis_plan(width, out_width)
+    rule = RULE_FLOAT
+    if height % out_height == 0 and width % out_width == 0:
+        is_half = height == 2 * out_height and width == 2 * out_width
+        rule = RULE_HALF_UP if is_half else RULE_HALF_EVEN
+    return AreaPlan(
+        width,
+        y.first,
+        y.weight,
+        x.first,
+        x.weight,
+        y.total * x.total,
+        y.cv_first,
+        y.cv_count,
+        y.cv_weight,
+        x.cv_first,
+        x.cv_count,
+        x.cv_weight,
+        rule,
+    )
+
+
+@njit(cache=True, nogil=True)
+def _resize_pixel_as_opencv(first, second, plan, row, column):
+    """Return one output pixel by OpenCV's float32 arithmetic, in its order."""
+    total = np.float32(0)
+    for j in range(plan.cv_count_y[row]):
+        y = plan.cv_first_y[row] + j
+        line = np.float32(0)
+        for k in range(plan.cv_count_x[column]):
+            x = plan.cv_first_x[column] + k
+            pixel = np.float32(max(first[y * plan.width + x], second[y * plan.width + x]))
+            line = np.float32(line + np.float32(pixel * plan.cv_weight_x[column, k]))
+        product = np.float32(plan.cv_weight_y[row, j] * line)
+        total = np.float32(total + product) if j else product
+    return np.uint8(np.rint(total))
+
+
+@njit(cache=True, nogil=True)
+def resize_max(first, second, plan, out):
+    """Shrink the brighter of two screens, pixel by pixel, into `out`.
+
+    Args:
+        first, second: uint8[at least h * w], row after row.
+        plan: area_plan(h, w, out_h, out_w).
+        out: uint8[out_h, out_w], overwritten.
+    """
+    width = plan.width
+    sums = np.empty(width + plan.weight_x.shape[1], np.uint16)
+    sums[:] = 0
+    scale = 1.0 / plan.total
+    rows_per_cell = plan.weight_y.shape[1]
+    columns_per_cell = plan.weight_x.shape[1]
+    for row in range(out.shape[0]):
+        begin = plan.first_y[row]
+        for j in range(rows_per_cell):
+            weight = np.uint16(plan.weight_y[row, j])
+            if weight == 0:
+                continue
+            start = (begin + j) * width
+            a, b = first[start : start + width], second[start : start + width]
+            if j == 0:
+                for x in range(width):
+                    sums[x] = weight * np.uint16(max(a[x], b[x]))
+            else:
+                for x in range(width):
+                    sums[x] += weight * np.uint16(max(a[x], b[x]))
+        for column in range(out.shape[1]):
+            start = plan.first_x[column]
+            total = 0
+            for k in range(columns_per_cell):
+                total += plan.weight_x[column, k] * np.int64(sums[start + k])
+            mean = total * scale + 0.5
+            whole = np.int64(mean)
+            rest = mean - whole
+            if rest < HALF_TOLERANCE or rest > 1 - HALF_TOLERANCE:
+                if plan.rule == RULE_FLOAT:
+                    whole = np.int64(_resize_pixel_as_opencv(first, second, plan, row, column))
+                elif 2 * total % (2 * plan.total) == plan.total:  # an exact half
+                    whole = total // plan.total
+                    if plan.rule == RULE_HALF_UP or whole & 1:
+                        whole += 1
+                else:
+                    whole = (2 * total + plan.total) // (2 * plan.total)
+            out[row, column] = whole
+
+
+def area_resize(gray: np.ndarray, out: np.ndarray) -> None:
+    """Shrink uint8[h, w] `gray` into uint8[out_h, out_w] `out`, as cv2.INTER_AREA does.
+
+    Raises:
+        ValueError: wrong types, or `out` is larger than `gray`.
+    """
+    if gray.dtype != np.uint8 or gray.ndim != 2 or out.dtype != np.uint8 or out.ndim != 2:
+        raise ValueError("area_resize takes two-dimensional uint8 arrays")
+    gray = np.ascontiguousarray(gray)
+    target = out if out.flags.c_contiguous else np.empty(out.shape, np.uint8)
+    pixels = gray.reshape(-1)
+    resize_max(pixels, pixels, area_plan(*gray.shape, *out.shape), target)
+    if target is not out:
+        out[...] = target

@@ -1,0 +1,160 @@
+"""The compiled step: frames, the game's interventions, and the observation."""
+
+import numpy as np
+from numba import njit
+
+from fastnes.bus import set_error
+from fastnes.draw import HEIGHT, SCREEN_WORDS, WIDTH
+from fastnes.frame import run_frame
+from fastnes.game import (
+    NO_BUTTON,
+    is_occupied,
+    is_terminated,
+    run_out_pre_level_timer,
+    skip_change_area,
+)
+from fastnes.resize import resize_max
+from fastnes.state import ERROR, ERROR_NONE, ERROR_STUCK, REGISTERS
+
+# The longest wait in the game (the end of a world) is some 1,500 frames.
+MOST_BUSY_FRAMES = 20_000
+
+
+def screen_of(canvas: np.ndarray) -> np.ndarray:
+    """Return the picture uint8[240, 256] in a canvas uint64[CANVAS_WORDS], a view."""
+    return canvas[:SCREEN_WORDS].view(np.uint8).reshape(HEIGHT, WIDTH)
+
+
+@njit(cache=True, nogil=True)
+def copy_bytes(source, target):
+    """Copy uint8[len(target)] (Numba's slice assignment takes seconds more to compile)."""
+    for i in range(len(target)):
+        target[i] = source[i]
+
+
+@njit(cache=True, nogil=True)
+def play_frame(row, cartridge, canvas, shade, is_drawn, is_game, buttons, ram_before, spare):
+    """Run one frame and what the game's environment does after it; return if it terminated.
+
+    The canvas then shows the last frame, which may be one of a busy game that was skipped.
+    """
+    regs = row[REGISTERS:].view(np.int64)
+    pressed = np.int64(buttons)
+    busy_frames = 0
+    is_redrawn = False
+    while True:  # one place that runs a frame: each costs half a minute of compiling
+        is_shown = is_drawn and (busy_frames == 0 or is_redrawn)
+        run_frame(row, regs, cartridge, canvas, shade, is_shown, pressed)
+        if busy_frames == 0:
+            copy_bytes(row, ram_before)
+            if not is_game:
+                return False
+            if is_terminated(row):
+                return True
+            skip_change_area(row)
+        if is_redrawn or regs[ERROR] != ERROR_NONE:
+            return False
+        if is_occupied(row):
+            run_out_pre_level_timer(row)
+            copy_bytes(row, spare)
+            pressed = np.int64(NO_BUTTON)
+            busy_frames += 1
+            if busy_frames > MOST_BUSY_FRAMES:
+                set_error(regs, ERROR_STUCK, busy_frames)
+        elif busy_frames == 0 or not is_drawn:
+            return False
+        else:  # that busy frame was the last: again, with the picture
+            copy_bytes(spare, row)
+            is_redrawn = True
+
+
+@njit(cache=True, nogil=True)
+def play(row, cartridge, canvases, shade, drawn_frames, is_game, buttons, ram_before, spare):
+    """Run the frames of uint8[k] `buttons` until one terminates; return (frames run, if so).
+
+    Draws the last `drawn_frames` of the k, frame f into canvas f & 1.
+    """
+    frames = len(buttons)
+    for f in range(frames):
+        is_drawn = f >= frames - drawn_frames
+        if play_frame(
+            row, cartridge, canvases[f & 1], shade, is_drawn, is_game, buttons[f], ram_before, spare
+        ):
+            return f + 1, True
+    return frames, False
+
+
+@njit(cache=True, nogil=True)
+def step_machines(
+    states,
+    before,
+    numbers,
+    buttons,
+    cartridge,
+    shade,
+    canvases,
+    drawn_frames,
+    is_game,
+    plan,
+    observation,
+    ram_before,
+    frames_run,
+    terminated,
+):
+    """Run a step on some machines of a batch.
+
+    Args:
+        states: uint8[n, STATE_SIZE], changed.
+        before: uint8[n, STATE_SIZE], becomes the states before the step.
+        numbers: int64[m], the machines to step.
+        buttons: uint8[m, k], the buttons of each of the k frames.
+        cartridge: of the Rom.
+        shade: uint8[64], what to draw for each colour.
+        canvases: uint64[2, CANVAS_WORDS], working space; frame f is drawn into canvas f & 1.
+        drawn_frames: how many of the last frames run to draw: 0, 1 or 2.
+        is_game: with gym-super-mario-bros's interventions, ending at termination.
+        plan: area_plan from a screen to the observation.
+        observation: uint8[n, h, w], written if drawn_frames > 0 and h > 0.
+        ram_before: uint8[n, 2048], the RAM after the last frame, before interventions.
+        frames_run: int32[n].
+        terminated: bool[n].
+    """
+    frames = buttons.shape[1]
+    spare = np.empty(states.shape[1], np.uint8)
+    again = np.empty(states.shape[1], np.uint8)
+    for m in range(len(numbers)):
+        n = numbers[m]
+        copy_bytes(states[n], before[n])
+        run, is_done = play(
+            states[n],
+            cartridge,
+            canvases,
+            shade,
+            drawn_frames,
+            is_game,
+            buttons[m],
+            ram_before[n],
+            spare,
+        )
+        frames_run[n] = run
+        terminated[n] = is_done
+        if drawn_frames == 0:
+            continue
+        if run < frames:  # it ended early, before its last two frames were known: draw them now
+            copy_bytes(before[n], again)
+            play(
+                again,
+                cartridge,
+                canvases,
+                shade,
+                drawn_frames,
+                is_game,
+                buttons[m, :run],
+                ram_before[n],
+                spare,
+            )
+        if observation.shape[1] > 0:
+            last = (run - 1) & 1
+            other = 1 - last if run > 1 and drawn_frames > 1 else last
+            first_pixels = canvases[other].view(np.uint8)
+            resize_max(first_pixels, canvases[last].view(np.uint8), plan, observation[n])
