@@ -1,0 +1,243 @@
+"""The launchers, as a newcomer meets them: a copy of scripts/ with requirements of nothing.
+
+The real requirements are not installed here (minutes, 7 GB, a network); the environment is real.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tree_sitter
+import tree_sitter_powershell
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SCRIPTS = REPOSITORY / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+
+import front_door  # noqa: E402  (scripts/ is not a package)
+
+BASE_PYTHON = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
+posix_only = pytest.mark.skipif(os.name == "nt", reason="runs the shell launcher")
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A repository of the launchers, one command that reports back, and nothing to install."""
+    root = tmp_path / "a clone"
+    shutil.copytree(SCRIPTS, root / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
+    (root / "requirements.txt").write_text("# nothing\n")
+    (root / "requirements-dev.txt").write_text("-r requirements.txt\n")
+    (root / "train_mario.py").write_text(
+        "import json, os, sys\n"
+        "print(json.dumps([sys.argv[1:], sys.prefix, os.getcwd(), sys.stdin.read(),\n"
+        "                  os.environ['OMP_WAIT_POLICY']]))\n"
+        "sys.exit(7)\n"
+    )
+    return root
+
+
+def environment(*path: Path | str, **extra: str) -> dict[str, str]:
+    """A plain user's environment: no pyenv, no virtual environment, no package index."""
+    found = os.pathsep.join(map(str, path or [BASE_PYTHON.parent, "/usr/bin", "/bin"]))
+    return {"PATH": found, "HOME": "/nonexistent", "PIP_NO_INDEX": "1", **extra}
+
+
+def call(
+    root: Path, *arguments: str, env: dict[str, str] | None = None, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["/bin/bash", str(root / "scripts" / "run_mario.sh"), *arguments],
+        env=env or environment(),
+        cwd=cwd or root,
+        input="from stdin",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def tools_without_python(folder: Path) -> Path:
+    """A folder for PATH that holds what the shell script needs, and no Python."""
+    folder.mkdir()
+    dirname = shutil.which("dirname")
+    assert dirname
+    (folder / "dirname").symlink_to(dirname)
+    return folder
+
+
+@posix_only
+def test_every_shell_script_parses() -> None:
+    scripts = [*SCRIPTS.glob("*.sh"), REPOSITORY / ".ci" / "run"]
+    assert len(scripts) >= 2
+    for script in scripts:
+        subprocess.run(["/bin/bash", "-n", str(script)], check=True)
+        assert os.access(script, os.X_OK), f"{script.name} is not executable"
+
+
+@posix_only
+@pytest.mark.parametrize("arguments", [["dance"], []])
+def test_an_unknown_command_shows_the_usage_and_exits_2(clone: Path, arguments: list[str]) -> None:
+    done = call(clone, *arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage: run_mario.sh train|eval|smoke|test|")
+    assert not (clone / ".venv").exists()
+
+
+@posix_only
+def test_a_command_of_a_later_issue_says_so_and_installs_nothing(clone: Path) -> None:
+    done = call(clone, "watch")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "run_mario: watch needs watch_mario.py, which is not here yet\n"
+    assert not (clone / ".venv").exists()
+
+
+@posix_only
+def test_first_call_installs_second_starts_at_once_and_new_requirements_are_installed(
+    clone: Path, tmp_path: Path
+) -> None:
+    first = call(clone, "train", "--stage", "2", "a b", cwd=tmp_path)
+    assert first.returncode == 7, first.stderr
+    flags, prefix, cwd, stdin, waiting = json.loads(first.stdout)
+    assert flags == ["--stage", "2", "a b"]
+    assert Path(prefix).samefile(clone / ".venv")
+    assert Path(cwd).samefile(clone)
+    assert (stdin, waiting) == ("from stdin", "passive")
+    assert "installing requirements.txt" in first.stderr
+
+    # The environment serves by itself now, even where no other Python can be found.
+    alone = environment(tools_without_python(tmp_path / "bin"))
+    second = call(clone, "train", env=alone)
+    assert (second.returncode, second.stderr) == (7, "")
+
+    # Other requirements: installed again, into the same environment.
+    kept = clone / ".venv" / "kept"
+    kept.touch()
+    (clone / "requirements.txt").write_text("# still nothing\n")
+    assert "installing" in call(clone, "train", env=alone).stderr
+    assert call(clone, "train", env=alone).stderr == ""
+    assert kept.exists()
+
+    # Requirements that cannot be had: one line, and what was there is left alone.
+    (clone / "requirements.txt").write_text("no-such-package-as-this==1\n")
+    failed = call(clone, "train", env=alone)
+    assert failed.returncode == 1
+    assert "run_mario: pip could not install requirements.txt" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    (clone / "requirements.txt").write_text("# still nothing\n")
+    assert call(clone, "train", env=alone).stderr == ""
+
+
+@posix_only
+def test_a_killed_first_call_is_repeated_and_two_at_once_make_one_environment(clone: Path) -> None:
+    command = ["/bin/bash", str(clone / "scripts" / "run_mario.sh"), "train"]
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            command,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    killed = start()
+    deadline = time.monotonic() + 60
+    while not (clone / ".venv" / "bin").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    half_made = clone / ".venv" / "bin" / "half made"
+    half_made.touch()
+    assert not (clone / ".venv" / "installed.json").exists()
+
+    calls = [start(), start()]
+    errors = [running.communicate(timeout=300)[1] for running in calls]
+    assert [running.returncode for running in calls] == [7, 7], errors
+    assert sum("was cut off: starting over" in error for error in errors) == 1
+    assert sum("making .venv" in error for error in errors) == 1
+    assert not half_made.exists()
+
+
+@posix_only
+def test_python_is_found_behind_a_broken_shim(clone: Path, tmp_path: Path) -> None:
+    tools = tools_without_python(tmp_path / "bin")
+    for name in ("python3.13", "python3"):
+        shim = tools / name
+        shim.write_text("#!/bin/sh\necho 'pyenv: python3.13: command not found' >&2\nexit 127\n")
+        shim.chmod(0o755)
+    home = tmp_path / "home"
+    nothing = call(clone, "dance", env=environment(tools, HOME=str(home)))
+    assert nothing.returncode == 2
+    assert nothing.stderr.startswith("run_mario: no Python 3.13 found: install it")
+    assert nothing.stderr.count("\n") == 1
+
+    installed = home / ".pyenv" / "versions" / "3.13.9" / "bin"
+    installed.mkdir(parents=True)
+    (installed / "python3.13").symlink_to(BASE_PYTHON)
+    found = call(clone, "dance", env=environment(tools, HOME=str(home)))
+    assert found.stderr == f"{front_door.USAGE}\n"
+    named = call(clone, "dance", env=environment(tools, PYTHON=str(BASE_PYTHON)))
+    assert named.stderr == f"{front_door.USAGE}\n"
+
+
+def errors_of(node: tree_sitter.Node) -> list[str]:
+    here = [f"line {node.start_point.row + 1}"] if node.is_error or node.is_missing else []
+    return here + [line for child in node.children for line in errors_of(child)]
+
+
+def test_the_powershell_launcher_parses() -> None:
+    parser = tree_sitter.Parser(tree_sitter.Language(tree_sitter_powershell.language()))
+    scripts = list(SCRIPTS.glob("*.ps1"))
+    assert scripts
+    for script in scripts:
+        source = script.read_bytes()
+        source.decode("ascii")  # Windows PowerShell 5.1 reads anything else in the local code page
+        assert errors_of(parser.parse(source).root_node) == []
+    assert errors_of(parser.parse(b"foreach ($x in {").root_node), (
+        "the parser sees no errors at all"
+    )
+
+
+def test_both_launchers_offer_the_same_commands() -> None:
+    for name in ("run_mario.sh", "run_mario.ps1"):
+        text = (SCRIPTS / name).read_text(encoding="ascii")
+        usage = re.search(r"# usage: \S+ (\S+) ", text)
+        assert usage
+        assert usage[1].split("|") == list(front_door.COMMANDS)
+        # Neither decides anything itself: all arguments go to the same Python file.
+        assert re.search(r"front_door\.py.*(\"\$@\"|@args)", text)
+
+
+def test_ci_runs_the_test_command() -> None:
+    assert 'run_mario.sh" test' in (REPOSITORY / ".ci" / "run").read_text(encoding="ascii")
+    assert front_door.COMMANDS["test"] == "scripts/run_tests.py"
+
+
+def test_the_test_command_runs_every_check_and_fails_if_one_does(tmp_path: Path) -> None:
+    fake = "import sys\nprint(__name__, sys.argv[1:])\nsys.exit({code})\n"
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(SCRIPTS / "run_tests.py", tmp_path / "scripts")
+    for code in (1, 0):
+        for module in ("ruff", "mypy", "pytest"):
+            (tmp_path / f"{module}.py").write_text(fake.format(code=code * (module == "mypy")))
+        done = subprocess.run(
+            [sys.executable, str(tmp_path / "scripts" / "run_tests.py"), "-m", "slow"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code
+        assert done.stdout.count("__main__") == 4
+        assert "__main__ ['-m', 'slow']" in done.stdout
+        assert ("FAILED (1)" in done.stdout) == bool(code)
