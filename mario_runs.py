@@ -91,7 +91,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def git_commit() -> str | None:
-    """Return the commit this code stands at, with `+` when files differ from it; None if unknown."""
+    """Return the commit that this code is, with `+` when files differ from it; None if unknown."""
     here = Path(__file__).parent
     try:
         commit, status = (

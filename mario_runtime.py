@@ -16,6 +16,7 @@ import dataclasses
 import hashlib
 import json
 import multiprocessing
+import os
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
@@ -68,7 +69,7 @@ ACTION_SETS: dict[str, list[list[str]]] = {
     "right_only": RIGHT_ONLY,
     "simple": SIMPLE_MOVEMENT,
     "complex": COMPLEX_MOVEMENT,
-    # Full speed only: five actions learn several times faster per step than seven (FACTS.md, run c).
+    # Full speed only: five actions learnt several times faster per step than simple's seven.
     "fast": [["right", "B"], ["right", "A", "B"], ["NOOP"], ["left"], ["A"]],
     # complex, and what it lacks: standing to throw or swim (B, A+B) and the jump while crouched.
     # Pipes need down, vines up, water A; the mazes need left at full speed.
@@ -228,14 +229,14 @@ STAGES: dict[tuple[int, int], Stage] = {
 
 @dataclasses.dataclass(frozen=True)
 class RewardConfig:
-    """The reward: a sum of named terms, times `reward_scale`. Distances in px, steps of 4 frames."""
+    """The reward: a sum of named terms, times `reward_scale`. Distances in px, agent steps."""
 
     base_reward_scale: float = 1.0
     """Times the classic game reward: progress + clock + death, clipped to +-15 a step. 0 is off."""
     forward_reward_scale: float = 0.0
-    """Per px forward. 0.15 keeps a full run of 1-1 (3,121 px) near the size of a flag bonus of 200."""
+    """Per px forward. 0.15 makes a full run of 1-1 (3,121 px) 468, beside a flag bonus of 200."""
     forward_mode: Literal["new_max", "positive_delta"] = "new_max"
-    """new_max pays new ground only; positive_delta pays any step right: exploitable, kept to show."""
+    """new_max pays new ground only; positive_delta any step right: exploitable, kept to show it."""
     backward_penalty_scale: float = 0.0
     """Subtracted per px moved left. Small: a step back is sometimes the right move."""
     flag_bonus: float = 0.0
@@ -263,7 +264,7 @@ class RewardConfig:
     goal_potential_scale: float = 0.0
     """Times gamma Phi(s') - Phi(s), Phi = px gained toward the goal line (Ng et al. 1999)."""
     reward_scale: float = 1.0
-    """Times the whole sum. Chosen so that the value loss stays near 0.04 (FACTS.md, runs a and b)."""
+    """Times the whole sum. Small, so that the value loss does not drown the policy's gradient."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -392,10 +393,9 @@ class RewardShaper:
 
     - Movement within an area, at most `MAX_PX_PER_FRAME` a frame: the only thing that pays. In
       new_max mode ground pays once an episode and area, so walking to and fro never gains.
-    - A pipe, a vine or an exit to another area (`area_pointer` changes; 0x0750 in RAM does not say it, it
-      holds the next pipe's target): x starts anew. Nothing
-      is paid for the change itself; ground in the new area pays from the entry on; coming back,
-      ground paid before stays paid.
+    - A pipe, a vine or an exit to another area (`area_pointer` changes; 0x0750 in RAM does not say
+      it, that is the next pipe's target): x starts anew. Nothing is paid for the change itself;
+      ground in the new area pays from the entry on; coming back, ground paid before stays paid.
     - A maze castle's jump back (4-4, 7-4, 8-4: x falls by whole pages, the area stays): no
       movement, so no penalty; the ground behind was paid and is not paid again. A stall counts
       from the place of return, since the way has to be walked again.
@@ -584,9 +584,9 @@ class NesPyMarioEnv(SuperMarioBrosEnv):
 
 
 class FastMarioEnv(gym.Env):
-    """The same environment on fastnes: same start, interventions, facts and screens, bit for bit."""
+    """The same environment on fastnes: start, interventions, facts and screens, bit for bit."""
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": FRAMES_PER_SECOND}  # noqa: RUF012  gymnasium's own form
+    metadata = {"render_modes": ["rgb_array"], "render_fps": FRAMES_PER_SECOND}  # noqa: RUF012
     observation_space = gym.spaces.Box(0, 255, SCREEN_SHAPE, np.uint8)
     action_space = gym.spaces.Discrete(256)
     render_mode = "rgb_array"
@@ -605,7 +605,7 @@ class FastMarioEnv(gym.Env):
         self.machine.step(np.array([action], dtype=np.uint8), draw=False)
         return self.machine.gray(0), 0.0, bool(self.machine.terminated[0]), False, self._info()
 
-    def render(self) -> np.ndarray:  # type: ignore[override]
+    def render(self) -> np.ndarray:
         return self.machine.rgb(0)
 
     def _info(self) -> dict[str, Any]:
@@ -711,14 +711,18 @@ class MaxAndSkipFrame(gym.Wrapper):
         self.skip = skip
 
     def step(self, action: Any) -> Any:
-        previous = screen = None
-        for frame in range(1, self.skip + 1):
+        previous: np.ndarray | None = None
+        screen: np.ndarray | None = None
+        frames = 0
+        while frames < self.skip:
+            frames += 1
             previous = screen
             screen, _, terminated, truncated, info = self.env.step(action)
             if terminated or truncated:
                 break
+        assert screen is not None
         observation = screen if previous is None else np.maximum(previous, screen)
-        return observation, 0.0, terminated, truncated, {**info, "frames": frame}
+        return observation, 0.0, terminated, truncated, {**info, "frames": frames}
 
 
 class LongJumpActionWrapper(gym.Wrapper):
@@ -792,7 +796,7 @@ class AreaResizeObservation(gym.ObservationWrapper):
 
 
 def observation_space(config: EnvConfig) -> gym.spaces.Box:
-    """Return the observation's space: uint8[frame_stack, screen_size, screen_size], oldest first."""
+    """Return the space of uint8[frame_stack, screen_size, screen_size], the oldest screen first."""
     shape = (config.frame_stack, config.screen_size, config.screen_size)
     return gym.spaces.Box(0, 255, shape, np.uint8)
 
@@ -842,12 +846,16 @@ class BatchedMarioVecEnv(VecEnv):
     infos (tests/test_backends.py). Observations are fresh arrays each step, as SB3 expects.
     """
 
-    def __init__(self, config: EnvConfig) -> None:
+    def __init__(self, config: EnvConfig, threads: int | None = None) -> None:
+        """Make them; threads is how many share the emulation, by default one a core."""
         n, size = config.n_envs, config.screen_size
+        threads = threads or min(n, os.cpu_count() or 1)
         super().__init__(n, observation_space(config), action_space(config))
         self.config = config
         self.buttons = buttons_of_actions(config)
-        self.machines = BatchMachine(n, frames=config.frame_skip, size=(size, size))
+        self.machines = BatchMachine(
+            n, frames=config.frame_skip, size=(size, size), threads=threads
+        )
         self.shaper = RewardShaper(config, n)
         self.start = start_snapshot(config.world, config.stage)
         self.first_screen = start_screen(config.world, config.stage)
@@ -862,7 +870,7 @@ class BatchedMarioVecEnv(VecEnv):
     # -- episodes ------------------------------------------------------------------------------
 
     def reset(self) -> np.ndarray:
-        """Begin an episode everywhere, with the seeds of the last `seed()` call if there was one."""
+        """Begin an episode everywhere, with the seeds of the last `seed()` call if there is one."""
         for i, seed in enumerate(self._seeds):
             if seed is not None:
                 self.generators[i] = gym.utils.seeding.np_random(seed)[0]
@@ -1171,7 +1179,7 @@ def make_vec_env(config: EnvConfig, seed: int | None = None) -> VecEnv:
 
     The seeds take effect at the first `reset()`; `seed(s)` followed by `reset()` begins anew.
     """
-    makers = [_EnvMaker(config)] * config.n_envs
+    makers: list[Callable[[], gym.Env]] = [_EnvMaker(config)] * config.n_envs
     venv: VecEnv
     if config.vec_backend == "batched":
         venv = BatchedMarioVecEnv(config)

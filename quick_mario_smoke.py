@@ -70,11 +70,13 @@ def check_torch() -> str:
 def check_ppo() -> str:
     """One PPO update on 512 steps changes the weights."""
     config = TrainConfig(env=ENV, ppo=PPOFlags(n_steps=256, batch_size=256, timesteps=512))
-    model = make_model(config, make_training_env(config))
-    before = model.policy.action_net.weight.clone()
+    venv = make_training_env(config)
+    model = make_model(config, venv)
+    weights = list(model.policy.parameters())
+    before = [tensor.detach().clone() for tensor in weights]
     model.learn(512)
-    model.get_env().close()
-    change = float((model.policy.action_net.weight - before).detach().abs().max())
+    venv.close()
+    change = max(float((w.detach() - b).abs().max()) for w, b in zip(weights, before, strict=True))
     if not change > 0:
         raise RuntimeError("the weights did not move")
     return f"512 steps, weights moved by up to {change:.1e}"

@@ -30,14 +30,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 
-from mario_ppo import (
-    PPOPolicy,
-    PPOWithRND,
-    SmallCNN,
-    TwoHeadCnnPolicy,
-    linear_schedule,
-    plain,
-)
+from mario_ppo import PPOPolicy, PPOWithRND, SmallCNN, TwoHeadCnnPolicy, linear_schedule, plain
 from mario_rollout import best_episode, evaluate, film, game_fps, play, write_video
 from mario_runs import (
     BadModelFile,
@@ -156,7 +149,7 @@ class RunFlags:
     eval_episodes: int = 3
     """Episodes of an evaluation, each with no-ops of its own."""
     eval_steps: int = 1_000
-    """Agent steps after which an evaluation episode is cut off; 1-1 takes 260. 0: the clock only."""
+    """Agent steps after which an evaluation episode is cut off; 1-1 takes 260. 0: by the clock."""
     preview_freq: int = 0
     """Agent steps between preview videos. 0: never."""
     preview_episodes: int = 1
@@ -331,7 +324,7 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def resolve_device(name: str) -> th.device:
-    """Return the device; `auto` falls back to the CPU, anything else that is not there is an error."""
+    """Return the device; `auto` falls back to the CPU, another that is not there is an error."""
     if name == "auto":
         return th.device("cuda" if th.cuda.is_available() else "cpu")
     try:
@@ -430,12 +423,10 @@ def restore_state(model: PPOWithRND, state: dict[str, Any]) -> None:
     exact = "environments" in state and len(state["monitor"]["returns"]) == model.n_envs
     for venv in wrappers_of(model):
         if isinstance(venv, VecNormalize) and "reward_normalizer" in state:
-            saved = state["reward_normalizer"]
-            venv.ret_rms.mean, venv.ret_rms.var = (
-                np.float64(saved["mean"]),
-                np.float64(saved["var"]),
-            )
-            venv.ret_rms.count = saved["count"]
+            saved: dict[str, Any] = state["reward_normalizer"]
+            statistics: Any = venv.ret_rms
+            statistics.mean, statistics.var = np.float64(saved["mean"]), np.float64(saved["var"])
+            statistics.count = saved["count"]
             if exact:
                 venv.returns = saved["returns"].numpy().copy()
         elif isinstance(venv, VecMonitor) and exact:
@@ -445,14 +436,12 @@ def restore_state(model: PPOWithRND, state: dict[str, Any]) -> None:
             venv.load_state_dict(state["environments"])
         elif not hasattr(venv, "venv"):
             model._last_obs = None  # learn() resets the environments
-            print(
-                "the environments begin new episodes: their state is kept in the batched backend only"
-            )
+            print("the environments begin new episodes: only the batched backend keeps their state")
 
 
 def wrappers_of(model: PPOWithRND) -> list[VecEnv]:
     """Return the model's vec env and what it wraps, the outermost first."""
-    venvs = [model.get_env()]
+    venvs: list[Any] = [model.get_env()]
     while hasattr(venvs[-1], "venv"):
         venvs.append(venvs[-1].venv)
     return venvs
@@ -592,14 +581,15 @@ class MetricsCallback(BetweenRollouts):
             "ppo/rnd_loss": trained.get("train/rnd_loss"),
             "ppo/intrinsic_value_loss": trained.get("train/intrinsic_value_loss"),
         }
-        episodes = self.model.ep_info_buffer
-        if episodes:  # the last 100, of SB3's stats_window_size
-            for key, name in EPISODE_METRICS.items():
-                scalars[key] = float(np.mean([episode[name] for episode in episodes]))
-        self.log.write(self.num_timesteps, scalars)
         note = ""
-        if episodes:
-            note = f"max-x {scalars['max_x']:.0f}, clears {100 * scalars['clear_rate']:.0f} %"
+        if episodes := self.model.ep_info_buffer:  # the last 100, SB3's stats_window_size
+            means = {
+                key: float(np.mean([episode[name] for episode in episodes]))
+                for key, name in EPISODE_METRICS.items()
+            }
+            scalars.update(means)
+            note = f"max-x {means['max_x']:.0f}, clears {100 * means['clear_rate']:.0f} %"
+        self.log.write(self.num_timesteps, scalars)
         self.progress.update(self.bar, completed=self.num_timesteps, rate=rate, note=note)
         if self.progress.disable:
             print(
@@ -681,7 +671,7 @@ class PreviewCallback(BetweenRollouts):
     def tick(self) -> None:
         super().tick()
         if self.config.run.live_preview:
-            screen = self.training_env.get_images()[0]
+            screen = np.asarray(self.training_env.get_images()[0])
             atomic_write(self.run.previews / "live.png", lambda path: imageio.imwrite(path, screen))
 
     def act(self) -> None:
@@ -737,7 +727,8 @@ def resume(model: PPOWithRND, config: TrainConfig) -> None:
         old, new = getattr(before.env, name), getattr(config.env, name)
         if old != new:
             raise UsageError(
-                f"{path} was trained with {name} {old}, not {new}: --warm-start takes its weights alone"
+                f"{path} was trained with {name} {old}, not {new}: "
+                "--warm-start takes its weights alone"
             )
     if content["reward_signature"] != reward_signature(config.env):
         raise UsageError(

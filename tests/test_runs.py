@@ -89,9 +89,9 @@ def test_one_trainer_per_folder_and_a_dead_ones_lock_is_taken_over(tmp_path: Pat
     )
     try:
         assert holder.stdout and holder.stdout.readline() == "held\n"
-        with pytest.raises(RunLocked, match=f"pid {holder.pid} on .*started 20") as refused:
-            with run.locked():
-                pass
+        message = f"pid {holder.pid} on .*started 20"
+        with pytest.raises(RunLocked, match=message) as refused, run.locked():
+            pass
         assert "\n" not in str(refused.value)
     finally:
         os.kill(holder.pid, signal.SIGKILL)
@@ -181,5 +181,5 @@ def test_torn_missing_and_foreign_files_are_named_in_one_line(tmp_path: Path) ->
         read_model_zip(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("data", "{}")
-    with pytest.raises(BadModelFile, match="has no policy.pth"):
+    with pytest.raises(BadModelFile, match=r"has no policy\.pth"):
         read_model_zip(path)

@@ -39,9 +39,9 @@ P8 = (
     "--gae-lambda 0.95 --learning-rate 2.5e-4 --n-steps 512 --batch-size 256 --ent-coef 0.05 "
     "--n-epochs 4 --clip-range 0.2 --normalize-reward --norm-reward-clip 10 "
     "--forward-reward-scale 0.15 --backward-penalty-scale 0.05 --flag-bonus 200 --stall-steps 120 "
-    "--stall-penalty 0 --milestone-step 50 --milestone-bonus 0.5 --hurdle-x 600 1200 1800 2400 3000 "
-    "--hurdle-bonus 10 --action-bias-jump 1.0 --rnd-coef 0.3 --eval-freq 50000 --eval-episodes 3 "
-    "--preview-freq 100000"
+    "--stall-penalty 0 --milestone-step 50 --milestone-bonus 0.5 "
+    "--hurdle-x 600 1200 1800 2400 3000 --hurdle-bonus 10 --action-bias-jump 1.0 --rnd-coef 0.3 "
+    "--eval-freq 50000 --eval-episodes 3 --preview-freq 100000"
 )
 
 

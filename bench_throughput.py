@@ -1,0 +1,275 @@
+"""Every speed figure of this project: ratios, measured in one run.
+
+    python bench_throughput.py                       # the emulator
+    python bench_throughput.py --parts emulator ppo --json docs/results/bench/throughput.json
+
+The two sides of a ratio take turns, `--repeats` times; a figure is the median of its turns. Run it
+on a machine that does nothing else. The usual stack is gym-super-mario-bros with SB3's wrappers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+import tyro
+from gym_super_mario_bros.actions import SIMPLE_MOVEMENT
+from gym_super_mario_bros.smb_env import SuperMarioBrosEnv
+from nes_py.wrappers import JoypadSpace
+from stable_baselines3 import PPO
+from stable_baselines3.common.atari_wrappers import MaxAndSkipEnv, WarpFrame
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecFrameStack, VecTransposeImage
+
+from fastnes import BatchMachine, Machine
+from fastnes.game import start_snapshot
+from mario_runs import provenance, write_json
+from mario_runtime import BatchedMarioVecEnv, EnvConfig, RewardConfig, UsageError, make_vec_env
+from train_mario import PPOFlags, RNDFlags, TrainConfig, make_model, make_training_env
+
+Part = Literal["emulator", "ppo"]
+SUBPROCESSES = 8
+BATCH = 16
+REWARD = RewardConfig(forward_reward_scale=0.15, flag_bonus=200.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchFlags:
+    """What to measure."""
+
+    parts: tuple[Part, ...] = ("emulator",)
+    """emulator: half a minute a repeat; ppo: end-to-end training, minutes a repeat."""
+    repeats: int = 5
+    """Turns of each side; the median counts."""
+    seconds: float = 2.0
+    """Length of an emulator turn."""
+    json: Path | None = None
+    """Also write the figures here."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """Ours over theirs."""
+
+    name: str
+    unit: str
+    must_reach: float
+    aim: float
+    ours: Callable[[], float]
+    theirs: Callable[[], float]
+
+
+def usual_env() -> gym.Env:
+    """gym-super-mario-bros with SB3's wrappers: skip 4, max of 2, gray, 84x84."""
+    env = JoypadSpace(SuperMarioBrosEnv(target=(1, 1)), SIMPLE_MOVEMENT)
+    return WarpFrame(MaxAndSkipEnv(env, skip=4), width=84, height=84)
+
+
+def rate(step: Callable[[], int], seconds: float) -> float:
+    """Return how many a second: step says how many it did."""
+    step()
+    gc.collect()
+    count, started = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - started) < seconds:
+        count += step()
+    return count / elapsed
+
+
+def vec_stepper(venv: VecEnv) -> Callable[[], int]:
+    """Step a vec env with random actions."""
+    rng = np.random.default_rng(0)
+    n_actions = int(venv.action_space.n)  # type: ignore[attr-defined]
+    venv.reset()
+
+    def step() -> int:
+        venv.step(rng.integers(0, n_actions, venv.num_envs))
+        return venv.num_envs
+
+    return step
+
+
+def emulator_measures(seconds: float) -> list[Measure]:
+    """The emulator's issue's table."""
+    single = usual_env()
+    single.reset()
+    rng = np.random.default_rng(0)
+
+    def usual_step() -> int:
+        _, _, terminated, truncated, _ = single.step(int(rng.integers(7)))
+        if terminated or truncated:
+            single.reset()
+        return 1
+
+    raw = SuperMarioBrosEnv(target=(1, 1))
+    raw.reset()
+
+    def nes_py_frames() -> int:
+        for _ in range(60):
+            raw._frame_advance(0x80)
+        return 60
+
+    machine = Machine()
+    machine.restore(start_snapshot(1, 1))
+
+    def fast_frames() -> int:
+        machine.step(0x80, frames=600, draw=False)
+        return 600
+
+    def batch(threads: int) -> Callable[[], int]:
+        machines = BatchMachine(BATCH, threads=threads)
+        for i in range(BATCH):
+            machines.restore(i, start_snapshot(1, 1))
+        screens = np.zeros((BATCH, 84, 84), dtype=np.uint8)
+
+        def step() -> int:
+            buttons = rng.choice(np.array([0x80, 0x82, 0x83], dtype=np.uint8), BATCH)
+            machines.step(buttons, observation=screens)
+            for i in np.flatnonzero(machines.terminated):
+                machines.restore(int(i), start_snapshot(1, 1))
+            return BATCH
+
+        return step
+
+    config = EnvConfig(n_envs=BATCH, reward=REWARD)
+    one_core = vec_stepper(BatchedMarioVecEnv(config, threads=1))
+    both_cores = vec_stepper(make_vec_env(config, seed=0))
+    subproc = vec_stepper(SubprocVecEnv([usual_env] * SUBPROCESSES))
+    one_thread, two_threads = batch(1), batch(2)
+
+    def measured(step: Callable[[], int]) -> Callable[[], float]:
+        return lambda: rate(step, seconds)
+
+    return [
+        Measure(
+            "agent steps/s/core over gym-super-mario-bros + SB3's wrappers",
+            *("agent steps/s", 20.0, 40.0),
+            *(measured(one_core), measured(usual_step)),
+        ),
+        Measure(
+            "frames/s undrawn over nes-py",
+            *("frames/s", 30.0, 60.0),
+            *(measured(fast_frames), measured(nes_py_frames)),
+        ),
+        Measure(
+            "two threads over one",
+            *("agent steps/s", 1.8, 1.95),
+            *(measured(two_threads), measured(one_thread)),
+        ),
+        Measure(
+            f"make_vec_env(n_envs={BATCH}) over the {SUBPROCESSES}-process SubprocVecEnv",
+            *("agent steps/s", 25.0, 50.0),
+            *(measured(both_cores), measured(subproc)),
+        ),
+    ]
+
+
+def ppo_measures() -> list[Measure]:
+    """The PPO issue's: 8 environments, 512 steps, batch 256, 4 epochs, two rollouts a turn."""
+    steps, batch, epochs = 512, 256, 4
+    per_turn = 2 * steps * SUBPROCESSES
+    baseline_env = VecTransposeImage(VecFrameStack(SubprocVecEnv([usual_env] * SUBPROCESSES), 4))
+    baseline = PPO(
+        "CnnPolicy", baseline_env, n_steps=steps, batch_size=batch, n_epochs=epochs, device="cpu"
+    )
+
+    def ours(rnd_coef: float) -> Any:
+        config = TrainConfig(
+            env=EnvConfig(n_envs=SUBPROCESSES, reward=REWARD),
+            ppo=PPOFlags(n_steps=steps, batch_size=batch, n_epochs=epochs, device="cpu"),
+            rnd=RNDFlags(rnd_coef=rnd_coef),
+        )
+        return make_model(config, make_training_env(config))
+
+    def learner(model: Any, total: bool) -> Callable[[], float]:
+        def turn() -> float:
+            before, started = model.num_timesteps, time.perf_counter()
+            # Ours takes the target on the run's counter, SB3's the steps to add.
+            model.learn(before + per_turn if total else per_turn, reset_num_timesteps=False)
+            return (model.num_timesteps - before) / (time.perf_counter() - started)
+
+        turn()  # warm-up: RND's random steps, first allocations
+        return turn
+
+    theirs = learner(baseline, total=False)
+    return [
+        Measure(name, *("env steps/s", must, 10.0), *(learner(ours(rnd_coef), total=True), theirs))
+        for name, must, rnd_coef in (
+            ("train_mario.py over SB3 PPO on gym-super-mario-bros, 8 subprocesses", 6.0, 0.0),
+            ("the same with RND", 5.0, 0.3),
+        )
+    ]
+
+
+def run(measures: Sequence[Measure], repeats: int) -> list[dict[str, Any]]:
+    """Take turns, print a line a measure, return the figures."""
+    results = []
+    for measure in measures:
+        ours, theirs = [], []
+        for _ in range(repeats):
+            theirs.append(measure.theirs())
+            ours.append(measure.ours())
+        ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+        ratio = statistics.median(ratios)
+        verdict = (
+            "aim met"
+            if ratio >= measure.aim
+            else "met"
+            if ratio >= measure.must_reach
+            else "NOT MET"
+        )
+        print(
+            f"{ratio:6.2f}x  {measure.name}: {statistics.median(ours):,.0f} over "
+            f"{statistics.median(theirs):,.0f} {measure.unit}; must reach {measure.must_reach}x, "
+            f"aim {measure.aim}x: {verdict}",
+            flush=True,
+        )
+        results.append(
+            {
+                "name": measure.name,
+                "unit": measure.unit,
+                "ratio": round(ratio, 3),
+                "ratios": [round(value, 3) for value in ratios],
+                "ours": round(statistics.median(ours), 1),
+                "theirs": round(statistics.median(theirs), 1),
+                "must_reach": measure.must_reach,
+                "aim": measure.aim,
+                "verdict": verdict,
+            }
+        )
+    return results
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print; exit 0 whatever the figures are: they are reported, not judged here."""
+    flags = tyro.cli(BenchFlags, args=arguments, description=__doc__)
+    try:
+        if flags.repeats < 1 or flags.seconds <= 0:
+            raise UsageError("--repeats must be at least 1 and --seconds above 0")
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if load > 0.5:
+        print(f"warning: load is {load:.1f}: something else is running, figures will be low")
+    results = []
+    if "emulator" in flags.parts:
+        results += run(emulator_measures(flags.seconds), flags.repeats)
+    if "ppo" in flags.parts:
+        results += run(ppo_measures(), flags.repeats)
+    if flags.json:
+        facts = {"repeats": flags.repeats, "load_before": load, "threads": torch.get_num_threads()}
+        write_json(flags.json, {"measures": results, **facts, **provenance()})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
