@@ -224,20 +224,20 @@ def test_ci_runs_the_test_command() -> None:
     assert front_door.COMMANDS["test"] == "scripts/run_tests.py"
 
 
-def test_the_test_command_runs_every_check_and_fails_if_one_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize("code", [0, 1])
+def test_the_test_command_runs_every_check_and_fails_if_one_does(tmp_path: Path, code: int) -> None:
     fake = "import sys\nprint(__name__, sys.argv[1:])\nsys.exit({code})\n"
     (tmp_path / "scripts").mkdir()
     shutil.copy(SCRIPTS / "run_tests.py", tmp_path / "scripts")
-    for code in (1, 0):
-        for module in ("ruff", "mypy", "pytest"):
-            (tmp_path / f"{module}.py").write_text(fake.format(code=code * (module == "mypy")))
-        done = subprocess.run(
-            [sys.executable, str(tmp_path / "scripts" / "run_tests.py"), "-m", "slow"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == code
-        assert done.stdout.count("__main__") == 4
-        assert "__main__ ['-m', 'slow']" in done.stdout
-        assert ("FAILED (1)" in done.stdout) == bool(code)
+    for module in ("ruff", "mypy", "pytest"):
+        (tmp_path / f"{module}.py").write_text(fake.format(code=code * (module == "mypy")))
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "scripts" / "run_tests.py"), "-m", "slow"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code
+    assert done.stdout.count("__main__") == 4
+    assert "__main__ ['-m', 'slow']" in done.stdout
+    assert ("FAILED (1)" in done.stdout) == bool(code)
