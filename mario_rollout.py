@@ -238,8 +238,7 @@ class Summary:
     @property
     def rank(self) -> tuple[float, float, float]:
         """What the best model has most of: clear rate, then median max-x, then few steps."""
-        steps = math.inf if self.median_clear_steps is None else self.median_clear_steps
-        return self.clear_rate, self.median_max_x, -steps
+        return self.clear_rate, self.median_max_x, -(self.median_clear_steps or 0.0)
 
 
 def summarize(

@@ -46,8 +46,11 @@ N_AREA_POINTERS = 128
 EmulatorName = Literal["fast", "nes-py"]
 
 
-class UsageError(ValueError):
-    """What a person asked for does not exist or does not fit; the message says what would."""
+class UsageError(Exception):
+    """What a person asked for does not exist or does not fit; the message says what would.
+
+    No ValueError: tyro would take that for its own and print a box instead of the line.
+    """
 
 
 # --------------------------------------------------------------------------------------------
@@ -1043,10 +1046,10 @@ class BatchedMarioVecEnv(VecEnv):
         for name in self.MACHINE_STATE:
             getattr(self.machines, name)[...] = state["machines"][name]
         self.shaper.load_state_dict(state["shaper"])
-        self.sticky.state = np.array(state["sticky"], dtype=np.int64).view(np.uint64)
+        self.sticky.state[...] = np.asarray(state["sticky"]).view(np.uint64)
         for name in ("held", "steps", "screens"):
             getattr(self, name)[...] = state[name]
-        self.stack = np.array(state["stack"])
+        self.stack = np.asarray(state["stack"]).copy()
         for rng, content in zip(self.generators, state["generators"], strict=True):
             rng.bit_generator.state = json.loads(content)
 

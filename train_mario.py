@@ -126,6 +126,8 @@ class RNDFlags:
     """Adam's step size of the predictor."""
     rnd_feature_dim: int = 512
     """Outputs of target and predictor."""
+    rnd_warmup_steps: int = 512
+    """Random agent steps per environment that fill the observation normaliser before training."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,7 +208,7 @@ def parse_config(arguments: Sequence[str]) -> TrainConfig:
         TrainConfig,
         args=list(arguments),
         default=default,
-        description=__doc__,
+        description=__doc__.split("\n\n")[0],
         config=(tyro.conf.OmitArgPrefixes,),
     )
     env = dataclasses.replace(config.env, discount=config.ppo.gamma)
@@ -381,6 +383,7 @@ def make_model(config: TrainConfig, venv: VecEnv) -> PPOWithRND:
         rnd_coef=rnd.rnd_coef,
         rnd_lr=rnd.rnd_lr,
         rnd_feature_dim=rnd.rnd_feature_dim,
+        rnd_warmup_steps=rnd.rnd_warmup_steps,
         seed=config.run.seed,
         device=resolve_device(ppo.device),
         policy_kwargs={
@@ -642,16 +645,14 @@ class EvalCallback(BetweenRollouts):
             model=f"{self.run.path.name} at {self.num_timesteps} steps",
         )
         content = dataclasses.asdict(summary) | {"step": self.num_timesteps, "rank": summary.rank}
-        if content["rank"][2] == -np.inf:
-            content["rank"] = (*summary.rank[:2], -1e9)  # JSON has no infinity
         try:
             write_json(
                 self.run.evaluations / f"step_{self.num_timesteps}" / "summary.json", content
             )
-            if self.best is None or tuple(content["rank"]) > self.best:
+            if self.best is None or summary.rank > self.best:
                 write_model_zip(self.run.best_model, self.model.save, self.content)
                 write_json(self.run.best_summary, content)
-                self.best = tuple(content["rank"])
+                self.best = summary.rank
         except OSError as error:
             print(f"warning: evaluation not written: {error}", file=sys.stderr)
         print(

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import imageio.v2 as imageio
 import psutil
 import pytest
 import torch
 from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import VecNormalize
 
 from mario_policies import load_policy
 from mario_rollout import play, protocol_config
@@ -29,6 +31,7 @@ from train_mario import (
     config_from_dict,
     describe_changes,
     main,
+    make_training_env,
     parse_config,
 )
 
@@ -45,17 +48,22 @@ P8 = (
 )
 
 
-def trainer(*flags: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run train_mario.py to its end."""
-    return subprocess.run(
-        [sys.executable, "train_mario.py", *map(str, flags)],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+class Done(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def trainer(capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """Run the trainer's main to its end, in this process: imports are half of a tiny run."""
+
+    def run(*flags: str | Path) -> Done:
+        capsys.readouterr()
+        code = main([str(flag) for flag in flags])
+        return Done(code, *capsys.readouterr())
+
+    return run
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
@@ -69,13 +77,15 @@ def assert_same_weights(one: Path, other: Path) -> None:
         assert torch.equal(tensor, second[name]), f"{name} differs"
 
 
-def test_a_run_writes_its_folder_and_its_policy_plays(tmp_path: Path) -> None:
+def test_a_run_writes_its_folder_and_its_policy_plays(
+    tmp_path: Path, trainer: Callable[..., Done]
+) -> None:
     run = RunFolder(tmp_path / "run")
     done = trainer(
         *TINY.split(),
         *"--timesteps 256 --eval-freq 128 --eval-episodes 2 --eval-steps 30".split(),
         *"--checkpoint-freq 128 --preview-freq 256 --preview-steps 20 --live-preview".split(),
-        *"--normalize-reward --rnd-coef 0.3 --run-dir".split(),
+        *"--normalize-reward --rnd-coef 0.3 --rnd-warmup-steps 8 --run-dir".split(),
         run.path,
     )
     assert done.returncode == 0, done.stderr
@@ -123,14 +133,14 @@ def start_and_signal(flags: list[str], run: RunFolder, number: signal.Signals) -
     ("flags", "number"),
     [
         ("", signal.SIGTERM),
-        ("--rnd-coef 0.3 --normalize-reward", signal.SIGKILL),
+        ("--rnd-coef 0.3 --rnd-warmup-steps 8 --normalize-reward", signal.SIGKILL),
         pytest.param("--long-jump-action", signal.SIGINT, marks=pytest.mark.slow),
         pytest.param("--normalize-reward", signal.SIGKILL, marks=pytest.mark.slow),
-        pytest.param("--rnd-coef 0.3", signal.SIGKILL, marks=pytest.mark.slow),
+        pytest.param("--rnd-coef 0.3 --rnd-warmup-steps 8", signal.SIGKILL, marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_run_resumes_to_the_same_bits(
-    tmp_path: Path, flags: str, number: signal.Signals
+    tmp_path: Path, trainer: Callable[..., Done], flags: str, number: signal.Signals
 ) -> None:
     common = f"{TINY} {flags} --timesteps 1280 --sticky-prob 0.25 --ent-coef-final 0".split()
     whole, parts = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "parts")
@@ -147,7 +157,9 @@ def test_a_killed_run_resumes_to_the_same_bits(
     assert steps == list(range(128, 1281, 128)), "no tick is missing or there twice"
 
 
-def test_resume_says_what_changed_and_refuses_what_must_not(tmp_path: Path) -> None:
+def test_resume_says_what_changed_and_refuses_what_must_not(
+    tmp_path: Path, trainer: Callable[..., Done]
+) -> None:
     run = tmp_path / "run"
     assert trainer(*TINY.split(), "--timesteps", "128", "--run-dir", run).returncode == 0
     more = trainer("--resume-model", run, "--timesteps", "256", "--gae-lambda", "0.8")
@@ -205,6 +217,36 @@ def test_the_issues_command_parses_and_nothing_is_lost(tmp_path: Path) -> None:
     content = json.loads(json.dumps(config_as_dict(config)))
     back = config_from_dict(content)
     assert (back.env, back.ppo, back.rnd) == (config.env, config.ppo, config.rnd)
+
+
+def test_every_flag_of_the_foundation_exists(capsys: pytest.CaptureFixture[str]) -> None:
+    names = (
+        "world stage goal-line-x timesteps resume-model n-envs vec-backend emulator frame-skip "
+        "frame-stack screen-size noop-max sticky-prob action-set seed run-dir checkpoint-freq "
+        "learning-rate learning-rate-final n-steps batch-size ent-coef ent-coef-final n-epochs "
+        "clip-range vf-coef max-grad-norm gamma gae-lambda target-kl device forward-reward-scale "
+        "forward-mode backward-penalty-scale flag-bonus death-penalty stall-steps stall-penalty "
+        "end-on-stall-steps end-on-stall-penalty milestone-step milestone-bonus hurdle-x "
+        "hurdle-bonus time-penalty-per-step goal-potential-scale base-reward-scale reward-scale "
+        "action-bias-jump long-jump-action long-jump-hold-steps long-jump-base-action "
+        "action-bias-long-jump normalize-reward norm-reward-clip rnd-coef rnd-lr rnd-feature-dim "
+        "eval-freq eval-steps eval-episodes preview-freq preview-steps preview-episodes "
+        "preview-fps live-preview config"
+    ).split()
+    with pytest.raises(SystemExit) as ended:
+        parse_config(["--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert [name for name in names if f"--{name}" not in text] == []
+    assert "--discount" not in text, "derived from gamma, not a flag"
+
+
+def test_reward_normalisation_discounts_with_ppos_gamma() -> None:
+    config = parse_config("--n-envs 1 --gamma 0.73 --normalize-reward --norm-reward-clip 4".split())
+    venv = make_training_env(config)
+    assert isinstance(venv, VecNormalize)
+    assert (venv.gamma, venv.clip_reward, venv.norm_obs) == (0.73, 4, False)
+    venv.close()
 
 
 def test_a_yaml_recipe_sets_flags_and_the_command_line_wins(tmp_path: Path) -> None:
