@@ -137,6 +137,7 @@ class Environment:
         self.stamp.unlink(missing_ok=True)
         self.marker.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
         self._pip(requirements, *([] if sys.stderr.isatty() else ["--quiet"]))
+        self._compile()
         os.replace(self.marker, self.stamp)
         if sys.platform == "win32" and shutil.which("nvidia-smi"):
             say(
@@ -144,6 +145,15 @@ class Environment:
                 "pytorch.org/get-started gives the pip command for CUDA; run it with "
                 f"{self.python} -m pip, for the version in {RUN_REQUIREMENTS}"
             )
+
+    def _compile(self) -> None:
+        """Compile the emulator now, half a minute once, so that every command starts at once.
+
+        A failure is left to the command: it says what is wrong.
+        """
+        if (self.repository / "fastnes").is_dir():
+            command = [self.python, "-c", "import fastnes; fastnes.warm_up()"]
+            subprocess.run(command, cwd=self.repository, stdout=sys.stderr, check=False)
 
     def _pip(self, requirements: str, *flags: str) -> None:
         command: list[str | Path] = [self.python, "-m", "pip", "install", *flags]
