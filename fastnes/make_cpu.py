@@ -176,7 +176,6 @@ from numba import njit
 
 from fastnes.bus import read_io, set_error, write_io
 from fastnes.state import (
-    A,
     CLOCK,
     ERROR_JUMP,
     ERROR_OPCODE,

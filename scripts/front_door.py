@@ -152,7 +152,7 @@ class Environment:
         A failure is left to the command: it says what is wrong.
         """
         if (self.repository / "fastnes").is_dir():
-            command = [self.python, "-c", "import fastnes; fastnes.warm_up()"]
+            command = [str(self.python), "-c", "import fastnes; fastnes.warm_up()"]
             subprocess.run(command, cwd=self.repository, stdout=sys.stderr, check=False)
 
     def _pip(self, requirements: str, *flags: str) -> None:

@@ -1,0 +1,224 @@
+"""fastnes as a machine: snapshots, batches, observations, and what it refuses."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import pickle
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from gym_super_mario_bros._roms import smb1_rom_path
+
+from fastnes import (
+    BatchMachine,
+    EmulationError,
+    Machine,
+    Rom,
+    RomError,
+    SnapshotError,
+    area_resize,
+    make_cpu,
+)
+from fastnes.game import start_screen, start_snapshot
+
+ROM = Path(smb1_rom_path()).read_bytes()
+RIGHT, LEFT, A, B = 0x80, 0x40, 0x01, 0x02
+
+
+def buttons(seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Random play, mostly to the right, without start and select."""
+    choices = np.array([RIGHT, RIGHT | B, RIGHT | A | B, RIGHT | A, LEFT, 0, A], np.uint8)
+    return np.random.default_rng(seed).choice(choices, shape)
+
+
+def started(n: int, **arguments: object) -> BatchMachine:
+    """n machines at the start of 1-1."""
+    batch = BatchMachine(n, **arguments)  # type: ignore[arg-type]
+    for i in range(n):
+        batch.restore(i, start_snapshot(1, 1), start_screen(1, 1))
+    return batch
+
+
+def test_drawing_changes_no_state() -> None:
+    drawn, undrawn = Machine(), Machine()
+    for pressed in buttons(0, (600,)):
+        drawn.step(int(pressed), draw=True)
+        undrawn.step(int(pressed), draw=False)
+    np.testing.assert_array_equal(drawn.snapshot(), undrawn.snapshot())
+
+
+def test_a_snapshot_brings_back_a_thousand_frames() -> None:
+    machine = Machine()
+    machine.restore(start_snapshot(1, 1))
+    snapshot = machine.snapshot()
+    ends = []
+    for _ in range(2):
+        machine.restore(snapshot)
+        for pressed in buttons(1, (1000,)):
+            machine.step(int(pressed), draw=False)
+        machine.step(0)
+        ends.append((machine.snapshot(), machine.rgb()))
+    np.testing.assert_array_equal(ends[0][0], ends[1][0])
+    np.testing.assert_array_equal(ends[0][1], ends[1][1])
+    assert not np.array_equal(ends[0][0], snapshot)
+
+
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_copies_and_pickles_go_on_alone(clone) -> None:
+    machine = Machine()
+    machine.restore(start_snapshot(1, 1))
+    machine.step(RIGHT, frames=20)
+    twin = clone(machine)
+    np.testing.assert_array_equal(twin.screen, machine.screen)
+    machine.step(RIGHT, frames=30)
+    assert not np.array_equal(twin.ram, machine.ram)
+    twin.step(RIGHT, frames=30)
+    np.testing.assert_array_equal(twin.snapshot(), machine.snapshot())
+    batch = started(2)
+    batch.step(np.array([RIGHT, LEFT], np.uint8))
+    other = clone(batch)
+    for one in (batch, other):
+        one.step(np.array([RIGHT, LEFT], np.uint8))
+    np.testing.assert_array_equal(batch.states, other.states)
+
+
+def test_a_batch_equals_single_machines_on_any_number_of_threads() -> None:
+    batches = [started(5, threads=threads) for threads in (1, 2, 3)]
+    singles = [started(1, threads=1) for _ in range(5)]
+    screens = [np.zeros((b.n, 84, 84), np.uint8) for b in [*batches, *singles]]
+    ended = 0
+    for pressed in buttons(2, (120, 5)):
+        for batch, screen in zip(batches, screens, strict=False):
+            batch.step(pressed, observation=screen)
+        for i, single in enumerate(singles):
+            single.step(pressed[i : i + 1], observation=screens[3 + i])
+        for batch, screen in zip(batches, screens, strict=False):
+            for i, single in enumerate(singles):
+                np.testing.assert_array_equal(batch.states[i], single.states[0])
+                np.testing.assert_array_equal(batch.ram_before[i], single.ram_before[0])
+                np.testing.assert_array_equal(screen[i], screens[3 + i][0])
+                assert batch.terminated[i] == single.terminated[0]
+                assert batch.frames_run[i] == single.frames_run[0]
+        for i in np.flatnonzero(batches[0].terminated):
+            ended += 1
+            for batch in batches:
+                batch.restore(int(i), start_snapshot(1, 1))
+            singles[i].restore(0, start_snapshot(1, 1))
+    assert ended > 0
+
+
+def test_an_observation_is_the_brighter_of_the_last_two_frames_shrunk() -> None:
+    seen = np.zeros((1, 84, 84), np.uint8)
+    run_right = np.array([RIGHT | B], np.uint8)
+    lengths = set()
+    for idle in range(1, 9):  # the first Goomba ends the episode at another frame of a step
+        batch, frame_by_frame = started(1), started(1, frames=1)
+        for machine in (batch, frame_by_frame):
+            machine.step(np.zeros((1, idle), np.uint8), draw=False)
+        while not batch.terminated[0]:
+            batch.step(run_right, observation=seen)
+            screens = []
+            for _ in range(int(batch.frames_run[0])):
+                frame_by_frame.step(run_right, draw=False)
+                screens.append(frame_by_frame.gray(0))
+            brightest = np.maximum.reduce(screens[-2:])
+            expected = cv2.resize(brightest, (84, 84), interpolation=cv2.INTER_AREA)
+            np.testing.assert_array_equal(seen[0], expected)
+            np.testing.assert_array_equal(batch.gray(0), screens[-1])
+        lengths.add(int(batch.frames_run[0]))
+    assert min(lengths) < 4, "an episode ended within a step"
+
+
+def test_indices_step_those_alone_for_any_number_of_frames() -> None:
+    batch = started(3)
+    before = batch.states.copy()
+    seen = np.full((3, 84, 84), 7, np.uint8)
+    batch.step(np.full((1, 9), RIGHT, np.uint8), indices=np.array([1]), observation=seen)
+    np.testing.assert_array_equal(batch.states[[0, 2]], before[[0, 2]])
+    assert (seen[[0, 2]] == 7).all()
+    assert batch.frames_run[1] == 9
+    assert not np.array_equal(batch.states[1], before[1])
+
+
+@pytest.mark.parametrize("size", [(84, 84), (64, 64), (96, 96), (42, 42), (120, 128), (84, 96)])
+def test_resizing_is_opencvs_to_the_bit(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    machine = Machine()
+    machine.restore(start_snapshot(1, 1))
+    images = [rng.integers(0, 256, (240, 256), dtype=np.uint8) for _ in range(20)]
+    for _ in range(20):
+        machine.step(RIGHT, frames=10)
+        images.append(machine.gray())
+    for image in images:
+        out = np.zeros(size, np.uint8)
+        area_resize(image, out)
+        expected = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
+        np.testing.assert_array_equal(out, expected)
+
+
+def test_the_generated_cpu_is_up_to_date() -> None:
+    generated = Path(make_cpu.__file__).with_name("cpu.py").read_text(encoding="utf-8")
+    assert ast.dump(ast.parse(make_cpu.source())) == ast.dump(ast.parse(generated))
+
+
+# --------------------------------------------------------------------------------------------
+# What it refuses
+# --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: b"PK" + data[2:], "not an iNES file"),
+        (lambda data: data[:6] + bytes([0x11]) + data[7:], "mapper 1 is not supported"),
+        (lambda data: data[:6] + bytes([0x05]) + data[7:], "trainer"),
+        (lambda data: data[:6] + bytes([0x00]) + data[7:], "horizontal mirroring"),
+        (lambda data: data[:9000], "truncated: 9000 of"),
+    ],
+)
+def test_another_cartridge_is_refused_by_name(change, message: str) -> None:
+    with pytest.raises(RomError, match=message):
+        Rom(change(ROM))
+
+
+def with_program(code: bytes) -> Rom:
+    """The cartridge with code where it begins."""
+    rom = Rom(ROM)
+    at = 16 + rom.reset_vector - 0x8000
+    return Rom(ROM[:at] + code + ROM[at + len(code) :])
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (b"\x02", r"(?i)opcode.*\$?02"),
+        (b"\xa9\x01\x8d\x00\x60", r"(?i)write.*6000"),
+        (b"\xad\x00\x50", r"(?i)read.*5000"),
+    ],
+    ids=["opcode", "write", "read"],
+)
+def test_what_the_core_lacks_is_an_error_that_names_it(code: bytes, message: str) -> None:
+    machine = Machine(with_program(code))
+    with pytest.raises(EmulationError, match=message):
+        machine.step(0, frames=2)
+
+
+def test_wrong_arguments_are_refused() -> None:
+    machine, batch = Machine(), BatchMachine(2)
+    with pytest.raises(SnapshotError):
+        machine.restore(np.zeros(10, np.uint8))
+    with pytest.raises(ValueError, match="must be a byte"):
+        machine.step(256)
+    with pytest.raises(ValueError, match="no stage 9-1"):
+        start_snapshot(9, 1)
+    with pytest.raises(ValueError, match="for 2 machines"):
+        batch.step(np.zeros(3, np.uint8))
+    with pytest.raises(ValueError, match="uint8, not int64"):
+        batch.step(np.zeros(2, np.int64))
+    with pytest.raises(ValueError, match="observation must be"):
+        batch.step(np.zeros(2, np.uint8), observation=np.zeros((2, 80, 80), np.uint8))
+    with pytest.raises(ValueError, match="indices must not repeat"):
+        batch.step(np.zeros(2, np.uint8), indices=np.array([0, 0]))
