@@ -21,6 +21,12 @@ from mario_runtime import FRAMES_PER_SECOND, EnvConfig, UsageError, make_single_
 ProtocolName = Literal["fixed", "noop", "sticky"]
 NOOP_MAX = 30  # as in the Atari literature (Mnih et al. 2015)
 STICKY_PROB = 0.25  # Machado et al. 2018
+# Protocol: the most no-ops at the start, and the chance that a frame keeps the last buttons.
+PROTOCOLS: dict[ProtocolName, tuple[int, float]] = {
+    "fixed": (0, 0.0),
+    "noop": (NOOP_MAX, 0.0),
+    "sticky": (NOOP_MAX, STICKY_PROB),
+}
 
 
 class Policy(Protocol):
@@ -86,10 +92,9 @@ def protocol_config(config: EnvConfig, protocol: ProtocolName) -> EnvConfig:
     `fixed`: the one deterministic start; `noop`: 1-30 random frames without buttons first;
     `sticky`: noop, and each emulated frame keeps the last buttons with probability 0.25.
     """
-    starts = {"fixed": (0, 0.0), "noop": (NOOP_MAX, 0.0), "sticky": (NOOP_MAX, STICKY_PROB)}
-    if protocol not in starts:
-        raise UsageError(f"no protocol {protocol!r}; there are: {', '.join(starts)}")
-    noop_max, sticky_prob = starts[protocol]
+    if protocol not in PROTOCOLS:
+        raise UsageError(f"no protocol {protocol!r}; there are: {', '.join(PROTOCOLS)}")
+    noop_max, sticky_prob = PROTOCOLS[protocol]
     return dataclasses.replace(config, noop_max=noop_max, sticky_prob=sticky_prob)
 
 

@@ -283,8 +283,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 CONFIG_MEMBER = "train_config.json"
 POLICY_MEMBER = "policy.pth"
+OPTIMIZER_MEMBER = "policy.optimizer.pth"
 MODEL_MEMBERS = {
-    *("data", POLICY_MEMBER, "policy.optimizer.pth", "pytorch_variables.pth"),
+    *("data", POLICY_MEMBER, OPTIMIZER_MEMBER, "pytorch_variables.pth"),
     *("_stable_baselines3_version", "system_info.txt", CONFIG_MEMBER),
 }
 MAX_MODEL_BYTES = 512 * 2**20  # unpacked; NatureCNN with its optimiser takes 20 MB
