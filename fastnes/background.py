@@ -15,6 +15,7 @@ CTRL_BACKGROUND_PAGE = 0x10
 COARSE_X = 0x001F
 COARSE_Y = 0x03E0
 NAME_TABLE_X = 0x0400
+SCREEN_ROWS = 240
 ATTRIBUTES = 0x3C0  # offset of the attributes in a name table
 
 
@@ -37,6 +38,21 @@ def next_row(v):
     if coarse_y == COARSE_Y:
         return v & ~COARSE_Y
     return v + 0x20
+
+
+@njit(cache=True, nogil=True)
+def move_rows(v, rows):
+    """Return v moved up to 240 pixel rows down."""
+    y = (v & COARSE_Y) >> 2 | (v >> 12) & 7
+    if y >= SCREEN_ROWS:  # in the attributes: the long way
+        for _ in range(rows):
+            v = next_row(v)
+        return v
+    y += rows
+    if y >= SCREEN_ROWS:
+        y -= SCREEN_ROWS
+        v ^= 0x0800
+    return (v & ~0x73E0) | (y & 7) << 12 | (y & 0xF8) << 2
 
 
 @njit(cache=True, nogil=True)

@@ -11,7 +11,7 @@ from fastnes.draw import CANVAS_WORDS, HEIGHT, WIDTH
 from fastnes.resize import area_plan
 from fastnes.rom import Rom, packaged_rom
 from fastnes.state import ERROR, RAM_SIZE, REGISTERS, STATE_SIZE, EmulationError
-from fastnes.step import screen_of, step_machines
+from fastnes.step import canvas_pixels, screen_of, step_machines
 from fastnes.tables import BLACK, PALETTE_GRAY, PALETTE_INDEX, PALETTE_RGB
 from fastnes.warm import warm_up
 
@@ -149,10 +149,11 @@ class BatchMachine:
                 f"buttons of shape {np.shape(buttons)} for {len(numbers)} machines:"
                 " give [m] or [m, k]"
             )
-        if len(numbers) and not (0 <= numbers.min() and numbers.max() < self.n):
-            raise ValueError(f"indices must be from 0 to {self.n - 1}")
-        if len(np.unique(numbers)) != len(numbers):
-            raise ValueError("indices must not repeat")
+        if indices is not None:
+            if len(numbers) and not (0 <= numbers.min() and numbers.max() < self.n):
+                raise ValueError(f"indices must be from 0 to {self.n - 1}")
+            if len(np.unique(numbers)) != len(numbers):
+                raise ValueError("indices must not repeat")
         if observation is None or not draw:
             drawn_frames, observation = 0, np.empty((self.n, 0, 0), np.uint8)
         else:
@@ -198,6 +199,7 @@ class BatchMachine:
                 self.rom.cartridge,
                 PALETTE_GRAY,
                 self._canvases[thread],
+                canvas_pixels(self._canvases[thread]),
                 drawn_frames,
                 self.interventions,
                 self._plan,
@@ -230,6 +232,7 @@ class BatchMachine:
             self.rom.cartridge,
             PALETTE_INDEX,
             canvases,
+            canvas_pixels(canvases),
             1,
             self.interventions,
             self._plan,

@@ -25,6 +25,7 @@ ROM_START = 0x8000
 ROM_MASK = 0x7FFF
 STACK = 0x0100
 PPUSTATUS_ADDRESS = 0x2002
+HIT_FLAG = 0x40  # of PPUSTATUS
 NMI_VECTOR = 0xFFFA
 IRQ_VECTOR = 0xFFFE
 FLAG_INTERRUPT = 0x04
@@ -88,7 +89,7 @@ def run_cpu(row, regs, prg, code, video, limit):
     clock = regs[CLOCK]
     c, nz, v = regs[P] & 1, unpack_nz(regs[P]), regs[P] >> 6 & 1
     others = regs[P] & (FLAG_INTERRUPT | FLAG_DECIMAL)
-    io_address = latch = stored = until = -1
+    io_address = latch = stored = until = extra = began = np.int64(-1)
     is_wrong = False
     while clock < limit:
         while clock < limit:
@@ -123,7 +124,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 clock += 6
                 pc += 2
                 a = nz = a | value
@@ -168,7 +169,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 clock += 4
                 pc += 3
                 a = nz = a | value
@@ -180,7 +181,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 c = value >> 7
                 value = (value << 1) & 0xFF
                 nz = value
@@ -209,7 +210,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 clock += 5 + (((base ^ address) >> 8) & 1)
                 pc += 2
                 a = nz = a | value
@@ -240,7 +241,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 clock += 4 + (((operand ^ address) >> 8) & 1)
                 pc += 3
                 a = nz = a | value
@@ -252,7 +253,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 clock += 4 + (((operand ^ address) >> 8) & 1)
                 pc += 3
                 a = nz = a | value
@@ -264,7 +265,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 c = value >> 7
                 value = (value << 1) & 0xFF
                 nz = value
@@ -297,7 +298,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 clock += 6
                 pc += 2
                 a = nz = a & value
@@ -355,7 +356,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 clock += 4
                 pc += 3
                 nz = a & value | (value & 0x80) << 1
@@ -368,7 +369,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 clock += 4
                 pc += 3
                 a = nz = a & value
@@ -380,7 +381,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 value = value << 1 | c
                 c = value >> 8
                 value &= 0xFF
@@ -410,7 +411,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 clock += 5 + (((base ^ address) >> 8) & 1)
                 pc += 2
                 a = nz = a & value
@@ -442,7 +443,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 clock += 4 + (((operand ^ address) >> 8) & 1)
                 pc += 3
                 a = nz = a & value
@@ -454,7 +455,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 clock += 4 + (((operand ^ address) >> 8) & 1)
                 pc += 3
                 a = nz = a & value
@@ -466,7 +467,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 value = value << 1 | c
                 c = value >> 8
                 value &= 0xFF
@@ -507,7 +508,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 clock += 6
                 pc += 2
                 a = nz = a ^ value
@@ -559,7 +560,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 clock += 4
                 pc += 3
                 a = nz = a ^ value
@@ -571,7 +572,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 c = value & 1
                 value >>= 1
                 nz = value
@@ -600,7 +601,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 clock += 5 + (((base ^ address) >> 8) & 1)
                 pc += 2
                 a = nz = a ^ value
@@ -631,7 +632,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 clock += 4 + (((operand ^ address) >> 8) & 1)
                 pc += 3
                 a = nz = a ^ value
@@ -643,7 +644,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 clock += 4 + (((operand ^ address) >> 8) & 1)
                 pc += 3
                 a = nz = a ^ value
@@ -655,7 +656,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 c = value & 1
                 value >>= 1
                 nz = value
@@ -689,7 +690,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 clock += 6
                 pc += 2
                 total = a + value + c
@@ -746,7 +747,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 pc = value
                 address = (operand & 0xFF00) | ((operand + 1) & 0xFF)
                 value = read_memory(row, prg, address)
@@ -755,7 +756,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 pc |= value << 8
                 clock += 5
                 if pc < ROM_START:
@@ -770,7 +771,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 clock += 4
                 pc += 3
                 total = a + value + c
@@ -785,7 +786,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 value |= c << 8
                 c = value & 1
                 value >>= 1
@@ -815,7 +816,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 clock += 5 + (((base ^ address) >> 8) & 1)
                 pc += 2
                 total = a + value + c
@@ -853,7 +854,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 clock += 4 + (((operand ^ address) >> 8) & 1)
                 pc += 3
                 total = a + value + c
@@ -868,7 +869,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 clock += 4 + (((operand ^ address) >> 8) & 1)
                 pc += 3
                 total = a + value + c
@@ -883,7 +884,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 value |= c << 8
                 c = value & 1
                 value >>= 1
@@ -1043,7 +1044,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 clock += 6
                 pc += 2
                 a = nz = value
@@ -1091,7 +1092,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 clock += 4
                 pc += 3
                 y = nz = value
@@ -1103,7 +1104,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 clock += 4
                 pc += 3
                 a = nz = value
@@ -1115,7 +1116,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 clock += 4
                 pc += 3
                 x = nz = value
@@ -1135,7 +1136,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 clock += 5 + (((base ^ address) >> 8) & 1)
                 pc += 2
                 a = nz = value
@@ -1169,7 +1170,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 clock += 4 + (((operand ^ address) >> 8) & 1)
                 pc += 3
                 a = nz = value
@@ -1185,7 +1186,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 clock += 4 + (((operand ^ address) >> 8) & 1)
                 pc += 3
                 y = nz = value
@@ -1197,7 +1198,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 clock += 4 + (((operand ^ address) >> 8) & 1)
                 pc += 3
                 a = nz = value
@@ -1209,7 +1210,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 clock += 4 + (((operand ^ address) >> 8) & 1)
                 pc += 3
                 x = nz = value
@@ -1228,7 +1229,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 clock += 6
                 pc += 2
                 c = np.int64(a >= value)
@@ -1277,7 +1278,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 clock += 4
                 pc += 3
                 c = np.int64(y >= value)
@@ -1290,7 +1291,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 clock += 4
                 pc += 3
                 c = np.int64(a >= value)
@@ -1303,7 +1304,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 value = (value - 1) & 0xFF
                 nz = value
                 if address < RAM_END:
@@ -1331,7 +1332,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 clock += 5 + (((base ^ address) >> 8) & 1)
                 pc += 2
                 c = np.int64(a >= value)
@@ -1363,7 +1364,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 clock += 4 + (((operand ^ address) >> 8) & 1)
                 pc += 3
                 c = np.int64(a >= value)
@@ -1376,7 +1377,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 clock += 4 + (((operand ^ address) >> 8) & 1)
                 pc += 3
                 c = np.int64(a >= value)
@@ -1389,7 +1390,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 value = (value - 1) & 0xFF
                 nz = value
                 if address < RAM_END:
@@ -1416,7 +1417,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 clock += 6
                 pc += 2
                 value ^= 0xFF
@@ -1473,7 +1474,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 clock += 4
                 pc += 3
                 c = np.int64(x >= value)
@@ -1486,7 +1487,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 clock += 4
                 pc += 3
                 value ^= 0xFF
@@ -1502,7 +1503,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 value = (value + 1) & 0xFF
                 nz = value
                 if address < RAM_END:
@@ -1530,7 +1531,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 clock += 5 + (((base ^ address) >> 8) & 1)
                 pc += 2
                 value ^= 0xFF
@@ -1568,7 +1569,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 clock += 4 + (((operand ^ address) >> 8) & 1)
                 pc += 3
                 value ^= 0xFF
@@ -1584,7 +1585,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 clock += 4 + (((operand ^ address) >> 8) & 1)
                 pc += 3
                 value ^= 0xFF
@@ -1600,7 +1601,7 @@ def run_cpu(row, regs, prg, code, video, limit):
                         io_address = address
                         break
                     value = latch
-                    latch = -1
+                    latch = np.int64(-1)
                 value = (value + 1) & 0xFF
                 nz = value
                 if address < RAM_END:
@@ -1617,19 +1618,19 @@ def run_cpu(row, regs, prg, code, video, limit):
             elif opcode == 0x12:  # LDA $2002, AND #$40, BEQ back
                 if latch < 0:
                     io_address = PPUSTATUS_ADDRESS
-                    until = 1
+                    until = np.int64(1)
                     break
                 a = nz = latch
-                latch = -1
+                latch = np.int64(-1)
                 clock += 4
                 pc += 3
             elif opcode == 0x22:  # LDA $2002, AND #$40, BNE back
                 if latch < 0:
                     io_address = PPUSTATUS_ADDRESS
-                    until = 0
+                    until = np.int64(0)
                     break
                 a = nz = latch
-                latch = -1
+                latch = np.int64(-1)
                 clock += 4
                 pc += 3
             else:
@@ -1638,17 +1639,19 @@ def run_cpu(row, regs, prg, code, video, limit):
                 break
         if stored >= 0:
             clock += write_io(row, regs, video, began, io_address, stored)
-            stored = -1
+            stored = np.int64(-1)
         elif io_address >= 0:
             if until >= 0:
                 clock += wait_for_hit(row, regs, video, clock, limit, extra, until)
-                until = -1
+                if clock > began:
+                    a = nz = np.int64(HIT_FLAG * (1 - until))  # what the last round's AND left
+                until = np.int64(-1)
             if clock < limit:
-                latch = read_io(row, regs, video, clock, io_address)
+                latch = np.int64(read_io(row, regs, video, clock, io_address))
         elif is_wrong:
             regs[ERROR_PC] = pc
             break
-        io_address = -1
+        io_address = np.int64(-1)
     regs[PC], regs[SP] = pc, sp
     regs[A], regs[X], regs[Y] = a, x, y
     regs[CLOCK] = clock

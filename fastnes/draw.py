@@ -8,15 +8,24 @@ leftmost lowest; then working space. What a byte means is up to `shade`, uint8[6
 import numpy as np
 from numba import njit
 
-from fastnes.background import join, move_columns, tile_masks, tile_palette
+from fastnes.background import (
+    CTRL_BACKGROUND_PAGE,
+    join,
+    move_columns,
+    move_rows,
+    next_row,
+    tile_masks,
+    tile_palette,
+)
 from fastnes.sprites import (
     ATTRIBUTE_BEHIND,
+    CTRL_TALL_SPRITES,
     MASK_BACKGROUND,
     MASK_BACKGROUND_LEFT,
     MASK_SPRITES,
     MASK_SPRITES_LEFT,
+    MAX_LINE_SPRITES,
     is_row_0_fetched,
-    line_sprites,
     sprite_pattern,
 )
 from fastnes.state import (
@@ -24,8 +33,14 @@ from fastnes.state import (
     FINE_X,
     MASK,
     OAM,
+    OAM_ADDRESS,
     PALETTE,
+    SPRITE_COUNT,
+    SPRITE_LIST,
+    SPRITES_HELD,
+    VRAM,
 )
+from fastnes.tables import PIXEL_MASKS
 
 HEIGHT = 240
 WIDTH = 256
@@ -34,11 +49,22 @@ SCREEN_WORDS = HEIGHT * ROW_WORDS
 # Working space: four words for each of the 8 palettes. A pixel's colour is chosen by its low and
 # high bit masks: c0 ^ (low & (c0 ^ c1)) if the high bit is clear, else c2 ^ (low & (c2 ^ c3)).
 COLORS = SCREEN_WORDS
-CANVAS_WORDS = COLORS + 8 * 4
+# Then, for each line, how many sprites it shows and their numbers, as choose_sprites returns them.
+LINE_COUNTS = COLORS + 8 * 4
+LINE_LISTS = LINE_COUNTS + HEIGHT
+# Then eight rows of a line of tiles, before they are shifted by the fine x scroll.
+TILE_ROWS = LINE_LISTS + HEIGHT
+TILE_ROW_WORDS = 40  # 33 tiles; a multiple of 8
+CANVAS_WORDS = TILE_ROWS + 8 * TILE_ROW_WORDS
+CANVAS_ROWS = CANVAS_WORDS // ROW_WORDS
+assert CANVAS_ROWS * ROW_WORDS == CANVAS_WORDS
 
 REPEAT = np.uint64(0x0101010101010101)
 ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 NONE = np.uint64(0)
+ONE = np.uint64(1)
+LOG_2_OF_8 = np.uint64(3)
+MOST_SPRITES = np.uint64(MAX_LINE_SPRITES)
 LEFT_EDGE = 0  # the word of the 8 leftmost pixels, which PPUMASK can hide
 
 
@@ -56,6 +82,26 @@ def prepare_colors(row, canvas, shade):
         canvas[words + 1] = backdrop ^ color_1
         canvas[words + 2] = color_2
         canvas[words + 3] = color_2 ^ color_3
+
+
+@njit(cache=True, nogil=True)
+def prepare_sprites(row, regs, canvas):
+    """List the sprites of all lines at once, going through OAM only once."""
+    height = 16 if regs[CTRL] & CTRL_TALL_SPRITES else 8
+    for line in range(HEIGHT):
+        canvas[LINE_COUNTS + line] = NONE
+    for sprite in range(regs[OAM_ADDRESS] >> 2, 64):
+        y = np.int64(row[OAM + 4 * sprite])
+        # chosen at the end of lines y to y + height - 1; what line 239 chose is shown on row 0
+        for chooser in range(y, y + height):
+            if chooser >= HEIGHT:
+                break
+            line = chooser + 1 if chooser < HEIGHT - 1 else 0
+            count = canvas[LINE_COUNTS + line]
+            if count < MOST_SPRITES:
+                listed = canvas[LINE_LISTS + line] if count else NONE
+                canvas[LINE_LISTS + line] = listed | np.uint64(sprite) << (count << LOG_2_OF_8)
+                canvas[LINE_COUNTS + line] = count + ONE
 
 
 @njit(cache=True, nogil=True)
@@ -110,47 +156,121 @@ def _draw_background(row, chr_rom, canvas, ctrl, mask, v_left, fine_x, line, fir
 
 
 @njit(cache=True, nogil=True)
-def _draw_sprites(
-    row, chr_rom, canvas, ctrl, mask, v_left, fine_x, line, first, last, count, sprites, is_fetched
-):
-    """Draw a line's sprites over the words [first, last), the last chosen first.
+def _listed_sprites(regs, canvas, line):
+    """Return count and numbers of a line's sprites."""
+    if regs[SPRITES_HELD] != 0:
+        return regs[SPRITE_COUNT], regs[SPRITE_LIST]
+    return np.int64(canvas[LINE_COUNTS + line]), np.int64(canvas[LINE_LISTS + line])
+
+
+@njit(cache=True, nogil=True)
+def _draw_sprites(row, regs, chr_rom, canvas, line, lines, v, v_next, first, last):
+    """Draw the sprites of `lines` lines over the words [first, last), the last chosen first.
 
     nesdev wiki, "PPU sprite priority": the first sprite with an opaque pixel wins over the other
-    sprites even where it hides behind the background, which then shows.
+    sprites even where it hides behind the background, which then shows. `v` and `v_next` are the
+    video addresses of the first and second line's left edges.
     """
-    out = line * ROW_WORDS
-    for index in range(count - 1, -1, -1):
-        sprite = (sprites >> (8 * index)) & 63
-        x = np.int64(row[OAM + 4 * sprite + 3])
-        word = x >> 3
-        if word + 1 < first or word >= last:
-            continue
-        attributes = np.int64(row[OAM + 4 * sprite + 2])
-        low, high = sprite_pattern(row, chr_rom, ctrl, line, sprite, is_fetched)
-        opaque = low | high
-        if mask & MASK_SPRITES_LEFT == 0 and x < 8:
-            opaque &= ALL << np.uint64(8 * (8 - x)) if x else NONE
-        if opaque == NONE:
-            continue
-        color = _colored(canvas, 4 + (attributes & 3), low, high)
-        if attributes & ATTRIBUTE_BEHIND:
-            behind, covered = _background_at(row, chr_rom, canvas, ctrl, mask, v_left, fine_x, x)
-            color ^= covered & (color ^ behind)
-        shift = np.uint64(8 * (x & 7))
-        if word >= first:
-            old = canvas[out + word]
-            canvas[out + word] = old ^ ((opaque << shift) & (old ^ (color << shift)))
-        if x & 7 and first <= word + 1 < last:
-            back = np.uint64(64) - shift
-            old = canvas[out + word + 1]
-            canvas[out + word + 1] = old ^ ((opaque >> back) & (old ^ (color >> back)))
+    ctrl, mask = regs[CTRL], regs[MASK]
+    for y in range(line, line + lines):
+        count, sprites = _listed_sprites(regs, canvas, y)
+        out = y * ROW_WORDS
+        for index in range(count - 1, -1, -1):
+            sprite = (sprites >> (8 * index)) & 63
+            x = np.int64(row[OAM + 4 * sprite + 3])
+            word = x >> 3
+            if word + 1 < first or word >= last:
+                continue
+            attributes = np.int64(row[OAM + 4 * sprite + 2])
+            is_fetched = y == 0 and is_row_0_fetched(regs, count)
+            low, high = sprite_pattern(row, chr_rom, ctrl, y, sprite, is_fetched)
+            opaque = low | high
+            if mask & MASK_SPRITES_LEFT == 0 and x < 8:
+                opaque &= ALL << np.uint64(8 * (8 - x)) if x else NONE
+            if opaque == NONE:
+                continue
+            color = _colored(canvas, 4 + (attributes & 3), low, high)
+            if attributes & ATTRIBUTE_BEHIND:
+                v_line = v if y == line else move_rows(v_next, y - line - 1)
+                behind, covered = _background_at(
+                    row, chr_rom, canvas, ctrl, mask, v_line, regs[FINE_X], x
+                )
+                color ^= covered & (color ^ behind)
+            shift = np.uint64(8 * (x & 7))
+            if word >= first:
+                old = canvas[out + word]
+                canvas[out + word] = old ^ ((opaque << shift) & (old ^ (color << shift)))
+            if x & 7 and first <= word + 1 < last:
+                back = np.uint64(64) - shift
+                old = canvas[out + word + 1]
+                canvas[out + word + 1] = old ^ ((opaque >> back) & (old ^ (color >> back)))
+
+
+@njit(cache=True, nogil=True)
+def _draw_tile_rows(row, chr_rom, canvas, ctrl, v, fine_x, line, lines):
+    """Draw the background of up to 8 whole lines that lie in one row of tiles."""
+    page = (ctrl & CTRL_BACKGROUND_PAGE) << 8
+    fine_y = (v >> 12) & 7
+    for tile in range(ROW_WORDS + 1):
+        address = page | np.int64(row[VRAM + (v & 0x7FF)]) << 4
+        words = COLORS + 4 * tile_palette(row, v)
+        color_0, color_01 = canvas[words], canvas[words + 1]
+        color_2, color_23 = canvas[words + 2], canvas[words + 3]
+        for y in range(8):
+            low = PIXEL_MASKS[0, chr_rom[address + y]]
+            high = PIXEL_MASKS[0, chr_rom[address + 8 + y]]
+            without = color_0 ^ (low & color_01)
+            with_high = color_2 ^ (low & color_23)
+            pixels = without ^ (high & (without ^ with_high))
+            canvas[TILE_ROWS + TILE_ROW_WORDS * y + tile] = pixels
+        v = move_columns(v, 1)
+    for y in range(lines):
+        source = canvas[TILE_ROWS + TILE_ROW_WORDS * (fine_y + y) :]
+        out = canvas[(line + y) * ROW_WORDS :]
+        for word in range(ROW_WORDS):
+            out[word] = join(source[word], source[word + 1], fine_x)
+
+
+@njit(cache=True, nogil=True)
+def draw_lines(row, regs, chr_rom, canvas, line, lines, v, v_next):
+    """Draw `lines` whole lines while nothing changes; colours and sprites must be prepared.
+
+    Args:
+        row, regs, chr_rom, canvas: as everywhere.
+        line: the first line.
+        lines: how many.
+        v: the video address of the first line's left edge.
+        v_next: that of the second line.
+    """
+    ctrl, mask, fine_x = regs[CTRL], regs[MASK], regs[FINE_X]
+    v_first, v_second = v, v_next
+    begin, last = line, line + lines
+    while line < last:
+        first = line
+        if mask & MASK_BACKGROUND:
+            same_tiles = 8 - ((v >> 12) & 7)
+            if v_next != next_row(v):
+                same_tiles = 1
+            line = min(last, line + same_tiles)
+            _draw_tile_rows(row, chr_rom, canvas, ctrl, v, fine_x, first, line - first)
+        else:
+            line = last
+            for word in range(first * ROW_WORDS, last * ROW_WORDS):
+                canvas[word] = canvas[COLORS]
+        v = move_rows(v_next, line - first - 1)
+        v_next = next_row(v)
+    if mask & MASK_BACKGROUND_LEFT == 0:
+        for y in range(begin, last):
+            canvas[y * ROW_WORDS] = canvas[COLORS]
+    if mask & MASK_SPRITES:
+        _draw_sprites(row, regs, chr_rom, canvas, begin, lines, v_first, v_second, 0, ROW_WORDS)
 
 
 @njit(cache=True, nogil=True)
 def draw_pixels(row, regs, chr_rom, canvas, line, v_left, x_first, x_last):
     """Draw pixels [x_first, x_last) of a line with the registers as they are.
 
-    `v_left` is the video address of the line's left edge; the colours must be prepared.
+    `v_left` is the video address of the line's left edge; colours and sprites must be prepared.
     """
     ctrl, mask, fine_x = regs[CTRL], regs[MASK], regs[FINE_X]
     first, last = x_first >> 3, (x_last + 7) >> 3
@@ -158,24 +278,7 @@ def draw_pixels(row, regs, chr_rom, canvas, line, v_left, x_first, x_last):
     old_first, old_last = canvas[out + first], canvas[out + last - 1]
     _draw_background(row, chr_rom, canvas, ctrl, mask, v_left, fine_x, line, first, last)
     if mask & MASK_SPRITES:
-        count, sprites = line_sprites(row, regs, line)
-        if count:
-            fetched = line == 0 and is_row_0_fetched(regs, count)
-            _draw_sprites(
-                row,
-                chr_rom,
-                canvas,
-                ctrl,
-                mask,
-                v_left,
-                fine_x,
-                line,
-                first,
-                last,
-                count,
-                sprites,
-                fetched,
-            )
+        _draw_sprites(row, regs, chr_rom, canvas, line, 1, v_left, v_left, first, last)
     # put back what the range's first and last word cover outside of it
     if x_first & 7:
         inside = ALL << np.uint64(8 * (x_first & 7))

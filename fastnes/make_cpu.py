@@ -46,7 +46,7 @@ if value < 0:
         io_address = address
         break
     value = latch
-    latch = -1
+    latch = np.int64(-1)
 """
 WRITE = """
 if address < RAM_END:
@@ -161,10 +161,10 @@ IDLE = "clock += 3 * ((limit - clock + 2) // 3)"
 WAIT = """
 if latch < 0:
     io_address = PPUSTATUS_ADDRESS
-    until = {until}
+    until = np.int64({until})
     break
 a = nz = latch
-latch = -1
+latch = np.int64(-1)
 clock += 4
 pc += 3
 """
@@ -196,6 +196,7 @@ ROM_START = 0x8000
 ROM_MASK = 0x7FFF
 STACK = 0x0100
 PPUSTATUS_ADDRESS = 0x2002
+HIT_FLAG = 0x40  # of PPUSTATUS
 NMI_VECTOR = 0xFFFA
 IRQ_VECTOR = 0xFFFE
 FLAG_INTERRUPT = 0x04
@@ -259,7 +260,7 @@ def run_cpu(row, regs, prg, code, video, limit):
     clock = regs[CLOCK]
     c, nz, v = regs[P] & 1, unpack_nz(regs[P]), regs[P] >> 6 & 1
     others = regs[P] & (FLAG_INTERRUPT | FLAG_DECIMAL)
-    io_address = latch = stored = until = -1
+    io_address = latch = stored = until = extra = began = np.int64(-1)
     is_wrong = False
     while clock < limit:
         while clock < limit:
@@ -272,17 +273,19 @@ def run_cpu(row, regs, prg, code, video, limit):
 FOOTER = """
         if stored >= 0:
             clock += write_io(row, regs, video, began, io_address, stored)
-            stored = -1
+            stored = np.int64(-1)
         elif io_address >= 0:
             if until >= 0:
                 clock += wait_for_hit(row, regs, video, clock, limit, extra, until)
-                until = -1
+                if clock > began:
+                    a = nz = np.int64(HIT_FLAG * (1 - until))  # what the last round's AND left
+                until = np.int64(-1)
             if clock < limit:
-                latch = read_io(row, regs, video, clock, io_address)
+                latch = np.int64(read_io(row, regs, video, clock, io_address))
         elif is_wrong:
             regs[ERROR_PC] = pc
             break
-        io_address = -1
+        io_address = np.int64(-1)
     regs[PC], regs[SP] = pc, sp
     regs[A], regs[X], regs[Y] = a, x, y
     regs[CLOCK] = clock

@@ -9,8 +9,8 @@ differently from the wiki is said where it happens.
 import numpy as np
 from numba import njit
 
-from fastnes.background import COARSE_X, move_columns, next_row
-from fastnes.draw import draw_pixels, prepare_colors
+from fastnes.background import COARSE_X, move_columns, move_rows, next_row
+from fastnes.draw import draw_lines, draw_pixels, prepare_colors, prepare_sprites
 from fastnes.sprites import (
     CTRL_TALL_SPRITES,
     MASK_BACKGROUND,
@@ -76,27 +76,62 @@ def catch_up(row, regs, video, dots_due):
     `video` is (chr_rom, canvas, shade, is_drawn): draws into `canvas`, with the colours of
     `shade`, if `is_drawn`; everything else happens in either case.
     """
-    chr_rom, canvas, shade, is_drawn = video
+    _, canvas, shade, is_drawn = video
     dots = dots_due - regs[DOTS_DONE]
     if dots <= 0:
         return
     regs[DOTS_DONE] = dots_due
-    if is_drawn:
+    # no catching up begins in vertical blank and ends on the screen: see frame.py's events
+    if is_drawn and (regs[LINE] < VISIBLE_LINES or regs[LINE] == PRE_RENDER_LINE):
         prepare_colors(row, canvas, shade)
+        prepare_sprites(row, regs, canvas)
     while dots > 0:
         line = regs[LINE]
         if line < VISIBLE_LINES:
-            dots -= _run_visible_line(row, regs, chr_rom, canvas, is_drawn, line, dots)
+            dots -= run_visible_lines(row, regs, video, dots)
         elif line < PRE_RENDER_LINE:
             dots -= _run_blank_lines(regs, line, dots)
         else:
-            dots -= _run_pre_render_line(regs, dots)
+            dots -= run_pre_render_line(regs, dots)
 
 
 @njit(cache=True, nogil=True)
-def _run_visible_line(row, regs, chr_rom, canvas, is_drawn, line, dots):
-    """Run up to `dots` dots of one visible line; return how many."""
-    dot = regs[DOT]
+def uniform_lines(row, regs, dots):
+    """Return how many whole lines from here on, within `dots` dots, can be run at once.
+
+    That is when rendering is on or off as a whole, and sprite 0 is elsewhere or has been hit.
+    """
+    line = regs[LINE]
+    lines = min(dots // LINE_DOTS, VISIBLE_LINES - line)
+    mask = regs[MASK] & MASK_BOTH
+    if regs[DOT] != 1 or regs[SPRITES_HELD] != 0 or (mask != 0 and mask != MASK_BOTH):
+        return 0
+    if mask == 0 or regs[SPRITE_0_HIT] != 0 or line == 0:
+        return lines if line else 0
+    sprite_first = np.int64(row[OAM]) + 1
+    height = 16 if regs[CTRL] & CTRL_TALL_SPRITES else 8
+    if line >= sprite_first + height:
+        return lines
+    return max(0, min(lines, sprite_first - line))
+
+
+@njit(cache=True, nogil=True)
+def run_visible_lines(row, regs, video, dots):
+    """Run up to `dots` dots: of one visible line, or of many at once; return how many."""
+    chr_rom, canvas, _, is_drawn = video
+    line, dot = regs[LINE], regs[DOT]
+    lines = uniform_lines(row, regs, dots)
+    if lines > 0:
+        v = regs[V]
+        is_rendering = regs[MASK] & MASK_BOTH != 0
+        if is_drawn:
+            v_next = next_row(v) & ~HORIZONTAL_BITS | regs[T] & HORIZONTAL_BITS
+            draw_lines(row, regs, chr_rom, canvas, line, lines, v, v_next)
+        if is_rendering:
+            regs[V] = move_rows(v, lines) & ~HORIZONTAL_BITS | regs[T] & HORIZONTAL_BITS
+        regs[ROW_0_FRESH] = regs[MASK] & MASK_SPRITES != 0
+        regs[LINE] = line + lines
+        return lines * LINE_DOTS
     last = min(LINE_DOTS, dot + dots - 1)
     mask = regs[MASK]
     if dot <= 256:
@@ -146,7 +181,7 @@ def _run_blank_lines(regs, line, dots):
 
 
 @njit(cache=True, nogil=True)
-def _run_pre_render_line(regs, dots):
+def run_pre_render_line(regs, dots):
     """Run up to `dots` dots of line 261; return how many.
 
     nesdev wiki, "PPU frame timing": an odd frame's pre-render line is a dot shorter while
@@ -170,15 +205,6 @@ def _run_pre_render_line(regs, dots):
         regs[LINE] = 0
     regs[DOT] = 1 if regs[LINE] == 0 else last + 1
     return last + 1 - dot
-
-
-@njit(cache=True, nogil=True)
-def dots_to_sprite_0_hit(row, regs, chr_rom, dots):
-    """Return how many of the next `dots` dots pass before the one that sets the hit flag.
-
-    If none sets it, the result is `dots`. Right as long as nobody writes to the PPU.
-    """
-    return 0
 
 
 @njit(cache=True, nogil=True)

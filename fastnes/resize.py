@@ -16,7 +16,10 @@ from numba import njit
 
 # float32 sums of at most 255 err by less than this (about 12 roundings of 2**-24 of 255)
 HALF_TOLERANCE = 4e-4
-MIN_CELL = 1e-3  # OpenCV leaves out slivers of a source pixel up to this
+HALF = np.float32(0.5)
+# the quick float32 estimate, which errs by under 1e-4, is this near to a half: look exactly
+DOUBT = np.float32(0.5 - HALF_TOLERANCE - 1e-4)
+MIN_CELL = 1e-3  # OpenCV leaves out slivers of a source pixel up to this size
 
 
 class AxisPlan(NamedTuple):
@@ -33,7 +36,6 @@ class AxisPlan(NamedTuple):
 class AreaPlan(NamedTuple):
     """Plans for rows and columns, and OpenCV's rule for exact halves."""
 
-    width: int  # of a source row
     first_y: np.ndarray
     weight_y: np.ndarray
     first_x: np.ndarray
@@ -103,7 +105,6 @@ def area_plan(height: int, width: int, out_height: int, out_width: int) -> AreaP
         is_half = height == 2 * out_height and width == 2 * out_width
         rule = RULE_HALF_UP if is_half else RULE_HALF_EVEN
     return AreaPlan(
-        width,
         y.first,
         y.weight,
         x.first,
@@ -128,7 +129,7 @@ def _resize_pixel_as_opencv(first, second, plan, row, column):
         line = np.float32(0)
         for k in range(plan.cv_count_x[column]):
             x = plan.cv_first_x[column] + k
-            pixel = np.float32(max(first[y * plan.width + x], second[y * plan.width + x]))
+            pixel = np.float32(max(first[y, x], second[y, x]))
             line = np.float32(line + np.float32(pixel * plan.cv_weight_x[column, k]))
         product = np.float32(plan.cv_weight_y[row, j] * line)
         total = np.float32(total + product) if j else product
@@ -136,52 +137,65 @@ def _resize_pixel_as_opencv(first, second, plan, row, column):
 
 
 @njit(cache=True, nogil=True)
+def _settle_half(first, second, plan, row, column, total):
+    """Return the pixel whose mean, total / plan.total, is a half or nearly so."""
+    if plan.rule == RULE_FLOAT:
+        return _resize_pixel_as_opencv(first, second, plan, row, column)
+    whole = total // plan.total
+    twice = 2 * (total % plan.total)
+    return np.uint8(whole + (twice > plan.total or (twice == plan.total and whole & 1 == 1)))
+
+
+@njit(cache=True, nogil=True)
 def resize_max(first, second, plan, out):
     """Shrink the brighter of two screens, pixel by pixel, into `out`.
 
     Args:
-        first, second: uint8[at least h * w], row after row.
+        first, second: uint8[at least h, w].
         plan: area_plan(h, w, out_h, out_w).
         out: uint8[out_h, out_w], overwritten.
     """
-    width = plan.width
-    sums = np.empty(width + plan.weight_x.shape[1], np.uint16)
-    sums[:] = 0
-    scale = 1.0 / plan.total
-    rows_per_cell = plan.weight_y.shape[1]
-    columns_per_cell = plan.weight_x.shape[1]
-    for row in range(out.shape[0]):
-        begin = plan.first_y[row]
-        for j in range(rows_per_cell):
+    rows, columns = out.shape
+    width = first.shape[1]
+    # Sums of rows, transposed: both passes then run along memory. At most 240 * 255.
+    row_sums = np.empty(width, np.uint16)
+    sums = np.empty((width, rows), np.uint16)
+    for row in range(rows):
+        for x in range(width):
+            row_sums[x] = 0
+        for j in range(plan.weight_y.shape[1]):
             weight = np.uint16(plan.weight_y[row, j])
-            if weight == 0:
-                continue
-            start = (begin + j) * width
-            a, b = first[start : start + width], second[start : start + width]
-            if j == 0:
+            y = plan.first_y[row] + j
+            if weight:
                 for x in range(width):
-                    sums[x] = weight * np.uint16(max(a[x], b[x]))
-            else:
-                for x in range(width):
-                    sums[x] += weight * np.uint16(max(a[x], b[x]))
-        for column in range(out.shape[1]):
-            start = plan.first_x[column]
-            total = 0
-            for k in range(columns_per_cell):
-                total += plan.weight_x[column, k] * np.int64(sums[start + k])
-            mean = total * scale + 0.5
-            whole = np.int64(mean)
-            rest = mean - whole
-            if rest < HALF_TOLERANCE or rest > 1 - HALF_TOLERANCE:
-                if plan.rule == RULE_FLOAT:
-                    whole = np.int64(_resize_pixel_as_opencv(first, second, plan, row, column))
-                elif 2 * total % (2 * plan.total) == plan.total:  # an exact half
-                    whole = total // plan.total
-                    if plan.rule == RULE_HALF_UP or whole & 1:
-                        whole += 1
-                else:
-                    whole = (2 * total + plan.total) // (2 * plan.total)
-            out[row, column] = whole
+                    row_sums[x] += weight * np.uint16(max(first[y, x], second[y, x]))
+        for x in range(width):
+            sums[x, row] = row_sums[x]
+    totals = np.empty(rows, np.int32)
+    rounded = np.empty(rows, np.uint8)
+    scale = np.float32(1.0 / plan.total)
+    for column in range(columns):
+        for row in range(rows):
+            totals[row] = 0
+        for k in range(plan.weight_x.shape[1]):
+            weight_x = np.int32(plan.weight_x[column, k])
+            x = plan.first_x[column] + k
+            if weight_x:
+                for row in range(rows):
+                    totals[row] += weight_x * np.int32(sums[x, row])
+        doubtful = np.int32(0)
+        for row in range(rows):
+            mean = np.float32(totals[row]) * scale + HALF
+            whole = np.int32(mean)
+            rounded[row] = whole
+            doubtful += np.int32(abs(mean - np.float32(whole) - HALF) > DOUBT)
+        for row in range(rows):
+            out[row, column] = rounded[row]
+        if doubtful and plan.rule != RULE_HALF_UP:  # the estimate is exact for that one
+            for row in range(rows):
+                mean = np.float32(totals[row]) * scale + HALF
+                if abs(mean - np.float32(np.int32(mean)) - HALF) > DOUBT:
+                    out[row, column] = _settle_half(first, second, plan, row, column, totals[row])
 
 
 def area_resize(gray: np.ndarray, out: np.ndarray) -> None:
@@ -192,9 +206,11 @@ def area_resize(gray: np.ndarray, out: np.ndarray) -> None:
     """
     if gray.dtype != np.uint8 or gray.ndim != 2 or out.dtype != np.uint8 or out.ndim != 2:
         raise ValueError("area_resize takes two-dimensional uint8 arrays")
-    gray = np.ascontiguousarray(gray)
+    from fastnes.warm import warm_up
+
+    warm_up()
+    gray = np.require(gray, requirements=["C", "W"])
     target = out if out.flags.c_contiguous else np.empty(out.shape, np.uint8)
-    pixels = gray.reshape(-1)
-    resize_max(pixels, pixels, area_plan(*gray.shape, *out.shape), target)
+    resize_max(gray, gray, area_plan(*gray.shape, *out.shape), target)
     if target is not out:
         out[...] = target

@@ -109,7 +109,11 @@ def sprite_pattern(row, chr_rom, ctrl, line, sprite, is_row_0_fresh):
     below = line - ((y + 1) & 0xFF)
     if line == 0 and is_row_0_fresh:
         below = 239 - y
-    inside = below % height if below >= 0 else -((-below) % height)
+    inside = below
+    if below < 0:
+        inside = -((-below) % height)
+    elif below >= height:
+        inside = below % height
     if attributes & ATTRIBUTE_FLIP_Y:
         inside ^= height - 1
     if ctrl & CTRL_TALL_SPRITES:

@@ -4,7 +4,7 @@ import numpy as np
 from numba import njit
 
 from fastnes.bus import set_error
-from fastnes.draw import HEIGHT, SCREEN_WORDS, WIDTH
+from fastnes.draw import CANVAS_ROWS, HEIGHT, SCREEN_WORDS, WIDTH
 from fastnes.frame import run_frame
 from fastnes.game import (
     NO_BUTTON,
@@ -23,6 +23,11 @@ MOST_BUSY_FRAMES = 20_000
 def screen_of(canvas: np.ndarray) -> np.ndarray:
     """Return the picture uint8[240, 256] in a canvas uint64[CANVAS_WORDS], a view."""
     return canvas[:SCREEN_WORDS].view(np.uint8).reshape(HEIGHT, WIDTH)
+
+
+def canvas_pixels(canvases: np.ndarray) -> np.ndarray:
+    """Return canvases uint64[2, CANVAS_WORDS] as uint8[2, CANVAS_ROWS, 256], a view."""
+    return canvases.view(np.uint8).reshape(2, CANVAS_ROWS, WIDTH)
 
 
 @njit(cache=True, nogil=True)
@@ -93,6 +98,7 @@ def step_machines(
     cartridge,
     shade,
     canvases,
+    pixels,
     drawn_frames,
     is_game,
     plan,
@@ -111,6 +117,7 @@ def step_machines(
         cartridge: of the Rom.
         shade: uint8[64], what to draw for each colour.
         canvases: uint64[2, CANVAS_WORDS], working space; frame f is drawn into canvas f & 1.
+        pixels: uint8[2, CANVAS_ROWS, 256], the same memory (see canvas_pixels).
         drawn_frames: how many of the last frames run to draw: 0, 1 or 2.
         is_game: with gym-super-mario-bros's interventions, ending at termination.
         plan: area_plan from a screen to the observation.
@@ -156,5 +163,4 @@ def step_machines(
         if observation.shape[1] > 0:
             last = (run - 1) & 1
             other = 1 - last if run > 1 and drawn_frames > 1 else last
-            first_pixels = canvases[other].view(np.uint8)
-            resize_max(first_pixels, canvases[last].view(np.uint8), plan, observation[n])
+            resize_max(pixels[other], pixels[last], plan, observation[n])

@@ -81,11 +81,12 @@ def _run_a_frame() -> None:
     from fastnes.draw import CANVAS_WORDS, HEIGHT, WIDTH
     from fastnes.resize import area_plan
     from fastnes.rom import packaged_rom
-    from fastnes.step import step_machines
+    from fastnes.step import canvas_pixels, step_machines
 
     rom = packaged_rom()
     states = np.zeros((1, state.STATE_SIZE), np.uint8)
     state.power_on(states[0], rom.reset_vector)
+    canvases = np.zeros((2, CANVAS_WORDS), np.uint64)
     step_machines(
         states,
         np.empty((1, state.STATE_SIZE), np.uint8),
@@ -93,7 +94,8 @@ def _run_a_frame() -> None:
         np.zeros((1, 1), np.uint8),
         rom.cartridge,
         tables.PALETTE_GRAY,
-        np.zeros((2, CANVAS_WORDS), np.uint64),
+        canvases,
+        canvas_pixels(canvases),
         1,
         True,
         area_plan(HEIGHT, WIDTH, 84, 84),
