@@ -2,14 +2,12 @@
 
     python evaluate_mario.py --model pretrained/ppo_mario_1-1 --episodes 100 --protocol noop
 
-Without --model it judges the shipped policy of 1-1; while none is shipped it trains a small one
-first and says so. Protocols: docs/protocol.md.
+Without --model it judges the shipped policy of 1-1. Protocols: docs/protocol.md.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,9 +29,6 @@ from mario_rollout import (
 )
 from mario_runs import BadModelFile, write_json
 from mario_runtime import EmulatorName, UsageError, WorkerDied, in_process
-
-FIRST_MODEL = Path("runs") / "first_policy"
-FIRST_MODEL_FLAGS = "--timesteps 60000 --action-set fast --gae-lambda 1.0 --n-epochs 6"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,26 +82,11 @@ def print_summary(summary: Summary) -> None:
         print(f"  note      {summary.note}")
 
 
-def train_first_model() -> Path:
-    """Train a small policy where none is shipped, and return its folder.
-
-    Raises:
-        UsageError: the training failed.
-    """
-    if not (FIRST_MODEL / "models" / "mario_final.zip").is_file():
-        print(f"no policy is shipped yet: training a small one first, in {FIRST_MODEL} (minutes)")
-        command = [sys.executable, "train_mario.py", "--run-dir", str(FIRST_MODEL)]
-        if (FIRST_MODEL / "models" / "checkpoints").is_dir():
-            command += ["--resume-model", str(FIRST_MODEL)]
-        code = subprocess.call([*command, *FIRST_MODEL_FLAGS.split()], cwd=Path(__file__).parent)
-        if code:
-            raise UsageError(f"training a first policy ended with exit code {code}")
-    return FIRST_MODEL
-
-
 def judge(flags: EvaluateFlags) -> Summary:
     """Evaluate, write summary.json and evaluation.mp4, and return the summary."""
-    model = flags.model or shipped_model(1, 1) or train_first_model()
+    model = flags.model or shipped_model(1, 1)
+    if model is None:
+        raise UsageError("no policy of 1-1 is shipped under pretrained/; name one with --model")
     policy = load_policy(model)
     trained = policy.env_config
     config = dataclasses.replace(

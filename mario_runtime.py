@@ -846,7 +846,8 @@ class BatchedMarioVecEnv(VecEnv):
     """All environments in one process on fastnes: what `make_single_env` does, on arrays.
 
     Equal to `DummyVecEnv` over `make_single_env`, bit for bit: observations, rewards, dones,
-    infos (tests/test_backends.py). Observations are fresh arrays each step, as SB3 expects.
+    infos (tests/test_backends.py). Observations are copies: SB3 holds on to the last one
+    while it steps.
     """
 
     def __init__(self, config: EnvConfig, threads: int | None = None) -> None:
@@ -933,13 +934,11 @@ class BatchedMarioVecEnv(VecEnv):
             truncated = stalled | (self.steps >= self.config.max_episode_steps)
         dones = terminated | truncated
         infos = self._infos(facts, frames, terms, truncated & ~terminated)
-        stack = np.empty_like(self.stack)  # fresh: SB3 holds on to the last observations
-        stack[:, :-1], stack[:, -1] = self.stack[:, 1:], self.screens
-        self.stack = stack
+        self.stack[:, :-1], self.stack[:, -1] = self.stack[:, 1:].copy(), self.screens
         if dones.any():
             ended = np.flatnonzero(dones)
             for i in ended:
-                infos[i]["terminal_observation"] = stack[i].copy()
+                infos[i]["terminal_observation"] = self.stack[i].copy()
             self._begin_episodes(ended)
         return self.stack.copy(), rewards.astype(np.float32), dones, infos
 
