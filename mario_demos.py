@@ -23,7 +23,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastnes import STATE_SIZE, packaged_rom
+from fastnes import STATE_SIZE, packaged_rom, state
+from fastnes.frame import CYCLES_PER_FRAME, DOTS_PER_FRAME
 from fastnes.state import RAM_SIZE
 from mario_runs import atomic_write
 from mario_runtime import (
@@ -272,7 +273,8 @@ def save_demo(path: Path, demo: Demo) -> None:
         "ram_crc": demo.ram_crc,
     }
     content = io.BytesIO()
-    np.savez_compressed(content, **{name: arrays[name].astype(ARRAYS[name]) for name in ARRAYS})
+    typed: dict[str, Any] = {name: arrays[name].astype(ARRAYS[name]) for name in ARRAYS}
+    np.savez_compressed(content, **typed)
     atomic_write(Path(path), content.getvalue())
 
 
@@ -306,7 +308,7 @@ def load_demo(path: Path) -> Demo:
     return demo
 
 
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+def _read_arrays(path: Path) -> dict[str, Any]:
     """Return the arrays of a demo file, by name, each of the dtype it must have."""
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
@@ -338,5 +340,32 @@ def _check(demo: Demo) -> None:
         raise ValueError(f"{demo.frames} buttons, {len(demo.x)} x, {len(demo.ram_crc)} checksums")
     if not 0 <= demo.noops <= demo.frames:
         raise ValueError(f"{demo.noops} no-ops in {demo.frames} frames")
-    if demo.start is not None and len(demo.start) != STATE_SIZE:
-        raise ValueError(f"its start is {len(demo.start)} bytes, not {STATE_SIZE}")
+    if demo.start is not None:
+        _check_start(demo.start)
+
+
+def _check_start(start: np.ndarray) -> None:
+    """Raise ValueError if a snapshot would lead the emulator, which trusts it, out of its memory.
+
+    The compiled code indexes arrays by registers, sprite numbers and colours without a check.
+    """
+    if len(start) != STATE_SIZE:
+        raise ValueError(f"its start is {len(start)} bytes, not {STATE_SIZE}")
+    most = np.full(state.REGISTER_COUNT, 0xFF, np.int64)
+    least = np.zeros_like(most)
+    least[state.PC], most[state.PC] = 0x8000, 0xFFFF  # programs run from ROM
+    least[state.DOT], most[state.DOT] = 1, 341
+    most[state.LINE] = 261
+    most[state.CLOCK], most[state.DOTS_DONE] = CYCLES_PER_FRAME, DOTS_PER_FRAME
+    most[[state.V, state.T]] = 0xFFFF
+    most[state.FINE_X], most[state.SPRITE_COUNT] = 7, 8
+    most[state.SPRITE_LIST] = np.iinfo(np.int64).max
+    most[[state.ERROR, state.ERROR_DETAIL, state.ERROR_PC]] = 0
+    registers = state.registers(start)
+    colours = start[state.PALETTE : state.PALETTE + state.PALETTE_SIZE]
+    sprites = registers[[state.SPRITE_LIST]].view(np.uint8)
+    if (registers < least).any() or (registers > most).any():
+        i = int(np.flatnonzero((registers < least) | (registers > most))[0])
+        raise ValueError(f"its start has {int(registers[i])} in register {i}")
+    if colours.max() > 63 or sprites.max() > 63:
+        raise ValueError("its start has a colour or a sprite beyond 63")
