@@ -239,7 +239,8 @@ class MetricsLog:
         atomic_write(run.metrics_path, text.encode())
         self._file = run.metrics_path.open("a")
         self._board = SummaryWriter(str(run.tensorboard), purge_step=resume_step or None)
-        self.wall_s_before = kept[-1]["wall_s"] if kept else 0.0
+        self.last: dict[str, Any] = kept[-1] if kept else {}  # the line that this one continues
+        self.wall_s_before = self.last.get("wall_s", 0.0)
 
     def write(self, step: int, scalars: dict[str, float | None]) -> None:
         """Append one line; None and numbers that are not finite are left out.

@@ -30,6 +30,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 
+from mario_doctor import Doctor, Finding
 from mario_ppo import PPOPolicy, PPOWithRND, SmallCNN, TwoHeadCnnPolicy, linear_schedule, plain
 from mario_rollout import Summary, best_episode, evaluate, film, game_fps, play, write_video
 from mario_runs import (
@@ -58,6 +59,7 @@ from mario_runtime import (
 )
 
 DEFAULT_RECIPE = Path(__file__).parent / "configs" / "ppo_1-1.yaml"
+LEAP_PX = 64  # in an agent step; more is a pipe or a maze, no walk
 # Metrics of finished episodes, and what VecMonitor calls them.
 EPISODE_METRICS = {
     "episode_return": "r",
@@ -169,6 +171,8 @@ class RunFlags:
     """Agent steps after which a preview episode is cut off. 0: the clock only."""
     preview_fps: float = 0.0
     """Frames a second of the preview. 0: the game's own speed."""
+    stop_on_collapse: bool = False
+    """Stop, with exit code 1 and a checkpoint, when the doctor sees that learning is over."""
     live_preview: bool = False
     """Also keep previews/live.png, the first environment's screen, fresh every rollout."""
 
@@ -555,16 +559,82 @@ class StopOnSignal(BaseCallback):
             signal.signal(number, handler)
 
 
+class CollapseMonitor:
+    """The doctor in the loop: says what it finds when it finds it, and once more at the end."""
+
+    def __init__(self, stop_on_collapse: bool) -> None:
+        self.doctor = Doctor()
+        self.stop_on_collapse = stop_on_collapse
+        self.stopped_by: Finding | None = None
+
+    def examine(self, row: dict[str, Any]) -> dict[str, float]:
+        """Take a line of metrics and return what belongs into it about the run's health."""
+        findings = self.doctor.add(row)
+        for finding in findings:
+            print(f"warning: {finding.rule}: {finding.message}", file=sys.stderr, flush=True)
+            if finding.is_collapse and self.stop_on_collapse:
+                self.stopped_by = self.stopped_by or finding
+        return {f"doctor/{finding.rule}": 1.0 for finding in findings}
+
+    def conclude(self) -> None:
+        """Repeat the findings where they are not scrolled away."""
+        for finding in self.doctor.findings:
+            print(
+                f"the doctor, at {finding.step:,} steps: {finding.rule}: {finding.message}",
+                file=sys.stderr,
+            )
+
+
+class RolloutStatistics:
+    """What the doctor wants to know of the episodes' steps, summed over a rollout."""
+
+    def __init__(self, reward_clip: float | None) -> None:
+        self.reward_clip = reward_clip
+        self.x: np.ndarray | None = None  # px, of each environment, and the furthest of its episode
+        self.max_x = np.zeros(0)
+        self.begin()
+
+    def begin(self) -> None:
+        """Start counting anew."""
+        self.walked_px = self.ground_px = 0.0
+        self.clipped = self.rewards = self.episodes = 0
+
+    def add(self, infos: list[dict[str, Any]], rewards: np.ndarray, dones: np.ndarray) -> None:
+        """Count one step of all environments."""
+        x = np.array([info["x_pos"] for info in infos], dtype=np.float64)
+        max_x = np.array([info["max_x"] for info in infos], dtype=np.float64)
+        if self.x is not None:
+            walked = np.abs(x - self.x)  # NaN in an episode's first step
+            self.walked_px += float(walked[walked < LEAP_PX].sum())
+            self.ground_px += float(np.nansum(np.maximum(max_x - self.max_x, 0)))
+        self.x, self.max_x = np.where(dones, np.nan, x), np.where(dones, np.nan, max_x)
+        self.episodes += int(dones.sum())
+        if self.reward_clip is not None:
+            self.clipped += int((np.abs(rewards) >= self.reward_clip).sum())
+            self.rewards += len(rewards)
+
+    def scalars(self) -> dict[str, float | None]:
+        """Return the metrics of the steps since `begin`."""
+        return {
+            "ppo/walked_per_ground": self.walked_px / self.ground_px if self.ground_px else None,
+            "ppo/reward_clipped": self.clipped / self.rewards if self.rewards else None,
+        }
+
+
 class MetricsCallback(BetweenRollouts):
     """One line of metrics.jsonl and TensorBoard a rollout, and the progress bar."""
 
-    def __init__(self, run: RunFolder, target: int) -> None:
+    def __init__(
+        self, run: RunFolder, target: int, monitor: CollapseMonitor, reward_clip: float | None
+    ) -> None:
         super().__init__()
-        self.run, self.target = run, target
+        self.run, self.target, self.monitor = run, target, monitor
+        self.statistics = RolloutStatistics(reward_clip)
 
     def _on_training_start(self) -> None:
         super()._on_training_start()
         self.log = MetricsLog(self.run, resume_step=self.num_timesteps)
+        self.episodes = self.log.last.get("ppo/episodes", 0)
         self.started = self.last_time = time.monotonic()
         self.last_step = self.num_timesteps
         self.progress = Progress(
@@ -579,6 +649,10 @@ class MetricsCallback(BetweenRollouts):
         self.bar = self.progress.add_task(
             "", total=self.target, completed=self.num_timesteps, rate=0.0, note=""
         )
+
+    def _on_step(self) -> bool:
+        self.statistics.add(*(self.locals[name] for name in ("infos", "rewards", "dones")))
+        return True
 
     def tick(self) -> None:
         now = time.monotonic()
@@ -599,6 +673,10 @@ class MetricsCallback(BetweenRollouts):
             "ppo/rnd_loss": trained.get("train/rnd_loss"),
             "ppo/intrinsic_value_loss": trained.get("train/intrinsic_value_loss"),
         }
+        scalars |= self.statistics.scalars()
+        self.episodes += self.statistics.episodes
+        scalars["ppo/episodes"] = self.episodes
+        self.statistics.begin()
         note = ""
         if episodes := self.model.ep_info_buffer:  # the last 100, SB3's stats_window_size
             means = {
@@ -606,8 +684,15 @@ class MetricsCallback(BetweenRollouts):
                 for key, name in EPISODE_METRICS.items()
             }
             scalars.update(means)
+            quartiles = np.percentile([episode["max_x"] for episode in episodes], (25, 50, 75))
+            for name, quartile in zip(("p25", "median", "p75"), quartiles, strict=True):
+                scalars[f"ppo/max_x_{name}"] = float(quartile)
             note = f"max-x {means['max_x']:.0f}, clears {100 * means['clear_rate']:.0f} %"
+        row = {key: value for key, value in scalars.items() if value is not None}
+        scalars |= self.monitor.examine({"step": self.num_timesteps, **row})
         self.log.write(self.num_timesteps, scalars)
+        if self.monitor.stopped_by:
+            self.model._stop_signal = self.monitor.stopped_by.rule  # type: ignore[attr-defined]
         self.progress.update(self.bar, completed=self.num_timesteps, rate=rate, note=note)
         if self.progress.disable:
             print(
@@ -814,8 +899,10 @@ def run_training(
 ) -> int:
     """Train to the target, or to a signal or a failure; what can be saved is."""
     stop = StopOnSignal()
+    monitor = CollapseMonitor(config.run.stop_on_collapse)
+    reward_clip = config.ppo.norm_reward_clip if config.ppo.normalize_reward else None
     callbacks = [
-        MetricsCallback(run, config.ppo.timesteps),
+        MetricsCallback(run, config.ppo.timesteps, monitor, reward_clip),
         CheckpointCallback(config.run.checkpoint_freq, run, content),
         EvalCallback(run, config, content),
         PreviewCallback(run, config),
@@ -832,11 +919,13 @@ def run_training(
         if stop.kept and isinstance(error, WorkerDied):
             print(f"kept {save_checkpoint(run, model, stop.kept, content)}", file=sys.stderr)
         raise
+    finally:
+        monitor.conclude()
     if stop_requested(model):
         assert stop.kept
         path = save_checkpoint(run, model, stop.kept, content)
         print(f"stopped by {model._stop_signal}; go on with --resume-model {path}")  # type: ignore[attr-defined]
-        return 0
+        return 1 if monitor.stopped_by else 0
     save_checkpoint(run, model, capture_state(model), content)
     write_model_zip(run.final_model, model.save, content)
     print(f"finished at {model.num_timesteps:,} steps: {run.final_model}")
