@@ -961,3 +961,9 @@ class PPOPolicy:
             batch = th.as_tensor(observations, device=self.policy.device)
             distribution = self.policy.get_distribution(batch).distribution
         return distribution.logits.cpu().numpy(), None  # type: ignore[union-attr]
+
+    def values(self, observations: np.ndarray, state: None) -> np.ndarray:
+        """Return the extrinsic values float32 [n] of uint8 [n, C, H, W]."""
+        with th.no_grad():
+            batch = th.as_tensor(observations, device=self.policy.device)
+            return self.policy.predict_values(batch).squeeze(1).cpu().numpy()

@@ -7,16 +7,28 @@ actions: the emulator has no randomness of its own, so `film` plays recorded act
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
+import cv2
 import imageio.v2 as imageio
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 from stable_baselines3.common.vec_env import VecEnv
 
-from mario_runtime import FRAMES_PER_SECOND, EnvConfig, UsageError, make_single_env, make_vec_env
+from mario_runs import atomic_write
+from mario_runtime import (
+    BUTTON_BITS,
+    FRAMES_PER_SECOND,
+    EnvConfig,
+    UsageError,
+    buttons_of_actions,
+    make_single_env,
+    make_vec_env,
+)
 
 ProtocolName = Literal["fixed", "noop", "sticky"]
 NOOP_MAX = 30  # as in the Atari literature (Mnih et al. 2015)
@@ -27,6 +39,10 @@ PROTOCOLS: dict[ProtocolName, tuple[int, float]] = {
     "noop": (NOOP_MAX, 0.0),
     "sticky": (NOOP_MAX, STICKY_PROB),
 }
+
+CAPTION_HEIGHT = 32  # px below a screen of twice its size: 512 x 512 in all
+CAPTION_COLOR = (24, 24, 32)
+CAPTION_FONT = ImageFont.load_default(size=18)
 
 
 class Policy(Protocol):
@@ -44,11 +60,25 @@ class Policy(Protocol):
 
         Args:
             observations: uint8[n, frame_stack, screen_size, screen_size].
-            previous_actions: int64[n], what was done last; -1 at an episode's start.
+            previous_actions: int64[n], what was done last; -1 at an episode's start, where a
+                policy with memory begins anew, whatever its state says.
             state: what `initial_state` or the last call returned.
 
         Returns:
             action logits float32[n, n_actions], and the next state.
+        """
+
+
+@runtime_checkable
+class Critic(Protocol):
+    """A `Policy` that also says what it expects."""
+
+    def values(self, observations: np.ndarray, state: Any) -> np.ndarray:
+        """Return the discounted reward expected from here on, float32[n], in training's units.
+
+        Args:
+            observations: as `Policy.logits` got them.
+            state: what that call returned.
         """
 
 
@@ -138,62 +168,85 @@ def play(
     if venv is None:
         venv = make_vec_env(dataclasses.replace(config, n_envs=min(config.n_envs, episodes)))
     try:
-        played: list[Episode] = []
-        while len(played) < episodes:
-            count = min(venv.num_envs, episodes - len(played))
-            first_seed = seed + len(played)
-            played += _play_chunk(
-                policy, venv, first_seed, count, deterministic, max_steps, on_episode
-            )
-        return played
+        seeds = range(seed, seed + episodes)
+        return _play_seeds(policy, venv, seeds, deterministic, max_steps, on_episode)
     finally:
         if own:
             venv.close()
 
 
-def _play_chunk(
+class _EpisodeUnderWay:
+    """What has happened in an environment since its episode began."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.generator = np.random.default_rng([seed, 1])
+        self.actions: list[int] = []
+        self.episode_return = 0.0
+
+    def after(
+        self, action: int, reward: float, done: bool, info: dict[str, Any], max_steps: int
+    ) -> Episode | None:
+        """Add a step; return the episode if this was its last."""
+        self.actions.append(action)
+        self.episode_return += reward
+        cut_off = bool(max_steps) and len(self.actions) >= max_steps and not done
+        if not done and not cut_off:
+            return None
+        return Episode(
+            seed=self.seed,
+            actions=tuple(self.actions),
+            episode_return=self.episode_return,
+            max_x=int(info["max_x"]),
+            flag=bool(info["flag_get"]),
+            end_x=int(info["x_pos"]),
+            truncated=cut_off or bool(info.get("TimeLimit.truncated", False)),
+        )
+
+
+def _play_seeds(
     policy: Policy,
     venv: VecEnv,
-    seed: int,
-    count: int,
+    seeds: Sequence[int],
     deterministic: bool,
     max_steps: int,
     on_episode: Callable[[Episode], None] | None,
 ) -> list[Episode]:
-    """Play the first episode of each of the first count environments; the others idle along."""
+    """Play an episode of each seed; an environment that is done begins the next seed at once.
+
+    When no seed is left, it idles along: it plays on, and nobody looks.
+    """
     n = venv.num_envs
-    venv.seed(seed)
-    observations = venv.reset()
-    generators = [np.random.default_rng([seed + i, 1]) for i in range(n)]
-    chosen = np.full(n, -1, dtype=np.int64)
+    venv.seed(seeds[0])
+    observations = np.array(venv.reset())
+    playing = [_EpisodeUnderWay(seeds[0] + i) for i in range(n)]
+    idle = [i >= len(seeds) for i in range(n)]
+    waiting = list(seeds[n:])[::-1]
+    previous = np.full(n, -1, dtype=np.int64)
     state = policy.initial_state(n)
-    returns = np.zeros(n)
-    actions: list[list[int]] = [[] for _ in range(n)]
-    episodes: dict[int, Episode] = {}
-    while len(episodes) < count:
-        logits, state = policy.logits(np.asarray(observations), chosen, state)
-        chosen = select_actions(logits, deterministic, generators)
-        observations, rewards, dones, infos = venv.step(chosen)
-        for i in range(count):
-            if i in episodes:
+    ended: dict[int, Episode] = {}
+    while len(ended) < len(seeds):
+        logits, state = policy.logits(observations, previous, state)
+        previous = select_actions(logits, deterministic, [one.generator for one in playing])
+        stepped, rewards, dones, infos = venv.step(previous)
+        observations = np.array(stepped)
+        for i in range(n):
+            if idle[i]:
                 continue
-            info = infos[i]
-            actions[i].append(int(chosen[i]))
-            returns[i] += rewards[i]
-            cut_off = bool(max_steps) and len(actions[i]) >= max_steps and not dones[i]
-            if dones[i] or cut_off:
-                episodes[i] = Episode(
-                    seed=seed + i,
-                    actions=tuple(actions[i]),
-                    episode_return=float(returns[i]),
-                    max_x=int(info["max_x"]),
-                    flag=bool(info["flag_get"]),
-                    end_x=int(info["x_pos"]),
-                    truncated=cut_off or bool(info.get("TimeLimit.truncated", False)),
-                )
-                if on_episode:
-                    on_episode(episodes[i])
-    return [episodes[i] for i in range(count)]
+            episode = playing[i].after(
+                int(previous[i]), float(rewards[i]), bool(dones[i]), infos[i], max_steps
+            )
+            if episode is None:
+                continue
+            ended[episode.seed] = episode
+            if on_episode:
+                on_episode(episode)
+            idle[i] = not waiting
+            if waiting:
+                playing[i] = _EpisodeUnderWay(waiting.pop())
+                [(first, _)] = venv.env_method("reset", seed=playing[i].seed, indices=[i])
+                observations[i], previous[i] = first, -1
+    return [ended[seed] for seed in seeds]
 
 
 # --------------------------------------------------------------------------------------------
@@ -336,11 +389,21 @@ def evaluate(
     return summary, played
 
 
-def best_episode(episodes: Sequence[Episode]) -> Episode:
-    """Return the episode to show: a clear in the fewest steps, else the furthest."""
-    return max(
-        episodes, key=lambda episode: (episode.flag, -episode.length * episode.flag, episode.max_x)
-    )
+def fastest_clear(episode: Episode) -> tuple[float, ...]:
+    """Return what the episode to show has most of: a clear in the fewest steps, else max-x."""
+    return episode.flag, -episode.length * episode.flag, episode.max_x
+
+
+def furthest(episode: Episode) -> tuple[float, ...]:
+    """Return another order of episodes: clears first, then max-x, then the return."""
+    return episode.flag, episode.max_x, episode.episode_return
+
+
+def best_episode(
+    episodes: Sequence[Episode], rank: Callable[[Episode], tuple[float, ...]] = fastest_clear
+) -> Episode:
+    """Return the first of the episodes that rank highest."""
+    return max(episodes, key=rank)
 
 
 # --------------------------------------------------------------------------------------------
@@ -348,20 +411,23 @@ def best_episode(episodes: Sequence[Episode]) -> Episode:
 # --------------------------------------------------------------------------------------------
 
 
-def film(episode: Episode, config: EnvConfig) -> Iterator[np.ndarray]:
-    """Yield the full screens of an episode played again, uint8[240, 256, 3] each, start included.
+def _replay(
+    episode: Episode, config: EnvConfig
+) -> Iterator[tuple[np.ndarray, np.ndarray, dict[str, Any]]]:
+    """Play an episode again; yield its start and every step as (screen, observation, info).
+
+    Screens are uint8[240, 256, 3].
 
     Raises:
-        RuntimeError: the replay ended elsewhere than the episode did.
+        RuntimeError: it ended elsewhere than the episode did.
     """
     env = make_single_env(config)
     try:
-        env.reset(seed=episode.seed)
-        yield np.array(env.render())
-        info: dict[str, Any] = {}
+        observation, info = env.reset(seed=episode.seed)
+        yield np.array(env.render()), observation, info
         for action in episode.actions:
-            _, _, _, _, info = env.step(action)
-            yield np.array(env.render())
+            observation, _, _, _, info = env.step(action)
+            yield np.array(env.render()), observation, info
         if (info["x_pos"], info["flag_get"]) != (episode.end_x, episode.flag):
             raise RuntimeError(
                 f"replay of seed {episode.seed} ended at x {info['x_pos']}, not at {episode.end_x}"
@@ -370,23 +436,98 @@ def film(episode: Episode, config: EnvConfig) -> Iterator[np.ndarray]:
         env.close()
 
 
+def film(episode: Episode, config: EnvConfig) -> Iterator[np.ndarray]:
+    """Yield the full screens of an episode played again, uint8[240, 256, 3] each, start included.
+
+    Raises:
+        RuntimeError: the replay ended elsewhere than the episode did.
+    """
+    for screen, _, _ in _replay(episode, config):
+        yield screen
+
+
+def film_with_captions(episode: Episode, config: EnvConfig, policy: Policy) -> Iterator[np.ndarray]:
+    """Yield what `film` does, twice as large, with a strip below: uint8[512, 512, 3].
+
+    The strip says step, x, the buttons of the step that led here, and what the policy expects
+    from here on, if it is a `Critic`.
+
+    Raises:
+        RuntimeError: the replay ended elsewhere than the episode did.
+    """
+    buttons = buttons_of_actions(config)
+    state = policy.initial_state(1)
+    actions = (-1, *episode.actions)
+    for step, (screen, observation, info) in enumerate(_replay(episode, config)):
+        seen = observation[None]
+        _, state = policy.logits(seen, np.array([actions[step]]), state)
+        value = f"value {policy.values(seen, state)[0]:+.2f}" if isinstance(policy, Critic) else ""
+        caption = Image.new("RGB", (2 * screen.shape[1], CAPTION_HEIGHT), CAPTION_COLOR)
+        draw = ImageDraw.Draw(caption)
+        pressed = button_names(int(buttons[actions[step]])) if step else ""
+        for x, text in ((8, f"step {step}"), (108, f"x {info['x_pos']}"), (198, value)):
+            draw.text((x, CAPTION_HEIGHT // 2), text, "white", CAPTION_FONT, anchor="lm")
+        draw.text((504, CAPTION_HEIGHT // 2), pressed, "gold", CAPTION_FONT, anchor="rm")
+        yield np.vstack([scaled(screen, 2 * screen.shape[1]), np.asarray(caption)])
+
+
+def button_names(buttons: int) -> str:
+    """Return the buttons in a byte as people write them: "right+A+B"."""
+    return "+".join(name for name, bit in BUTTON_BITS.items() if buttons & bit)
+
+
 def game_fps(config: EnvConfig) -> float:
     """Return how many agent steps a second the game itself runs at."""
     return FRAMES_PER_SECOND / config.frame_skip
 
 
-def write_video(path: Path, frames: Iterator[np.ndarray] | Sequence[np.ndarray], fps: float) -> int:
-    """Write RGB frames as H.264 mp4 (or GIF, by the suffix) and return how many there were.
+def scaled(frame: np.ndarray, max_width: int) -> np.ndarray:
+    """Return uint8[h, w, 3] as wide as max_width allows, both sides even (H.264 wants that).
 
-    Frames are doubled in size, without smoothing, so that a player shows pixels as pixels.
+    Larger by whole factors, so that pixels stay pixels; smaller by the mean of the area covered.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    options: dict[str, Any] = {"fps": fps}
-    if path.suffix != ".gif":
-        options |= {"codec": "libx264", "quality": 7, "macro_block_size": 16}
+    height, width = frame.shape[:2]
+    if factor := max_width // width:
+        return frame.repeat(factor, axis=0).repeat(factor, axis=1)
+    even_width = max_width // 2 * 2
+    size = (even_width, round(height * even_width / width / 2) * 2)
+    return cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+
+
+def write_video(
+    path: Path,
+    frames: Iterator[np.ndarray] | Sequence[np.ndarray],
+    fps: float,
+    max_width: int = 512,
+) -> int:
+    """Write RGB frames as H.264 mp4 (or GIF, by the suffix), and return how many there were.
+
+    Args:
+        path: replaced as a whole when the film is complete.
+        frames: uint8[h, w, 3] each, with h and w even.
+        fps: frames a second; a GIF, which counts in hundredths of a second, keeps to it on average.
+        max_width: px, at least 16; frames are `scaled` to it.
+    """
     count = 0
-    with imageio.get_writer(path, **options) as writer:
+
+    def sized() -> Iterator[np.ndarray]:
+        nonlocal count
         for frame in frames:
-            writer.append_data(frame.repeat(2, axis=0).repeat(2, axis=1))  # type: ignore[attr-defined]
             count += 1
+            yield scaled(frame, max_width)
+
+    def write_gif(temporary: Path) -> None:
+        first, *others = [Image.fromarray(frame).quantize(256) for frame in sized()]
+        ends = [round(100 * i / fps) for i in range(count + 1)]
+        durations_ms = [10 * (end - begin) for begin, end in itertools.pairwise(ends)]
+        first.save(temporary, save_all=True, append_images=others, duration=durations_ms, loop=0)
+
+    def write_mp4(temporary: Path) -> None:
+        with imageio.get_writer(
+            temporary, fps=fps, codec="libx264", quality=7, macro_block_size=2
+        ) as writer:
+            for frame in sized():
+                writer.append_data(frame)  # type: ignore[attr-defined]
+
+    atomic_write(path, write_gif if path.suffix == ".gif" else write_mp4)
     return count

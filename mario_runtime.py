@@ -1075,6 +1075,13 @@ class BatchedEnvView:
         """Return the full screen, uint8[240, 256, 3]."""
         return self.venv.machines.rgb(self.index)
 
+    def reset(self, *, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin the episode of a seed here alone, as a single environment does."""
+        venv, i = self.venv, self.index
+        venv.generators[i] = gym.utils.seeding.np_random(seed)[0]
+        venv._begin_episodes(np.array([i]))
+        return venv.stack[i].copy(), venv.reset_infos[i]
+
     def get_wrapper_attr(self, name: str) -> Any:
         """Return an attribute, as gymnasium's wrappers do."""
         return getattr(self, name)

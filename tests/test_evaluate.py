@@ -27,7 +27,9 @@ FIELDS = set(
 @pytest.fixture(scope="module")
 def model_zip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained policy that runs right."""
-    config: TrainConfig = parse_config(["--n-envs", "1", "--n-steps", "64", "--batch-size", "64"])
+    config: TrainConfig = parse_config(
+        "--action-set simple --n-envs 1 --n-steps 64 --batch-size 64".split()
+    )
     venv = make_training_env(config)
     model = make_model(config, venv)
     model.policy.action_net.bias.data[3] = 10.0  # right + B

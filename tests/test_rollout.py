@@ -8,6 +8,7 @@ from pathlib import Path
 import imageio.v2 as imageio
 import numpy as np
 import pytest
+from PIL import Image
 
 from mario_rollout import (
     Episode,
@@ -15,8 +16,11 @@ from mario_rollout import (
     best_episode,
     evaluate,
     film,
+    film_with_captions,
+    furthest,
     play,
     protocol_config,
+    scaled,
     select_actions,
     summarize,
     wilson_interval,
@@ -34,13 +38,40 @@ def made_up(length: int, max_x: int, flag: bool) -> Episode:
 
 def test_an_episode_is_its_seed_whoever_plays_beside_it() -> None:
     config = protocol_config(ENV, "sticky")
-    together = play(RANDOM, config, 3, deterministic=False, seed=7, max_steps=40)
-    alone = play(
-        RANDOM, dataclasses.replace(config, n_envs=1), 1, deterministic=False, seed=9, max_steps=40
+    batched = dataclasses.replace(config, vec_backend="batched", n_envs=3)
+    ended: list[int] = []
+    together = play(
+        *(RANDOM, batched, 7),
+        **{"deterministic": False, "seed": 5, "max_steps": 120},
+        on_episode=lambda episode: ended.append(episode.seed),
     )
-    assert together[2] == alone[0]
-    assert [episode.seed for episode in together] == [7, 8, 9]
-    assert len({episode.actions for episode in together}) == 3
+    assert [episode.seed for episode in together] == sorted(ended) == [5, 6, 7, 8, 9, 10, 11]
+    assert len({episode.length for episode in together}) > 1, "places were refilled at times apart"
+    assert len({episode.actions for episode in together}) == 7
+    # The last ones began where another had ended, between others, in either kind of batch.
+    for n_envs in (1, 2):
+        beside = dataclasses.replace(config, n_envs=n_envs)
+        again = play(RANDOM, beside, 3, deterministic=False, seed=9, max_steps=120)
+        assert again == together[4:]
+
+
+class Remembering(RandomPolicy):
+    """Counts the steps since the episode's start, as memory does; waits in odd ones."""
+
+    def initial_state(self, n: int) -> np.ndarray:  # type: ignore[override]
+        return np.zeros(n)
+
+    def logits(self, observations, previous_actions, state):  # type: ignore[no-untyped-def]
+        state = np.where(previous_actions < 0, 0, state + 1)
+        logits = np.zeros((len(state), self.n_actions), dtype=np.float32)
+        logits[np.arange(len(state)), np.where(state % 2, 0, 3)] = 1
+        return logits, state
+
+
+def test_a_policy_with_memory_begins_anew_where_a_place_is_refilled() -> None:
+    config = protocol_config(dataclasses.replace(ENV, vec_backend="batched"), "noop")
+    episodes = play(Remembering(ENV, 7), config, 5, deterministic=True, max_steps=7)
+    assert {episode.actions for episode in episodes} == {(3, 0, 3, 0, 3, 0, 3)}
 
 
 def test_film_replays_the_episode_to_its_end_and_notices_another(tmp_path: Path) -> None:
@@ -54,6 +85,51 @@ def test_film_replays_the_episode_to_its_end_and_notices_another(tmp_path: Path)
     assert np.abs(frames[0].astype(int) - frames[-1]).mean() > 1, "the picture moves"
     with pytest.raises(RuntimeError, match="replay of seed 3 ended"):
         list(film(dataclasses.replace(episode, end_x=episode.end_x + 1), config))
+
+
+class Expecting(RandomPolicy):
+    """A random policy with a value, so that captions have one to show."""
+
+    def values(self, observations: np.ndarray, state: None) -> np.ndarray:
+        return observations.mean(axis=(1, 2, 3))
+
+
+def test_captions_stand_below_the_picture_and_change(tmp_path: Path) -> None:
+    episode = play(RANDOM, ENV, 1, deterministic=False, seed=3, max_steps=8)[0]
+    plain = [scaled(screen, 512) for screen in film(episode, ENV)]
+    captioned = list(film_with_captions(episode, ENV, RANDOM))
+    valued = list(film_with_captions(episode, ENV, Expecting(ENV, 7)))
+    assert len(captioned) == len(plain)
+    for frame, screen in zip(captioned, plain, strict=True):
+        assert frame.shape == (512, 512, 3)
+        assert (frame[:480] == screen).all()
+    strips = [frame[480:] for frame in captioned]
+    assert len({strip.tobytes() for strip in strips}) == len(strips), "each says its own step"
+    assert all((frame[480:] != strip).any() for frame, strip in zip(valued, strips, strict=True))
+
+
+@pytest.mark.parametrize("fps", [15, 60, 7.5])
+def test_a_gif_plays_at_its_speed_on_average_and_keeps_its_colours(
+    tmp_path: Path, fps: float
+) -> None:
+    episode = play(RANDOM, ENV, 1, deterministic=False, seed=3, max_steps=30)[0]
+    frames = list(film(episode, ENV))
+    assert write_video(tmp_path / "a.gif", iter(frames), fps, max_width=256) == 31
+    with Image.open(tmp_path / "a.gif") as gif:
+        total_ms = 0
+        for i in range(gif.n_frames):
+            gif.seek(i)
+            total_ms += gif.info["duration"]
+        assert (np.asarray(gif.convert("RGB")) == frames[-1]).all()
+    assert total_ms == pytest.approx(31 / fps * 1000, abs=10)
+
+
+def test_films_scale_by_whole_pixels_up_and_by_area_down() -> None:
+    frame = np.arange(240 * 256 * 3, dtype=np.uint32).astype(np.uint8).reshape(240, 256, 3)
+    assert scaled(frame, 700).shape == (480, 512, 3)
+    assert (scaled(frame, 512)[::2, ::2] == frame).all()
+    assert scaled(frame, 255).shape == (238, 254, 3)
+    assert scaled(np.full_like(frame, 77), 64).tolist() == np.full((60, 64, 3), 77).tolist()
 
 
 def test_fixed_argmax_is_one_episode_and_says_so() -> None:
@@ -113,3 +189,6 @@ def test_the_best_episode_is_the_fastest_clear_else_the_furthest() -> None:
     far, near = made_up(50, 2000, False), made_up(400, 1000, False)
     assert best_episode([slow, far, fast, near]) is fast
     assert best_episode([near, far]) is far
+    assert best_episode([fast, slow], furthest) is fast, "as far and no better: the first"
+    better = dataclasses.replace(slow, episode_return=2.0)
+    assert best_episode([fast, better], furthest) is better
