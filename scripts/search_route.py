@@ -1,0 +1,631 @@
+"""Search a clear of a stage by playing from snapshots, shorten it, keep it as a demo.
+
+    python scripts/search_route.py --world 1 --stage 1 --shorten 60
+    python scripts/search_route.py --stages all
+    python scripts/search_route.py --table            # docs/routes.md from docs/results/routes.json
+
+Two searches, both in whole agent steps (4 frames), so that an agent could press the same:
+
+1. `explore` finds a clear: Go-Explore's first phase (Ecoffet et al. 2021, "First return, then
+   explore"). An archive keeps a snapshot of every cell of the game that was seen; a run returns to
+   one by loading it and presses random buttons from there. A cell that is reached again in fewer
+   steps is overwritten. No reward, no map.
+2. `shorten` makes it fast: beam search in layers of one agent step. Of the states that are equally
+   old, those stay that are furthest along the best route so far; from beam to beam the route gets
+   shorter, or the beam doubles, until the time is up.
+
+Each clear is replayed in both emulators before demos/W-S.npz is written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from check_parity import parse_stages
+
+from fastnes import BatchMachine
+from fastnes.game import start_snapshot
+from mario_demos import AGENT_FRAMES, Demo, load_demo, record, replay, save_demo
+from mario_runs import provenance, write_json
+from mario_runtime import (
+    BUTTON_BITS,
+    MAX_PX_PER_FRAME,
+    N_AREA_POINTERS,
+    EmulatorName,
+    GameFacts,
+    UsageError,
+    read_facts,
+)
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RESULTS = REPOSITORY / "docs" / "results" / "routes.json"
+TABLE = REPOSITORY / "docs" / "routes.md"
+
+# RAM addresses that only a search looks at; the rest is in mario_runtime.
+RAM_X_SPEED = 0x57  # signed, 1/16 px a frame
+RAM_Y_SPEED = 0x9F  # signed, px a frame
+RAM_X_FRACTION = 0x0400  # 1/256 px
+RAM_MAZE_CORRECT, RAM_MAZE_PASSED = 0x06D9, 0x06DA  # what the mazes with several checks count
+
+A, B = BUTTON_BITS["A"], BUTTON_BITS["B"]
+RIGHT, LEFT, DOWN, UP = (BUTTON_BITS[name] for name in ("right", "left", "down", "up"))
+
+# What a random run presses, and how often; A comes and goes by itself.
+ROAD = {RIGHT | B: 0.68, RIGHT: 0.08, LEFT | B: 0.1, LEFT: 0.02, 0: 0.06, B: 0.02}
+PIPES = ROAD | {DOWN: 0.05, UP: 0.02}
+STAGES_BEHIND_PIPES = {(8, 4)}  # the only one that needs the down button
+MAX_HOLD_STEPS = 24  # of a direction
+MAX_JUMP_STEPS = 8  # A reaches its full height in that time
+RUN_STEPS = 64  # of a run from a cell
+MACHINES = 64  # runs side by side
+NEWEST = 256  # cells that get half of all runs: where the archive grows, it goes on growing
+
+FIRST_WIDTH, MAX_WIDTH = 64, 8192  # states of a beam
+CHILDREN = 3  # of each state: the same buttons, the same with A changed, random ones
+MAX_X = 8192  # px; the longest stage has 6,144
+STEPS_PER_SPEED = 0.01  # what 1/16 px a frame more is worth, in agent steps of lead (by hand)
+
+Level = tuple[int, int]  # world, stage
+
+
+class Route(NamedTuple):
+    """A clear: one button byte an agent step, and the frames that it takes."""
+
+    buttons: bytes
+    frames: int
+
+    @property
+    def steps(self) -> int:
+        """Agent steps, the last one perhaps cut short by the flag."""
+        return len(self.buttons)
+
+
+def move_odds(level: Level, pipes: bool) -> dict[int, float]:
+    """Return what is pressed on a stage and how often; down and up only if asked for or needed."""
+    return PIPES if pipes or level in STAGES_BEHIND_PIPES else ROAD
+
+
+def at_home(facts: GameFacts, level: Level) -> np.ndarray:
+    """Return bool[n], whether Mario is on this stage: a warp zone leads elsewhere."""
+    return (facts.world == level[0]) & (facts.stage == level[1])
+
+
+def has_cleared(facts: GameFacts, level: Level) -> np.ndarray:
+    """Return bool[n], whether Mario is at this stage's flag or axe."""
+    return facts.flag_get & ~facts.dead & at_home(facts, level)
+
+
+def x_speed(ram: np.ndarray) -> np.ndarray:
+    """Return int64[n], 1/16 px a frame, of uint8[n, 2048] RAM."""
+    return ram[:, RAM_X_SPEED].view(np.int8).astype(np.int64)
+
+
+def pack(parts: Sequence[tuple[np.ndarray, int]]) -> np.ndarray:
+    """Return int64[n] keys of several numbers, each with its size; over-large ones wrap."""
+    key = np.zeros(len(parts[0][0]), np.int64)
+    for values, size in parts:
+        key = key * size + values % size
+    return key
+
+
+# --------------------------------------------------------------------------------------------
+# Exploring
+# --------------------------------------------------------------------------------------------
+
+
+def cell_keys(ram: np.ndarray, facts: GameFacts) -> np.ndarray:
+    """Return the cell of each game, int64[n]: what tells apart states worth returning to."""
+    return pack(
+        [
+            (facts.area_pointer, N_AREA_POINTERS),
+            (facts.x_pos // 16, MAX_X // 16),
+            (facts.y_pos // 24, 32),
+            (ram[:, RAM_MAZE_CORRECT].astype(np.int64), 256),
+            (ram[:, RAM_MAZE_PASSED].astype(np.int64), 256),
+            (facts.player_state, 16),
+            (x_speed(ram) // 16, 8),
+        ]
+    )
+
+
+class RandomButtons:
+    """Random play of n games: a direction, with or without B, and A, each held for a while."""
+
+    def __init__(self, n: int, odds: dict[int, float], rng: np.random.Generator) -> None:
+        self.rng = rng
+        self.moves = np.array(list(odds), np.uint8)
+        self.odds = np.array(list(odds.values())) / sum(odds.values())
+        self.move = np.zeros(n, np.uint8)
+        self.jump = np.zeros(n, np.uint8)
+        self.move_steps = np.zeros(n, np.int64)  # still to go
+        self.jump_steps = np.zeros(n, np.int64)
+
+    def draw(self) -> np.ndarray:
+        """Return the buttons of the next agent step, uint8[n]."""
+        ended = np.flatnonzero(self.move_steps <= 0)
+        self.move[ended] = self.rng.choice(self.moves, len(ended), p=self.odds)
+        self.move_steps[ended] = self.rng.integers(1, MAX_HOLD_STEPS, len(ended))
+        ended = np.flatnonzero(self.jump_steps <= 0)
+        self.jump[ended] ^= A
+        self.jump_steps[ended] = self.rng.integers(1, MAX_JUMP_STEPS + 1, len(ended))
+        self.move_steps -= 1
+        self.jump_steps -= 1
+        return self.move | self.jump
+
+
+class Archive:
+    """The cells seen, each with its best snapshot, and how it was reached.
+
+    How a cell was reached is a tree: a node is some buttons after its parent. Nodes never change,
+    so a route stays whole when the cells along it are overwritten.
+    """
+
+    def __init__(self, start: np.ndarray) -> None:
+        self.cells: dict[int, int] = {}  # key to index; the start has no key
+        self.states = [start]
+        self.steps = [0]
+        self.nodes = [0]
+        self.chosen = [0]
+        self.node_parents = [-1]
+        self.node_buttons = [b""]
+
+    def is_new(self, key: int, steps: int) -> bool:
+        """Return whether the cell is unknown, or known from later only."""
+        cell = self.cells.get(key)
+        return cell is None or steps < self.steps[cell]
+
+    def add(self, key: int, state: np.ndarray, steps: int, parent: int, buttons: bytes) -> int:
+        """Keep a state, reached from a node by buttons, as its cell's; return its node."""
+        node = len(self.node_parents)
+        self.node_parents.append(parent)
+        self.node_buttons.append(buttons)
+        cell = self.cells.setdefault(key, len(self.states))
+        if cell == len(self.states):
+            self.states.append(state)
+            self.steps.append(steps)
+            self.nodes.append(node)
+            self.chosen.append(0)
+        else:
+            self.states[cell], self.steps[cell], self.nodes[cell] = state, steps, node
+            self.chosen[cell] = 0
+        return node
+
+    def choose(self, rng: np.random.Generator, n: int) -> list[int]:
+        """Return n cells to go on from: half of them among the newest, the rest seldom-chosen."""
+        weights = 1 / (1 + np.array(self.chosen))
+        older = weights[:-NEWEST].sum()
+        weights[-NEWEST:] += older / min(NEWEST, len(weights))
+        cells = rng.choice(len(weights), n, p=weights / weights.sum()).tolist()
+        for cell in cells:
+            self.chosen[cell] += 1
+        return cells
+
+    def route(self, node: int) -> bytes:
+        """Return the buttons that lead from the start to a node."""
+        parts = []
+        while node >= 0:
+            parts.append(self.node_buttons[node])
+            node = self.node_parents[node]
+        return b"".join(reversed(parts))
+
+
+def explore(
+    level: Level,
+    *,
+    seed: int,
+    is_over: Callable[[int, int], bool],
+    pipes: bool = False,
+    threads: int = 1,
+) -> Route | None:
+    """Return a clear of a stage, or None if the search was ended before there was one.
+
+    Args:
+        level: world and stage.
+        seed: of all that is random; the same seed finds the same clear, on any machine.
+        is_over: called before every batch of 64 agent steps with the number of batches run and
+            of cells known; True ends the search.
+        pipes: press down and up too: pipes into bonus rooms, vines.
+        threads: of the emulation.
+    """
+    rng = np.random.default_rng(seed)
+    machines = BatchMachine(MACHINES, frames=AGENT_FRAMES, threads=threads)
+    archive = Archive(start_snapshot(*level))
+    random_buttons = RandomButtons(MACHINES, move_odds(level, pipes), rng)
+    nodes, steps, left = [0] * MACHINES, [0] * MACHINES, [0] * MACHINES
+    since = [bytearray() for _ in range(MACHINES)]  # buttons after the node
+    waiting: list[int] = []  # cells to go on from
+    batches = 0
+    while not is_over(batches, len(archive.states)):
+        for i in range(MACHINES):
+            if left[i] <= 0:
+                waiting = waiting or archive.choose(rng, MACHINES // 2)
+                cell = waiting.pop()
+                machines.states[i] = archive.states[cell]
+                nodes[i], steps[i], left[i] = archive.nodes[cell], archive.steps[cell], RUN_STEPS
+                since[i].clear()
+        pressed = random_buttons.draw()
+        machines.step(pressed, draw=False)
+        batches += 1
+        facts = read_facts(machines.ram_before)
+        keys = cell_keys(machines.ram_before, facts).tolist()
+        goes_on = (~machines.terminated & at_home(facts, level)).tolist()
+        for i, button in enumerate(pressed.tolist()):
+            since[i].append(button)
+            steps[i] += 1
+            left[i] = left[i] - 1 if goes_on[i] else 0
+            if goes_on[i] and archive.is_new(keys[i], steps[i]):
+                state = machines.snapshot(i)
+                nodes[i] = archive.add(keys[i], state, steps[i], nodes[i], bytes(since[i]))
+                since[i].clear()
+        cleared = np.flatnonzero(has_cleared(facts, level)).tolist()
+        if cleared:
+            buttons = archive.route(nodes[cleared[0]]) + bytes(since[cleared[0]])
+            return Route(buttons, route_frames(buttons, machines.frames_run[cleared[0]]))
+    return None
+
+
+def route_frames(buttons: bytes, last_frames: int) -> int:
+    """Return the frames of a route whose last agent step took so many."""
+    return AGENT_FRAMES * (len(buttons) - 1) + int(last_frames)
+
+
+# --------------------------------------------------------------------------------------------
+# Shortening
+# --------------------------------------------------------------------------------------------
+
+
+def progress_along(level: Level, route: Route) -> np.ndarray:
+    """Return float32[areas, MAX_X]: the agent step at which the route was last at an x of an area.
+
+    -1 where it never was. The last time counts: a way that the route went twice (a maze's jump
+    back, a turn) is one to be cut short.
+    """
+    progress = np.full((N_AREA_POINTERS, MAX_X), -1, np.float32)
+    machine = BatchMachine(1, frames=AGENT_FRAMES, threads=1)
+    machine.restore(0, start_snapshot(*level))
+    places = []
+    for button in [None, *route.buttons]:
+        if button is not None:
+            machine.step(np.array([button], np.uint8), draw=False)
+        facts = read_facts(machine.ram_before)
+        places.append((int(facts.area_pointer[0]), min(int(facts.x_pos[0]), MAX_X - 1)))
+    for step, ((area, x), (old_area, old_x)) in enumerate(
+        zip(places, places[:1] + places[:-1], strict=True)
+    ):
+        distance = abs(x - old_x)
+        if area != old_area or distance > MAX_PX_PER_FRAME * AGENT_FRAMES:  # a pipe, a jump back
+            distance = 0
+        for px in range(distance):
+            progress[area, x - px * np.sign(x - old_x)] = step - px / distance
+        progress[area, x] = step
+    return progress
+
+
+def beam_keys(ram: np.ndarray, facts: GameFacts, pressed: np.ndarray) -> np.ndarray:
+    """Return int64[n] keys; of equally old states with the same key one is enough."""
+    return pack(
+        [
+            (facts.area_pointer, N_AREA_POINTERS),
+            (facts.x_pos // 2, MAX_X // 2),
+            (facts.y_pos // 2, 256),
+            (x_speed(ram) // 4, 64),
+            (ram[:, RAM_Y_SPEED].astype(np.int64), 256),
+            (pressed.astype(np.int64) & A, 2),
+            (facts.player_state, 16),
+        ]
+    )
+
+
+def beam_search(
+    level: Level,
+    route: Route,
+    width: int,
+    rng: np.random.Generator,
+    *,
+    is_over: Callable[[], bool],
+    pipes: bool = False,
+    threads: int = 1,
+) -> Route | None:
+    """Return a clear in fewer frames than route, or None if the beam finds none.
+
+    Args:
+        level: world and stage.
+        route: a clear; where it goes, the beam goes.
+        width: states kept of each layer.
+        rng: draws a third of all buttons, and breaks ties.
+        is_over: called before every layer; True ends the search.
+        pipes: press down and up too.
+        threads: of the emulation.
+    """
+    progress = progress_along(level, route)
+    odds = move_odds(level, pipes)
+    moves = np.array([move | jump for move in odds for jump in (0, A)], np.uint8)
+    weights = np.repeat(list(odds.values()), 2) / (2 * sum(odds.values()))
+    machines = BatchMachine(width * CHILDREN, frames=AGENT_FRAMES, threads=threads)
+    states = start_snapshot(*level)[None]
+    held = np.zeros(1, np.uint8)
+    layers: list[
+        tuple[np.ndarray, np.ndarray]
+    ] = []  # buttons, and parents' rows in the layer before
+    for _ in range(route.steps):
+        if is_over():
+            return None
+        n = CHILDREN * len(states)
+        parents = np.repeat(np.arange(len(states)), CHILDREN)
+        pressed = held[parents]
+        pressed[1::CHILDREN] ^= A
+        pressed[2::CHILDREN] = rng.choice(moves, len(states), p=weights)
+        machines.states[:n] = states[parents]
+        machines.step(pressed, indices=np.arange(n), draw=False)
+        ram = machines.ram_before[:n]
+        facts = read_facts(ram)
+        cleared = np.flatnonzero(has_cleared(facts, level))
+        if len(cleared):
+            i = cleared[machines.frames_run[cleared].argmin()]
+            buttons = bytes([*trace(layers, int(parents[i])), pressed[i]])
+            found = Route(buttons, route_frames(buttons, machines.frames_run[i]))
+            return found if found.frames < route.frames else None
+        score = progress[facts.area_pointer, np.minimum(facts.x_pos, MAX_X - 1)]
+        alive = ~machines.terminated[:n] & at_home(facts, level) & (score >= 0)
+        lead = ram[:, RAM_X_FRACTION] / (256 * MAX_PX_PER_FRAME * AGENT_FRAMES)
+        score = score + lead + STEPS_PER_SPEED * (np.abs(x_speed(ram)) + rng.random(n))
+        ranked = np.argsort(-score)
+        ranked = ranked[alive[ranked]]
+        _, first = np.unique(beam_keys(ram, facts, pressed)[ranked], return_index=True)
+        kept = ranked[np.sort(first)][:width]
+        if not len(kept):
+            return None
+        layers.append((pressed[kept], parents[kept]))
+        states, held = machines.states[kept], pressed[kept]
+    return None
+
+
+def trace(layers: list[tuple[np.ndarray, np.ndarray]], row: int) -> list[int]:
+    """Return the buttons that led to a row of the last layer."""
+    buttons = []
+    for pressed, parents in reversed(layers):
+        buttons.append(int(pressed[row]))
+        row = int(parents[row])
+    return buttons[::-1]
+
+
+def shorten(
+    level: Level,
+    route: Route,
+    *,
+    seed: int,
+    is_over: Callable[[], bool],
+    on_beam: Callable[[int, Route], None],
+    pipes: bool = False,
+    threads: int = 1,
+) -> Route:
+    """Return the shortest clear that beams of growing width find until the time is up.
+
+    Args:
+        level: world and stage.
+        route: the clear to begin with.
+        seed: of all that is random.
+        is_over: called before every layer; True ends the search.
+        on_beam: called before every beam with its width and the best route.
+        pipes: press down and up too.
+        threads: of the emulation.
+    """
+    rng = np.random.default_rng([seed, 1])
+    width = FIRST_WIDTH
+    while not is_over():
+        on_beam(width, route)
+        shorter = beam_search(
+            level, route, width, rng, is_over=is_over, pipes=pipes, threads=threads
+        )
+        if shorter is None:
+            width = min(2 * width, MAX_WIDTH)
+        else:
+            route = shorter
+    return route
+
+
+# --------------------------------------------------------------------------------------------
+# The command
+# --------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchFlags:
+    """Which stages, how long, where to."""
+
+    world: int | None = None
+    """World, 1-8; with --stage."""
+    stage: int | None = None
+    """Stage within the world, 1-4."""
+    stages: str | None = None
+    """all, or several such as 1-1,8-4; instead of --world and --stage."""
+    seconds: float = 300.0
+    """The most to spend on finding a clear of each stage."""
+    shorten: float = 60.0
+    """Then to spend on making it shorter. 0: keep the first clear."""
+    seed: int = 0
+    """Of everything random."""
+    pipes: bool = False
+    """Press down and up too, for shorter ways through bonus rooms. Always so in 8-4."""
+    threads: int = min(2, os.cpu_count() or 1)
+    """Threads of the emulation."""
+    output: Path = Path("demos")
+    """Folder of the demos, W-S.npz each. A demo there that is as short or shorter is kept."""
+    results: Path | None = None
+    """JSON file to add the figures to, such as docs/results/routes.json."""
+    table: bool = False
+    """Search nothing; write docs/routes.md from docs/results/routes.json."""
+
+
+def wanted_levels(flags: SearchFlags) -> list[Level]:
+    """Return the stages that the flags name.
+
+    Raises:
+        UsageError: none, or one that does not exist.
+    """
+    if flags.stages is None:
+        if flags.world is None or flags.stage is None:
+            raise UsageError("name a stage: --world W --stage S, or --stages all")
+        text = f"{flags.world}-{flags.stage}"
+    else:
+        text = flags.stages
+    try:
+        return parse_stages(text)
+    except ValueError as error:
+        raise UsageError(f"stages {text!r}: {error}") from error
+
+
+def search(
+    flags: SearchFlags, level: Level, progress: Progress
+) -> tuple[Demo, dict[str, Any]] | None:
+    """Search one stage, showing how it goes.
+
+    Returns:
+        the demo, and what it cost for routes.json; None if there was no clear in time.
+    """
+    name = f"{level[0]}-{level[1]}"
+    task = progress.add_task(name)
+    options: dict[str, Any] = {"seed": flags.seed, "pipes": flags.pipes, "threads": flags.threads}
+    began = Clock()
+
+    def explored_enough(batches: int, cells: int) -> bool:
+        if batches % 16 == 0:
+            what = f"{name} exploring: {MACHINES * batches} agent steps, {cells} cells"
+            progress.update(task, description=what)
+        return began.wall_s() > flags.seconds
+
+    first = explore(level, is_over=explored_enough, **options)
+    if first is None:
+        progress.remove_task(task)
+        return None
+    found = Clock()
+
+    def show_beam(width: int, route: Route) -> None:
+        what = f"{name} shortening: {route.steps} agent steps, beam of {width}"
+        progress.update(task, description=what)
+
+    def shortened_enough() -> bool:
+        return found.wall_s() >= flags.shorten
+
+    route = shorten(level, first, is_over=shortened_enough, on_beam=show_beam, **options)
+    progress.remove_task(task)
+    pressed = np.repeat(np.frombuffer(route.buttons, np.uint8), AGENT_FRAMES)
+    demo = record(*level, pressed, source="search", seed=flags.seed)
+    options_given = f"--seed {flags.seed} --shorten {flags.shorten:g} --threads {flags.threads}"
+    figures = {
+        "agent_steps": demo.agent_steps,
+        "frames": demo.frames,
+        "first_agent_steps": first.steps,
+        "explore_wall_s": round(found.began_s - began.began_s, 1),
+        "explore_cpu_s": round(found.began_cpu_s - began.began_cpu_s, 1),
+        "shorten_wall_s": round(found.wall_s(), 1),
+        "shorten_cpu_s": round(time.process_time() - found.began_cpu_s, 1),
+        "search": f"--stages {name} {options_given}{' --pipes' * flags.pipes}",
+    }
+    return demo, figures
+
+
+class Clock:
+    """When something began, by the wall and by this process's share of the processor."""
+
+    def __init__(self) -> None:
+        self.began_s = time.monotonic()
+        self.began_cpu_s = time.process_time()
+
+    def wall_s(self) -> float:
+        """Return the seconds since then."""
+        return time.monotonic() - self.began_s
+
+
+def check(demo: Demo) -> None:
+    """Raise RuntimeError unless a demo ends at the goal in both emulators."""
+    emulators: tuple[EmulatorName, ...] = ("fast", "nes-py")
+    for emulator in emulators:
+        played = replay(demo, emulator)
+        if played.parted_at is not None or not played.cleared:
+            raise RuntimeError(
+                f"the clear of {demo.world}-{demo.stage} does not replay on {emulator}: {played}"
+            )
+
+
+def demo_path(flags: SearchFlags, level: Level) -> Path:
+    """Return where a stage's demo is kept."""
+    return flags.output / f"{level[0]}-{level[1]}{'-pipes' * flags.pipes}.npz"
+
+
+def keep(flags: SearchFlags, demo: Demo, figures: dict[str, Any]) -> None:
+    """Check and write a demo, and its figures if a file for them was named."""
+    check(demo)
+    path = demo_path(flags, (demo.world, demo.stage))
+    save_demo(path, demo)
+    if flags.results:
+        results = json.loads(flags.results.read_text()) if flags.results.exists() else {}
+        source = provenance()
+        origin = {key: source[key] for key in ("git_commit", "started", "machine")}
+        results[path.stem] = figures | origin
+        write_json(flags.results, dict(sorted(results.items())))
+
+
+def write_table() -> None:
+    """Write docs/routes.md from docs/results/routes.json."""
+    raise NotImplementedError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Search what the flags ask for; 0 if every stage was cleared."""
+    flags = tyro.cli(SearchFlags, args=arguments, description=__doc__)
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    missed = []
+    try:
+        if flags.table:
+            write_table()
+            return 0
+        levels = wanted_levels(flags)
+        paths = {level: demo_path(flags, level) for level in levels}
+        kept = {level: load_demo(path) for level, path in paths.items() if path.exists()}
+        with Progress(*columns, console=console, transient=True) as progress:
+            for level in levels:
+                found = search(flags, level, progress)
+                if found is None:
+                    missed.append(f"{level[0]}-{level[1]}")
+                    continue
+                demo, figures = found
+                is_shorter = level not in kept or demo.frames < kept[level].frames
+                if is_shorter:
+                    keep(flags, demo, figures)
+                print(
+                    f"{level[0]}-{level[1]}: {demo.agent_steps} agent steps, {demo.frames} frames;"
+                    f" first clear {figures['first_agent_steps']} steps,"
+                    f" after {figures['explore_wall_s']} s; "
+                    f"{'wrote' if is_shorter else 'kept the old'} {paths[level]}",
+                    flush=True,
+                )
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (OSError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if missed:
+        print(f"error: no clear of {', '.join(missed)} within {flags.seconds} s", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
