@@ -1,0 +1,358 @@
+"""What a run folder says about its run: training, finished, stalled, dead or collapsed, and why.
+
+Reads only; a run is never touched, its lock never tried. A `RunReader` remembers what it has read,
+so that looking again at two hundred runs reads only what was added.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import os
+import platform
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+from mario_doctor import Doctor, Finding
+from mario_runs import BadModelFile, RunFolder, RunLocked
+from mario_runtime import UsageError, WorkerDied
+
+State = Literal["training", "stalled", "dead", "collapsed", "stopped", "finished", "empty"]
+STATES: dict[State, str] = {
+    "training": "its trainer is at work",
+    "stalled": "its trainer lives, but has written nothing for long",
+    "dead": "its trainer ended without cleaning up: killed, or the machine went down",
+    "collapsed": "its policy is broken, whether it trains on or not",
+    "stopped": "its trainer ended before the target; it can be resumed",
+    "finished": "it reached its target",
+    "empty": "nothing has been logged yet",
+}
+STALL_S = 300.0  # an evaluation of 32 episodes and a preview fit into this on 2 slow cores
+STALL_INTERVALS = 10  # and so many times a run's own time between two lines
+MAX_DEPTH = 3  # folders below a runs root: runs/<experiment>/<phase>/<seed>
+
+
+@dataclasses.dataclass(frozen=True)
+class Holder:
+    """The process that holds a run folder's lock, from its trainer.json."""
+
+    pid: int
+    host: str
+    started: str
+
+    def process(self) -> psutil.Process | None:
+        """Return the process if it lives on this machine; a reused pid is not it."""
+        try:
+            process = psutil.Process(self.pid)
+            started = datetime.datetime.fromisoformat(self.started).timestamp()
+            same = abs(process.create_time() - started) < 2
+            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+        except (psutil.Error, ValueError):
+            return None
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether it runs on another machine, where its life cannot be seen from here."""
+        return self.host != platform.node()
+
+
+@dataclasses.dataclass(frozen=True)
+class RunStatus:
+    """A run at one moment. What is not known is None."""
+
+    name: str
+    path: Path
+    state: State
+    why: str
+    agent: str
+    stage: str
+    step: int
+    target: int | None  # agent steps
+    age_s: float | None  # since the last line of metrics.jsonl
+    holder: Holder | None
+    last: dict[str, Any]  # the last line of metrics.jsonl
+    best: dict[str, Any]  # best_eval_summary.json
+    findings: list[Finding]
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether a trainer holds the folder, as far as can be seen from here."""
+        return bool(self.holder and (self.holder.is_elsewhere or self.holder.process()))
+
+
+class RunReader:
+    """One run folder, of either agent; what did not change is not read again."""
+
+    def __init__(self, path: Path, name: str = "") -> None:
+        self.folder = RunFolder(path)
+        self.name = name or path.name
+        self._offset = 0
+        self._inode = 0
+        self._files: dict[Path, tuple[int, dict[str, Any]]] = {}
+        self._doctor = Doctor()
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Return the lines of metrics.jsonl, reading on from where it was read to.
+
+        A resumed run replaces the file: then it is read from its start. A line without its end
+        waits for the next call.
+        """
+        try:
+            with self.folder.metrics_path.open("rb") as file:
+                stat = os.fstat(file.fileno())
+                if stat.st_ino != self._inode or stat.st_size < self._offset:
+                    self._begin(stat.st_ino)
+                file.seek(self._offset)
+                whole = file.read().rpartition(b"\n")[0]
+        except OSError:
+            self._begin(0)
+            return self.rows
+        if whole:
+            self._offset += len(whole) + 1
+            for row in _parse_lines(whole):
+                self._doctor.add(row)
+        return self.rows
+
+    def _begin(self, inode: int) -> None:
+        self._doctor, self._offset, self._inode = Doctor(), 0, inode
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl read so far."""
+        return self._doctor.rows
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What the doctor finds in them."""
+        return self._doctor.findings
+
+    def read_json(self, path: Path) -> dict[str, Any]:
+        """Return a JSON file's mapping; empty if it is missing or not one. Kept till it changes."""
+        try:
+            changed = path.stat().st_mtime_ns
+            if self._files.get(path, (0, {}))[0] != changed:
+                content = json.loads(path.read_bytes())
+                self._files[path] = (changed, content if isinstance(content, dict) else {})
+            return self._files[path][1]
+        except (OSError, ValueError):
+            return {}
+
+    def holder(self) -> Holder | None:
+        """Return who holds, or held when it died, the folder."""
+        content = self.read_json(self.folder.path / "trainer.json")
+        try:
+            return Holder(int(content["pid"]), str(content["host"]), str(content["started"]))
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """Return every evaluation's summary in the order of their steps; `step` is in each."""
+        found = []
+        for step, folder in step_folders(self.folder.evaluations):
+            if summary := self.read_json(folder / "summary.json"):
+                found.append(summary | {"step": step})
+        return found
+
+    def newest_preview(self) -> Path | None:
+        """Return the newest preview video."""
+        for _, folder in reversed(step_folders(self.folder.previews)):
+            if (video := folder / "preview.mp4").is_file():
+                return video
+        return None
+
+    def status(self) -> RunStatus:
+        """Read what is new and return how the run is."""
+        rows = self.read_metrics()
+        config = self.read_json(self.folder.config_path)
+        env = _mapping(config.get("env"))
+        last = rows[-1] if rows else {}
+        status = RunStatus(
+            name=self.name,
+            path=self.folder.path,
+            state="empty",
+            why="",
+            agent=str(config.get("agent", "?")),
+            stage=f"{env['world']}-{env['stage']}" if {"world", "stage"} <= env.keys() else "?",
+            step=int(last.get("step", 0)),
+            target=_target(config),
+            age_s=self._age_s(),
+            holder=self.holder(),
+            last=last,
+            best=self.read_json(self.folder.best_summary),
+            findings=list(self.findings),
+        )
+        state, why = self._judge(status)
+        return dataclasses.replace(status, state=state, why=why)
+
+    def _age_s(self) -> float | None:
+        try:
+            return max(0.0, time.time() - self.folder.metrics_path.stat().st_mtime)
+        except OSError:
+            return None
+
+    def _judge(self, status: RunStatus) -> tuple[State, str]:
+        """Return the state and, in one line, why it is that."""
+        if collapses := [finding for finding in status.findings if finding.is_collapse]:
+            worst = collapses[0]
+            return "collapsed", f"{worst.rule} at step {worst.step:,}: {worst.message}"
+        if status.is_alive and status.age_s is not None:
+            limit_s = max(STALL_S, STALL_INTERVALS * self._interval_s())
+            if status.age_s > limit_s:
+                return "stalled", f"last line {status.age_s / 60:.0f} min ago"
+            return "training", ""
+        if status.is_alive:
+            return "training", "starting"
+        if status.holder:
+            return "dead", f"pid {status.holder.pid} is gone, its trainer.json is still here"
+        if self.folder.final_model.is_file():
+            return "finished", ""
+        if status.last:
+            return "stopped", "" if status.target is None else f"target {status.target:,}"
+        return "empty", ""
+
+    def _interval_s(self) -> float:
+        """Return the mean time between the last lines, 0 if there are not two."""
+        walls = [row["wall_s"] for row in self.rows[-11:] if "wall_s" in row]
+        return (walls[-1] - walls[0]) / (len(walls) - 1) if len(walls) > 1 else 0.0
+
+
+def _parse_lines(text: bytes) -> Iterator[dict[str, Any]]:
+    """Yield the lines that are JSON mappings with a step; a torn one is left out."""
+    for line in text.splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            yield row
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _target(config: dict[str, Any]) -> int | None:
+    """Return how many agent steps a run is to take: PPO's `timesteps`, DreamerV3's `steps`."""
+    for value in (_mapping(config.get("ppo")).get("timesteps"), config.get("steps")):
+        if isinstance(value, (int, float)):
+            return int(value)
+    return None
+
+
+def step_folders(parent: Path) -> list[tuple[int, Path]]:
+    """Return the folders `step_<n>` in a folder as (n, path), by n."""
+    return sorted(
+        (int(match[1]), path)
+        for path in parent.glob("step_*")
+        if (match := re.fullmatch(r"step_(\d+)", path.name))
+    )
+
+
+# --------------------------------------------------------------------------------------------
+# Finding runs and models
+# --------------------------------------------------------------------------------------------
+
+
+def find_runs(root: Path) -> dict[str, Path]:
+    """Return the run folders at or below root by name (their path from root).
+
+    A folder with train_config.json or metrics.jsonl is a run; what lies within it is its own.
+    Links that lead out of root are left out.
+    """
+    home = root.resolve()
+    runs: dict[str, Path] = {}
+
+    def visit(folder: Path, depth: int) -> None:
+        if any((folder / name).is_file() for name in ("train_config.json", "metrics.jsonl")):
+            runs[folder.relative_to(root).as_posix() if depth else root.name] = folder
+        elif depth < MAX_DEPTH:
+            with os.scandir(folder) as entries:
+                children = sorted(entry.path for entry in entries if entry.is_dir())
+            for child in map(Path, children):
+                if child.resolve().is_relative_to(home):
+                    visit(child, depth + 1)
+
+    if root.is_dir():
+        visit(root, 0)
+    return runs
+
+
+def newest_run(root: Path) -> Path:
+    """Return the run below root that wrote last.
+
+    Raises:
+        UsageError: there is none.
+    """
+    return max(_runs_or_error(root), key=last_written)
+
+
+def last_written(run: Path) -> float:
+    """Return when a run wrote its metrics, or failing that its config, as seconds since 1970."""
+    folder = RunFolder(run)
+    for path in (folder.metrics_path, folder.config_path):
+        if path.is_file():
+            return path.stat().st_mtime
+    return 0.0
+
+
+def best_run(root: Path) -> Path:
+    """Return the run below root whose best evaluation ranks highest.
+
+    Raises:
+        UsageError: none has been evaluated.
+    """
+    ranked = [
+        (rank, run)
+        for run in _runs_or_error(root)
+        if (rank := RunReader(run).status().best.get("rank"))
+        and RunFolder(run).best_model.is_file()
+    ]
+    if not ranked:
+        raise UsageError(f"no run in {root} has an evaluation yet")
+    return max(ranked, key=lambda pair: pair[0])[1]
+
+
+def _runs_or_error(root: Path) -> list[Path]:
+    runs = list(find_runs(root).values())
+    if not runs:
+        raise UsageError(f"there are no runs in {root}")
+    return runs
+
+
+def newest_model(run: Path) -> Path:
+    """Return a run's newest model: the newest checkpoint, else the final model.
+
+    Raises:
+        BadModelFile: there is none yet.
+    """
+    folder = RunFolder(run)
+    for model in (*folder.checkpoints(), folder.final_model, folder.best_model):
+        if model.is_file():
+            return model
+    raise BadModelFile(f"{run} holds no checkpoint yet")
+
+
+# --------------------------------------------------------------------------------------------
+# Command lines
+# --------------------------------------------------------------------------------------------
+
+
+def exit_code(task: Callable[[], int | None]) -> int:
+    """Run a tool's task; an expected failure is one line on stderr and 2 (usage) or 1."""
+    try:
+        return task() or 0
+    except (UsageError, BadModelFile, RunLocked) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (WorkerDied, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130

@@ -1,0 +1,184 @@
+"""Play a policy on many seeds and keep the best episode: best.mp4, best.gif, best.json.
+
+    python render_best_checkpoint.py --auto --seeds 64 --policy-modes stochastic
+
+Every seed's episode stands in all_runs.json. Episodes are played side by side; only the best one is
+filmed, from its actions, by playing it again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+from tqdm import tqdm
+
+from mario_policies import find_model, load_policy, shipped_model
+from mario_rollout import (
+    Episode,
+    ProtocolName,
+    evaluate,
+    fastest_clear,
+    film,
+    film_with_captions,
+    furthest,
+    game_fps,
+    protocol_config,
+    write_video,
+)
+from mario_runs import CONFIG_MEMBER, write_json
+from mario_runtime import EmulatorName, UsageError, in_process
+from mario_status import best_run, exit_code, newest_model, newest_run
+
+MODES = ("deterministic", "stochastic")
+RANKS = {"default": furthest, "fastest_clear": fastest_clear}
+
+
+@dataclasses.dataclass(frozen=True)
+class RenderFlags:
+    """Whom to film, on which seeds, and how."""
+
+    model: Path | None = None
+    """A model zip, a run folder or a shipped policy's folder. Unset: the shipped policy of 1-1."""
+    auto: bool = False
+    """Find the model instead: the best evaluated one of all runs."""
+    prefer_latest_step: bool = False
+    """With --auto: the newest checkpoint of the run that wrote last."""
+    runs_root: Path = Path("runs")
+    """Where --auto looks."""
+    seeds: int = 16
+    """Episodes of each policy mode; their seeds are --seed-base, --seed-base + 1, ..."""
+    seed_base: int = 0
+    """First seed: an episode's no-ops, sticky frames and action samples."""
+    policy_modes: str = "deterministic,stochastic"
+    """deterministic (argmax), stochastic (sampled), or both, joined by a comma."""
+    protocol: ProtocolName = "noop"
+    """fixed: one start; noop: 1-30 random no-ops; sticky: noop and sticky buttons at 0.25."""
+    rank_by: Literal["default", "fastest_clear"] = "default"
+    """default: clears, then max-x, then return; fastest_clear: clears in the fewest steps."""
+    max_steps: int = 0
+    """Agent steps after which an episode is cut off. 0: only the game's clock ends it."""
+    fps: float = 0.0
+    """Agent steps shown a second. 0: the game's own speed."""
+    gif: bool = True
+    """Write best.gif too."""
+    captions: bool = False
+    """A strip below the picture: step, x, value, buttons."""
+    export_max_width: int = 512
+    """Width of the film in px: whole multiples of the screen's 256, or less than that."""
+    output_dir: Path | None = None
+    """Unset: runs/render_<name of the run or of the shipped policy>."""
+    emulator: EmulatorName = "fast"
+    """fast, or nes-py, the reference: the same film, thirty times slower."""
+    n_envs: int = 16
+    """Episodes played side by side."""
+
+
+def find(flags: RenderFlags) -> Path:
+    """Return the model file that the flags name.
+
+    Raises:
+        UsageError: they contradict each other, or there is none.
+    """
+    if flags.model and flags.auto:
+        raise UsageError("--model names a model, --auto finds one: give one of the two")
+    if flags.prefer_latest_step and not flags.auto:
+        raise UsageError("--prefer-latest-step belongs to --auto")
+    if flags.model:
+        return find_model(flags.model)
+    if not flags.auto:
+        shipped = shipped_model(1, 1)
+        if shipped is None:
+            raise UsageError("no policy of 1-1 is shipped: give --model or --auto")
+        return shipped
+    if flags.prefer_latest_step:
+        return newest_model(newest_run(flags.runs_root))
+    return find_model(best_run(flags.runs_root))
+
+
+def name_of(model: Path) -> str:
+    """Return the name of the run or shipped policy that a model file belongs to."""
+    for folder in model.resolve().parents:
+        if (folder / CONFIG_MEMBER).is_file():
+            return folder.name
+    return model.stem
+
+
+def as_dict(episode: Episode, mode: str) -> dict[str, Any]:
+    """Return an episode as all_runs.json has it."""
+    content = dataclasses.asdict(episode) | {"mode": mode, "length": episode.length}
+    del content["actions"]
+    return content
+
+
+def render(flags: RenderFlags) -> None:
+    """Play, rank, film and write."""
+    modes = flags.policy_modes.split(",")
+    if unknown := [mode for mode in modes if mode not in MODES]:
+        raise UsageError(f"no policy mode {unknown[0]!r}; there are: {', '.join(MODES)}")
+    if flags.fps < 0 or flags.export_max_width < 16:
+        raise UsageError("--fps must not be negative, --export-max-width at least 16")
+    model = find(flags)
+    output = flags.output_dir or Path("runs") / f"render_{name_of(model)}"
+    policy = load_policy(model)
+    config = in_process(policy.env_config, flags.emulator)
+    config = dataclasses.replace(config, n_envs=flags.n_envs)
+    rank = RANKS[flags.rank_by]
+    summaries: list[dict[str, Any]] = []
+    played: list[tuple[str, Episode]] = []
+    with tqdm(total=flags.seeds * len(modes), unit="episode", disable=None) as bar:
+        for mode in modes:
+            summary, episodes = evaluate(
+                policy,
+                config,
+                protocol=flags.protocol,
+                episodes=flags.seeds,
+                deterministic=mode == "deterministic",
+                seed=flags.seed_base,
+                max_steps=flags.max_steps,
+                model=model.as_posix(),
+                on_episode=lambda _: bar.update(),
+            )
+            summaries.append(dataclasses.asdict(summary))
+            played += [(mode, episode) for episode in episodes]
+    played.sort(key=lambda run: rank(run[1]), reverse=True)
+    mode, best = played[0]
+    filmed = protocol_config(config, flags.protocol)
+    fps = flags.fps or game_fps(filmed)
+    for name in ("best.mp4", "best.gif") if flags.gif else ("best.mp4",):
+        frames = film_with_captions(best, filmed, policy) if flags.captions else film(best, filmed)
+        write_video(output / name, frames, fps, flags.export_max_width)
+    about = {
+        "model": model.as_posix(),
+        "protocol": flags.protocol,
+        "emulator": flags.emulator,
+        "rank_by": flags.rank_by,
+        "fps": fps,
+    }
+    write_json(output / "best.json", as_dict(best, mode) | about | {"actions": best.actions})
+    runs = [as_dict(episode, mode) for mode, episode in played]
+    write_json(output / "all_runs.json", about | {"summaries": summaries, "runs": runs})
+    for content in summaries:
+        print(
+            f"{MODES[not content['deterministic']]}: {content['flags_cleared']}/"
+            f"{content['episodes']} cleared, median max-x {content['median_max_x']:.0f}"
+        )
+    ending = "cleared" if best.flag else "ended"
+    print(
+        f"best: seed {best.seed} {mode}, {ending} at x {best.end_x} in {best.length} agent steps\n"
+        f"written: {output}"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse and render."""
+    flags = tyro.cli(RenderFlags, args=arguments, description=__doc__)
+    return exit_code(lambda: render(flags))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
