@@ -3,7 +3,7 @@
 The two launchers only find a Python 3.13 and hand everything on, so that both offer the same and
 what they do is tested here. Standard library only: this runs before anything is installed.
 
-    run_mario.sh train|eval|smoke|test|watch|monitor|bench [flags of that command]
+    run_mario.sh train|eval|smoke|test|... [flags of that command]    (all: COMMANDS, or --help)
 
 `.venv` holds the state of the installation:
 - `installed.json`: which requirements files are installed, by SHA-256, and by which Python. As long
@@ -36,6 +36,11 @@ COMMANDS = {
     "test": "scripts/run_tests.py",
     "watch": "watch_mario.py",
     "monitor": "auto_update_mario_monitor.py",
+    "render": "render_best_checkpoint.py",
+    "health": "scripts/run_health.py",
+    "diagnose": "scripts/diagnose_latest.py",
+    "backup": "scripts/backup_checkpoints.py",
+    "launch": "scripts/launch.py",
     "bench": "bench_throughput.py",
 }
 USAGE = f"usage: run_mario.sh {'|'.join(COMMANDS)} [flags of that command]"

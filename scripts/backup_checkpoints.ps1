@@ -1,0 +1,7 @@
+# Copy checkpoints to another place before the trainer drops them.
+param([string] $Run = '', [switch] $Loop, [int] $EveryS = 600)
+$flags = @('--every-s', "$EveryS")
+if ($Run) { $flags += @('--run', $Run) }
+if ($Loop) { $flags += '--loop' }
+& (Join-Path $PSScriptRoot 'run_mario.ps1') backup @flags
+exit $LASTEXITCODE

@@ -1,0 +1,7 @@
+# One line a run, for a log or a scheduled task: exit code 1 if one is dead, stalled or collapsed.
+param([string] $Run = '', [switch] $Loop, [int] $EveryS = 60)
+$flags = @('--brief', '--every-s', "$EveryS")
+if ($Run) { $flags += @('--run', $Run) }
+if ($Loop) { $flags += '--loop' }
+& (Join-Path $PSScriptRoot 'run_mario.ps1') health @flags
+exit $LASTEXITCODE

@@ -1,0 +1,86 @@
+"""Say what a checkpoint is, without running it: steps, stage, recipe, sizes, hash.
+
+    python scripts/inspect_checkpoint.py runs/mine/models/mario_final.zip
+
+Reads JSON and tensors only. A folder stands for the model in it that evaluate_mario.py would take.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import sys
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mario_policies import find_model
+from mario_runs import read_model_zip
+from mario_status import exit_code
+
+
+@dataclasses.dataclass(frozen=True)
+class InspectFlags:
+    """Which checkpoint."""
+
+    model: tyro.conf.Positional[Path]
+    """A model zip, a run folder or a shipped policy's folder."""
+
+
+def flag_values(group: dict[str, Any]) -> str:
+    """Return a group of flags as "name value, name value", nested groups inside."""
+    flat = {**group, **group.get("reward", {})}
+    flat.pop("reward", None)
+    return ", ".join(f"{name} {value}" for name, value in flat.items() if value not in (None, []))
+
+
+def describe(path: Path) -> Iterator[str]:
+    """Yield the lines that say what a model file is.
+
+    Raises:
+        BadModelFile: it is none.
+    """
+    path = find_model(path)
+    config, tensors = read_model_zip(path)
+    with zipfile.ZipFile(path) as archive:
+        members = {member.filename: member.file_size for member in archive.infolist()}
+        data = json.loads(archive.read("data")) if "data" in members else {}
+    parameters = sum(tensor.numel() for tensor in tensors.values())
+    state = path.with_suffix(".state")
+    provenance = config.get("provenance", {})
+    env = config.get("env", {})
+    yield f"file       {path}"
+    yield f"sha256     {hashlib.sha256(path.read_bytes()).hexdigest()}"
+    yield f"size       {path.stat().st_size:,} bytes, {sum(members.values()):,} unpacked"
+    yield f"agent      {config.get('agent')}"
+    yield f"steps      {data.get('num_timesteps', 'unknown')}"
+    yield f"stage      {env.get('world')}-{env.get('stage')}, goal line {env.get('goal_line_x')}"
+    yield f"weights    {parameters:,} numbers in {len(tensors)} tensors"
+    largest = sorted(tensors.items(), key=lambda item: -item[1].numel())[:3]
+    for name, tensor in largest:
+        yield f"           {name} {str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
+    resumable = f"yes, with {state.name}" if state.is_file() else "no, weights only"
+    yield f"resumable  {resumable}"
+    yield f"reward     signature {config.get('reward_signature')}"
+    for group in ("env", "ppo", "rnd"):
+        yield f"{group:<10} {flag_values(config.get(group, {}))}"
+    yield f"command    {' '.join(provenance.get('command', []))}"
+    yield f"commit     {provenance.get('git_commit')}, started {provenance.get('started')}"
+    versions = provenance.get("versions", {})
+    yield "versions   " + ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse and print."""
+    flags = tyro.cli(InspectFlags, args=arguments, description=__doc__)
+    return exit_code(lambda: print("\n".join(describe(flags.model))))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

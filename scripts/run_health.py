@@ -1,0 +1,182 @@
+"""Say how a run is: process, lock, speed, evaluations, GPU, the doctor's verdict.
+
+    python scripts/run_health.py --run runs/mine --loop --every-s 30
+
+With --brief a line a run, and without --run every run of the root: a heartbeat for a log or a cron
+job. Exits 1 if a run that was looked at is dead, stalled or collapsed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import psutil
+import tyro
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mario_runtime import UsageError
+from mario_status import STATES, RunReader, RunStatus, exit_code, find_runs, newest_run
+
+UNWELL = {"dead", "stalled", "collapsed"}
+
+
+@dataclasses.dataclass(frozen=True)
+class HealthFlags:
+    """Which runs, how often, how much of them."""
+
+    run: Path | None = None
+    """The run folder. Unset: the one that wrote last; with --brief, every run."""
+    runs_root: Path = Path("runs")
+    """Where to look for runs."""
+    loop: bool = False
+    """Again and again, until Ctrl-C."""
+    every_s: float = 30.0
+    """Seconds between two looks."""
+    brief: bool = False
+    """One line a run."""
+
+
+def ago(seconds: float | None) -> str:
+    """Return a duration as a person says it: "40 s", "12 min", "3.1 h"."""
+    if seconds is None:
+        return "never"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def progress(status: RunStatus) -> str:
+    """Return "120,000/700,000 steps (17 %), 950 steps/s, 10 min to go"."""
+    text = f"{status.step:,} steps"
+    rate = status.last.get("env_steps_per_s")
+    if status.target:
+        text = f"{status.step:,}/{status.target:,} steps ({status.step / status.target:.0%})"
+    if rate:
+        text += f", {rate:.0f} steps/s"
+        if status.target and status.state == "training":
+            text += f", {ago(max(0, status.target - status.step) / rate)} to go"
+    return text
+
+
+def describe_process(status: RunStatus) -> str:
+    """Return the trainer's process and its parent, or that there is none.
+
+    A virtual environment's python.exe on Windows is two processes, a stub and its child: the
+    parent shows that they are one trainer.
+    """
+    if status.holder is None:
+        return "none; the folder is free"
+    if status.holder.is_elsewhere:
+        return f"pid {status.holder.pid} on {status.holder.host}, which cannot be seen from here"
+    process = status.holder.process()
+    if process is None:
+        return f"pid {status.holder.pid} is gone"
+    try:
+        with process.oneshot():
+            memory_mb = process.memory_info().rss / 2**20
+            age_s = time.time() - process.create_time()
+            parent = process.parent()
+            origin = f"{parent.name()} ({parent.pid})" if parent else "no parent"
+            return (
+                f"pid {process.pid} for {ago(age_s)}, {memory_mb:.0f} MB, "
+                f"{process.num_threads()} threads; started by {origin}"
+            )
+    except psutil.Error as error:
+        return f"pid {status.holder.pid}: {error}"
+
+
+def describe_evaluation(summary: dict[str, object]) -> str:
+    """Return one line of an evaluation's summary; "none" if there is none."""
+    if not summary:
+        return "none"
+    line = (
+        f"at {summary.get('step', 0):,}: {summary.get('flags_cleared')}/{summary.get('episodes')} "
+        f"cleared, median max-x {summary.get('median_max_x', 0):.0f}"
+    )
+    steps = summary.get("median_clear_steps")
+    return line + (f", in {steps:.0f} steps" if isinstance(steps, (int, float)) else "")
+
+
+def gpus() -> list[str]:
+    """Return a line a GPU from nvidia-smi; none where there is none."""
+    if not shutil.which("nvidia-smi"):
+        return []
+    query = "name,utilization.gpu,memory.used,memory.total,temperature.gpu"
+    done = subprocess.run(
+        ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )
+    return done.stdout.splitlines() if done.returncode == 0 else []
+
+
+def report(reader: RunReader) -> Iterator[str]:
+    """Yield the lines of a run's health."""
+    status = reader.status()
+    evaluations = reader.evaluations()
+    yield f"{status.name}  {status.agent} on {status.stage}"
+    yield f"  state     {status.state}: {status.why or STATES[status.state]}"
+    yield f"  progress  {progress(status)}; last line {ago(status.age_s)} ago"
+    yield f"  process   {describe_process(status)}"
+    yield f"  last eval {describe_evaluation(evaluations[-1] if evaluations else {})}"
+    yield f"  best eval {describe_evaluation(status.best)}"
+    for line in gpus():
+        yield f"  GPU       {line}"
+    if not status.findings:
+        yield "  verdict   healthy" if status.last else "  verdict   nothing to judge yet"
+    for finding in status.findings:
+        kind = "COLLAPSED" if finding.is_collapse else "warning"
+        yield f"  verdict   {kind}, {finding.rule} at {finding.step:,}: {finding.message}"
+
+
+def brief(status: RunStatus) -> str:
+    """Return a run's heartbeat."""
+    now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+    why = f" ({status.why})" if status.why else ""
+    return f"{now} {status.name}: {status.state}{why}, {progress(status)}"
+
+
+def look(flags: HealthFlags) -> int:
+    """Print what the flags ask for; 1 if a run is unwell."""
+    if flags.every_s <= 0:
+        raise UsageError("--every-s must be above 0")
+    if flags.run and not flags.run.is_dir():
+        raise UsageError(f"there is no run folder {flags.run}")
+    readers: dict[str, RunReader] = {}
+    while True:
+        if flags.run:
+            found = {flags.run.resolve().name: flags.run}
+        elif flags.brief:
+            found = find_runs(flags.runs_root)
+        else:
+            newest = newest_run(flags.runs_root)
+            found = {newest.name: newest}
+        unwell = False
+        for name, path in found.items():
+            reader = readers.setdefault(name, RunReader(path, name))
+            status = reader.status()
+            unwell = unwell or status.state in UNWELL
+            print(brief(status) if flags.brief else "\n".join(report(reader)), flush=True)
+        if not flags.loop:
+            return int(unwell)
+        time.sleep(flags.every_s)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse and look."""
+    flags = tyro.cli(HealthFlags, args=arguments, description=__doc__)
+    return exit_code(lambda: look(flags))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

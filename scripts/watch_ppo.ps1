@@ -1,0 +1,7 @@
+# Health of a run: watch_ppo.ps1 -Loop -EveryS 30 goes on until Ctrl-C.
+param([string] $Run = '', [switch] $Loop, [int] $EveryS = 30)
+$flags = @('--every-s', "$EveryS")
+if ($Run) { $flags += @('--run', $Run) }
+if ($Loop) { $flags += '--loop' }
+& (Join-Path $PSScriptRoot 'run_mario.ps1') health @flags
+exit $LASTEXITCODE
