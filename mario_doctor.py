@@ -17,7 +17,7 @@ Row = dict[str, Any]
 ENTROPY_GONE = 0.01  # nats: the likeliest of 5 actions has 99.8 %; P8 starts at 1.8
 COMPETENT = 0.5  # clear rate from which on a decided policy is the aim and no collapse
 STILL_KL, STILL_CLIP = 1e-5, 1e-4  # of a policy that does not move; P8's lowest are 2e-3 and 4e-3
-VALUE_LOSS_ALARM = 1e4  # P4 reports 1.9e5; P8's normalised rewards keep it below 1
+VALUE_LOSS_ALARM = 500.0  # P4 has 1,500 to 3,800 from its first rollouts on; P8 stays below 1
 VALUE_LOSS_GROWTH = 100.0  # times the median of the run so far
 WALL_EPISODES, WALL_PX = 1_000, 32  # this many episodes, half of them ending within this
 OSCILLATION = 3.0  # px walked for a px of new ground
@@ -80,7 +80,7 @@ def value_explosion(rows: Sequence[Row]) -> str | None:
         earlier = sorted(r["value_loss"] for r in rows[:-1] if "value_loss" in r)
         usual = earlier[len(earlier) // 2] if len(earlier) >= 2 * SEVERAL else loss
         if loss > VALUE_LOSS_ALARM:
-            return f"value loss {loss:.2g}, above {VALUE_LOSS_ALARM:.0e}: normalise the reward"
+            return f"value loss {loss:.2g}, above {VALUE_LOSS_ALARM:.0f}: it drowns the policy gradient; normalise the reward"
         if loss > VALUE_LOSS_GROWTH * usual and loss > 1:
             return f"value loss {loss:.2g}, {loss / usual:.0f} times the run's median {usual:.2g}"
     return None

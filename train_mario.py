@@ -500,15 +500,14 @@ class BetweenRollouts(BaseCallback):
 
     def _on_training_start(self) -> None:
         self._done = self.num_timesteps // self.every if self.every else 0
-        self._first = True
+        self._begun_at = self.num_timesteps
 
     def _on_rollout_start(self) -> None:
-        if not self._first:
+        if self.num_timesteps > self._begun_at:
             self.tick()
-        self._first = False
 
     def _on_training_end(self) -> None:
-        if not stop_requested(self.model):
+        if self.num_timesteps > self._begun_at and not stop_requested(self.model):
             self.tick()
 
     def tick(self) -> None:

@@ -164,15 +164,18 @@ def test_resume_says_what_changed_and_refuses_what_must_not(
     assert trainer(*TINY.split(), "--timesteps", "128", "--run-dir", run).returncode == 0
     more = trainer("--resume-model", run, "--timesteps", "256", "--gae-lambda", "0.8")
     assert more.returncode == 0, more.stderr
-    assert "resuming with gae_lambda 0.95 -> 0.8" in more.stdout
+    assert "resuming with gae_lambda 1.0 -> 0.8" in more.stdout
     assert "resuming with timesteps 128 -> 256" in more.stdout
+    again = trainer("--resume-model", run)
+    assert again.returncode == 0, again.stderr
+    assert [line["step"] for line in read_metrics(RunFolder(run).metrics_path)] == [128, 256]
     newest = RunFolder(run).checkpoints()[0]
     newest.write_bytes(newest.read_bytes()[:1000])
     torn = trainer("--resume-model", run, "--timesteps", "256")
     assert torn.returncode == 0, torn.stderr
     assert "is not a whole zip file" in torn.stderr
     assert "mario_ppo_128_steps.zip at 128 steps" in torn.stdout
-    for flag, value in (("--flag-bonus", "7"), ("--action-set", "fast"), ("--stage", "2")):
+    for flag, value in (("--flag-bonus", "7"), ("--action-set", "simple"), ("--stage", "2")):
         refused = trainer("--resume-model", run, flag, value)
         assert refused.returncode == 2
         assert "--warm-start takes its weights alone" in refused.stderr
@@ -258,6 +261,28 @@ def test_a_yaml_recipe_sets_flags_and_the_command_line_wins(tmp_path: Path) -> N
     recipe.write_text("gama: 0.95\n")
     with pytest.raises(UsageError, match="no flag --gama"):
         parse_config(["--config", str(recipe)])
+
+
+def test_without_a_flag_the_recipe_of_1_1_is_trained(tmp_path: Path) -> None:
+    assert parse_config([]).ppo == parse_config(["--config", "configs/ppo_1-1.yaml"]).ppo
+    assert parse_config([]).env.action_set == "fast"
+    nothing = tmp_path / "nothing.yaml"
+    nothing.write_text("{}\n")
+    assert parse_config(["--config", str(nothing)]).ppo == TrainConfig().ppo
+
+
+def test_the_recipe_p8_is_the_issues_command(tmp_path: Path) -> None:
+    nothing = tmp_path / "nothing.yaml"
+    nothing.write_text("{}\n")
+    command = parse_config([*P8.split(), "--config", str(nothing)])
+    recipe = parse_config(["--config", "configs/p8.yaml"])
+    assert (recipe.env, recipe.ppo, recipe.rnd) == (command.env, command.ppo, command.rnd)
+
+
+@pytest.mark.parametrize("recipe", sorted(path.name for path in Path("configs").glob("*.yaml")))
+def test_every_recipe_parses(recipe: str) -> None:
+    flags = ["--config", f"configs/{recipe}"]
+    assert parse_config(flags).run.config == Path(flags[1])
 
 
 def test_changes_are_described_by_flag() -> None:

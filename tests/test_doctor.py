@@ -1,0 +1,133 @@
+"""The doctor on runs made to fail, and on the history's own curves."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mario_doctor import RULES, Row, diagnose
+from mario_runs import RunFolder, read_metrics
+from train_mario import RolloutStatistics, main
+
+ROOT = Path(__file__).parents[1]
+HEALTHY: Row = {
+    "entropy": 1.2,
+    "approx_kl": 0.008,
+    "clip_fraction": 0.08,
+    "learning_rate": 2.5e-4,
+    "value_loss": 0.3,
+    "clear_rate": 0.0,
+    "ppo/walked_per_ground": 1.1,
+    "ppo/reward_clipped": 0.001,
+}
+
+
+def rows_of(count: int, **changed: float) -> list[Row]:
+    """Rows of a healthy run in which some numbers are others."""
+    return [
+        HEALTHY
+        | {
+            "step": 4096 * (i + 1),
+            "ppo/episodes": 40 * (i + 1),
+            "ppo/max_x_p25": 600 + i,
+            "ppo/max_x_median": 700 + i,
+            "ppo/max_x_p75": 900 + i,
+        }
+        | {key.replace("__", "/"): value for key, value in changed.items()}
+        for i in range(count)
+    ]
+
+
+def sick(rule: str) -> list[Row]:
+    """The end of a run with this illness, after a healthy beginning."""
+    return {
+        "entropy_collapse": rows_of(10, entropy=5e-8),
+        "frozen_policy": rows_of(10, approx_kl=0.0, clip_fraction=0.0),
+        "value_explosion": rows_of(1, value_loss=1.9e5),
+        "death_wall": rows_of(40, ppo__max_x_p25=690, ppo__max_x_p75=702),
+        "oscillation": rows_of(10, ppo__walked_per_ground=8.0),
+        "reward_saturation": rows_of(10, ppo__reward_clipped=0.2),
+    }[rule]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_each_illness_is_named_once_with_its_numbers(rule: str) -> None:
+    healthy = rows_of(40)
+    assert diagnose(healthy) == []
+    rows = [{**row, "step": row["step"] + 10**6} for row in sick(rule)]
+    for row in rows:
+        row["ppo/episodes"] += 10_000
+    found = diagnose([*healthy, *rows])
+    assert [finding.rule for finding in found] == [rule]
+    assert found[0].step > 10**6
+    assert any(character.isdigit() for character in found[0].message)
+    assert "\n" not in found[0].message
+
+
+def test_growth_of_the_value_loss_counts_against_the_runs_own_past() -> None:
+    assert diagnose(rows_of(10, value_loss=0.04) + rows_of(1, value_loss=60.0))
+    assert not diagnose(rows_of(10, value_loss=0.6) + rows_of(1, value_loss=40.0))
+
+
+def test_a_decided_policy_that_clears_is_no_collapse() -> None:
+    assert diagnose(rows_of(10, entropy=1e-3, approx_kl=0, clip_fraction=0, clear_rate=0.98)) == []
+
+
+def test_a_run_that_logs_less_is_judged_by_what_it_logs() -> None:
+    assert diagnose([{"step": 1000 * i, "wall_s": i, "max_x": 314.0} for i in range(50)]) == []
+
+
+@pytest.mark.parametrize("curve", ["p8_200k/curve.csv", "p8_200k/curve_nes-py_first_102k.csv"])
+def test_the_history_of_p8_is_never_flagged(curve: str) -> None:
+    with (ROOT / "docs" / "results" / curve).open() as file:
+        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    assert len(rows) > 10
+    assert diagnose([{**row, "learning_rate": 2.5e-4} for row in rows]) == []
+
+
+def test_p4_is_flagged_while_it_runs_and_stops_if_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = (
+        f"--config {ROOT}/configs/p4.yaml --n-steps 256 --timesteps 20000 --eval-freq 0 "
+        f"--checkpoint-freq 0 --stop-on-collapse --run-dir {tmp_path / 'p4'}"
+    )
+    assert main(flags.split()) == 1
+    said = capsys.readouterr()
+    run = RunFolder(tmp_path / "p4")
+    rows = read_metrics(run.metrics_path)
+    assert rows[-1]["step"] <= 20_000
+    assert rows[-1]["doctor/value_explosion"] == 1
+    assert "warning: value_explosion: value loss" in said.err
+    assert f"the doctor, at {rows[-1]['step']:,} steps: value_explosion" in said.err
+    assert "go on with --resume-model" in said.out
+    assert len(run.checkpoints()) == 1, "what it had is kept"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("recipe", "sick"), [("p4", True), ("p8", False)])
+def test_the_real_recipes_first_20k_steps(tmp_path: Path, recipe: str, sick: bool) -> None:
+    flags = (
+        f"--config {ROOT}/configs/{recipe}.yaml --timesteps 20480 --eval-freq 0 --preview-freq 0"
+    )
+    assert main([*flags.split(), "--run-dir", str(tmp_path / recipe)]) == 0
+    rows = read_metrics(RunFolder(tmp_path / recipe).metrics_path)
+    assert bool(diagnose(rows)) == sick, json.dumps(rows[-1])
+
+
+def test_steps_to_and_fro_and_clipped_rewards_are_counted() -> None:
+    statistics = RolloutStatistics(reward_clip=10.0)
+    walk = [(40, 40), (52, 52), (40, 52), (52, 52), (64, 64)]  # x and max-x: 48 px for 24
+    for x, max_x in walk:
+        infos = [{"x_pos": x, "max_x": max_x}] * 2
+        statistics.add(infos, np.array([10.0, 1.0]), np.array([False, False]))
+    assert statistics.scalars() == {"ppo/walked_per_ground": 2.0, "ppo/reward_clipped": 0.5}
+    statistics.add([{"x_pos": 70, "max_x": 70}] * 2, np.zeros(2), np.array([True, True]))
+    walked = statistics.walked_px
+    statistics.add([{"x_pos": 40, "max_x": 40}] * 2, np.zeros(2), np.array([False, False]))
+    assert statistics.walked_px == walked, "a new episode's start is no walk"
+    assert statistics.episodes == 2
