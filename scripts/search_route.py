@@ -45,6 +45,7 @@ from mario_runtime import (
     BUTTON_BITS,
     MAX_PX_PER_FRAME,
     N_AREA_POINTERS,
+    STAGES,
     EmulatorName,
     GameFacts,
     UsageError,
@@ -76,8 +77,28 @@ NEWEST = 256  # cells that get half of all runs: where the archive grows, it goe
 
 FIRST_WIDTH, MAX_WIDTH = 64, 8192  # states of a beam
 CHILDREN = 3  # of each state: the same buttons, the same with A changed, random ones
+MAX_SPEED_PX = 3  # a frame, of a running Mario (FACTS.md)
 MAX_X = 8192  # px; the longest stage has 6,144
 STEPS_PER_SPEED = 0.01  # what 1/16 px a frame more is worth, in agent steps of lead (by hand)
+
+TABLE_INTRODUCTION = """# Routes
+
+A clear of each stage, searched without a player, a map or a reward by `scripts/search_route.py`:
+random play from snapshots until one run reaches the flag or the axe (Go-Explore's archive), then
+beam search along that route. Each is kept as `demos/W-S.npz`, buttons only, held for whole agent
+steps of 4 frames; `pytest -m slow tests/test_demos.py` replays all of them in both emulators.
+
+- floor: agent steps at top speed (12 px a step) from the start to the goal line, where one area
+  holds both; nobody starts at top speed.
+- frames: as the environment counts them; one in which the game is busy (a pipe) counts as one.
+- first: agent steps of the first clear found; found after so many seconds of processor time (one
+  thread), and by the clock, which counts what else the machine did.
+- the search again: `python scripts/search_route.py` with the flags of the line. The first clear is
+  the same on any machine; what shortening finds depends on the time that it gets.
+
+| stage | agent steps | floor | frames | first | found, CPU s | by the clock | shortened | flags |
+|---|---|---|---|---|---|---|---|---|
+"""
 
 Level = tuple[int, int]  # world, stage
 
@@ -580,9 +601,30 @@ def keep(flags: SearchFlags, demo: Demo, figures: dict[str, Any]) -> None:
         write_json(flags.results, dict(sorted(results.items())))
 
 
-def write_table() -> None:
-    """Write docs/routes.md from docs/results/routes.json."""
-    raise NotImplementedError
+def floor_steps(name: str) -> str:
+    """Return the agent steps at top speed from start to goal, if one area holds both."""
+    level = parse_stages(name)[0]
+    stage = STAGES[level]
+    if stage.start_area != stage.goal_area or level in STAGES_BEHIND_PIPES:
+        return ""
+    return str((stage.goal_line_x - stage.start_x) // (MAX_SPEED_PX * AGENT_FRAMES))
+
+
+def routes_page(results: dict[str, dict[str, Any]]) -> str:
+    """Return docs/routes.md of what routes.json holds."""
+    lines = [TABLE_INTRODUCTION]
+    for name, route in results.items():
+        cells = (
+            *(name, route["agent_steps"], floor_steps(name.removesuffix("-pipes"))),
+            *(route["frames"], route["first_agent_steps"]),
+            *(route["explore_cpu_s"], route["explore_wall_s"], route["shorten_cpu_s"]),
+            f"`{route['search']}`",
+        )
+        lines.append(f"| {' | '.join(str(cell) for cell in cells)} |\n")
+    machines = {f"{r['machine']['cpus']} cores of {r['machine']['cpu']}" for r in results.values()}
+    commits = sorted({r["git_commit"][:7] for r in results.values()})
+    lines.append(f"\nMachine: {'; '.join(sorted(machines))}. Commits: {', '.join(commits)}.\n")
+    return "".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -593,7 +635,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     missed = []
     try:
         if flags.table:
-            write_table()
+            TABLE.write_text(routes_page(json.loads(RESULTS.read_text())))
             return 0
         levels = wanted_levels(flags)
         paths = {level: demo_path(flags, level) for level in levels}
