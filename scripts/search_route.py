@@ -664,7 +664,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if missed:
-        print(f"error: no clear of {', '.join(missed)} within {flags.seconds} s", file=sys.stderr)
+        print(f"error: no clear of {', '.join(missed)} within {flags.seconds:g} s", file=sys.stderr)
         return 1
     return 0
 
