@@ -276,6 +276,12 @@ class TwoHeadCnnPolicy(ActorCriticCnnPolicy):
         values, log_prob, entropy = self.evaluate_all(obs, actions)
         return values[:, :1], log_prob, entropy
 
+    def sharpen(self, factor: float) -> None:
+        """Multiply the logits: a sampling temperature of 1 / factor, kept in the weights."""
+        with th.no_grad():
+            for parameter in self.action_net.parameters():
+                parameter.mul_(factor)
+
     def get_distribution(self, obs: PyTorchObs) -> Distribution:
         """As SB3: the action distribution of each observation."""
         return self._actor_critic(obs)[0]

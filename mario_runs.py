@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import importlib.metadata
 import io
 import json
@@ -196,9 +197,7 @@ class RunFolder:
         ]
         return [path for _, path in sorted(found, reverse=True)]
 
-    def save_checkpoint(
-        self, step: int, write_model: Callable[[Path], None], write_state: Callable[[Path], None]
-    ) -> Path:
+    def save_checkpoint(self, step: int, write_model: Callable[[Path], None], state: bytes) -> Path:
         """Write a checkpoint and drop all but the newest `KEPT_CHECKPOINTS`.
 
         The state goes first: a zip without its state is not a checkpoint, so that a kill between
@@ -208,8 +207,8 @@ class RunFolder:
             OSError: as `atomic_write`; earlier checkpoints are untouched.
         """
         path = self.checkpoint_path(step)
-        atomic_write(path.with_suffix(".state"), write_state)
-        atomic_write(path, write_model)
+        atomic_write(path.with_suffix(".state"), state)
+        write_model(path)
         for old in self.checkpoints()[KEPT_CHECKPOINTS:]:
             old.unlink(missing_ok=True)
             old.with_suffix(".state").unlink(missing_ok=True)
@@ -237,13 +236,17 @@ class MetricsLog:
         kept = [line for line in read_metrics(run.metrics_path) if line["step"] <= resume_step]
         text = "".join(json.dumps(line) + "\n" for line in kept)
         atomic_write(run.metrics_path, text.encode())
-        self._file = run.metrics_path.open("a")
+        self._file = run.metrics_path.open("ab", buffering=0)
+        self._whole = self._file.seek(0, os.SEEK_END)  # bytes of lines written as a whole
+        self._pending = b""  # lines that a full disk did not take
         self._board = SummaryWriter(str(run.tensorboard), purge_step=resume_step or None)
         self.last: dict[str, Any] = kept[-1] if kept else {}  # the line that this one continues
         self.wall_s_before = self.last.get("wall_s", 0.0)
 
     def write(self, step: int, scalars: dict[str, float | None]) -> None:
         """Append one line; None and numbers that are not finite are left out.
+
+        A full disk is said; the line is kept and written when there is room.
 
         Raises:
             ValueError: a key is neither shared by all agents nor carries a prefix.
@@ -254,15 +257,28 @@ class MetricsLog:
                 raise ValueError(f"metric {key!r} is not in DESIGN.md's list and has no prefix")
             if value is not None and math.isfinite(value):
                 line[key] = round(float(value), 6)
-                self._board.add_scalar(key, value, step)
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
-        self._board.flush()
+        self._pending += json.dumps(line).encode() + b"\n"
+        try:
+            written = self._file.write(self._pending) or 0
+            if written < len(self._pending):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._whole += written
+            self._pending = b""
+        except OSError as error:
+            self._file.truncate(self._whole)
+            print(f"warning: metrics of step {step} wait for room: {error}", file=sys.stderr)
+        try:
+            for key in line.keys() - {"step"}:
+                self._board.add_scalar(key, line[key], step)
+            self._board.flush()
+        except OSError as error:  # its writer thread died of it and takes nothing any more
+            print(f"warning: TensorBoard lost step {step}: {error}", file=sys.stderr)
 
     def close(self) -> None:
         """Close both files."""
         self._file.close()
-        self._board.close()
+        with contextlib.suppress(OSError):
+            self._board.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -296,15 +312,16 @@ class BadModelFile(ValueError):
     """A model file is missing, torn, hostile or of another kind; the message says which."""
 
 
-def write_model_zip(path: Path, save: Callable[[Path], None], config: dict[str, Any]) -> None:
-    """Write SB3's zip (`save` is `model.save`) with the run's config inside, atomically."""
+def write_model_zip(path: Path, save: Callable[[Any], None], config: dict[str, Any]) -> None:
+    """Write SB3's zip (`save` is `model.save`) with the run's config inside, atomically.
 
-    def write(temporary: Path) -> None:
-        save(temporary)
-        with zipfile.ZipFile(temporary, "a") as archive:
-            archive.writestr(CONFIG_MEMBER, json.dumps(config, indent=2))
-
-    atomic_write(path, write)
+    By way of memory, as `tensor_bytes`.
+    """
+    buffer = io.BytesIO()
+    save(buffer)
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.writestr(CONFIG_MEMBER, json.dumps(config, indent=2))
+    atomic_write(path, buffer.getvalue())
 
 
 def read_model_zip(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -343,6 +360,17 @@ def read_model_zip(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]
     ):
         raise BadModelFile(f"{path}: its {CONFIG_MEMBER} or {POLICY_MEMBER} is of another kind")
     return config, tensors
+
+
+def tensor_bytes(content: Any) -> bytes:
+    """Return what torch.save writes of content.
+
+    In memory first: on a full disk, torch's writer raises a RuntimeError that does not say why,
+    where writing bytes raises an OSError that does.
+    """
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
 
 
 def load_tensors(file: io.BytesIO | Path, name: str) -> dict[str, Any]:

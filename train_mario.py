@@ -42,6 +42,7 @@ from mario_runs import (
     load_tensors,
     provenance,
     read_model_zip,
+    tensor_bytes,
     write_json,
     write_model_zip,
 )
@@ -103,6 +104,10 @@ class PPOFlags:
     """Entropy bonus: keeps the policy trying."""
     ent_coef_final: float | None = None
     """Falls linearly to this over the run. Unset: constant. Low at the end: clears every time."""
+    temperature_final: float = 1.0
+    """The policy ends sharpened to this sampling temperature: below 1, samples near its argmax."""
+    temperature_from: float = 0.7
+    """Part of the run after which the temperature begins to fall, geometrically."""
     vf_coef: float = 0.5
     """Weight of the value loss."""
     max_grad_norm: float = 0.5
@@ -196,7 +201,9 @@ class TrainConfig:
         for name in ("timesteps", "n_epochs"):
             if getattr(self.ppo, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self.ppo, name)}")
-        for name in ("gamma", "gae_lambda"):
+        if self.ppo.temperature_final <= 0:
+            raise UsageError(f"temperature_final must be above 0, not {self.ppo.temperature_final}")
+        for name in ("gamma", "gae_lambda", "temperature_from"):
             if not 0 <= getattr(self.ppo, name) <= 1:
                 raise UsageError(f"{name} must be in [0, 1], not {getattr(self.ppo, name)}")
 
@@ -481,7 +488,7 @@ def save_checkpoint(
     return run.save_checkpoint(
         step,
         lambda path: write_model_zip(path, model.save, config),
-        lambda path: th.save(state, path),
+        tensor_bytes(state),
     )
 
 
@@ -706,6 +713,32 @@ class MetricsCallback(BetweenRollouts):
         self.log.close()
 
 
+class TemperatureCallback(BetweenRollouts):
+    """Sharpens the policy toward the run's end, a little after each rollout's updates.
+
+    A sampled policy keeps some percent of wrong actions for long: the rarer they are, the less
+    the gradient sees of them. Lowering the temperature while training goes on removes them, and
+    what is sampled stays what is trained.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        super().__init__()
+        self.ppo = config.ppo
+        self.rollout = config.ppo.n_steps * config.env.n_envs
+
+    def temperature(self, step: int) -> float:
+        """Return the temperature due at a step."""
+        begin = self.ppo.temperature_from * self.ppo.timesteps
+        part = (step - begin) / max(self.ppo.timesteps - begin, 1)
+        return self.ppo.temperature_final ** min(max(part, 0.0), 1.0)
+
+    def tick(self) -> None:
+        now = self.temperature(self.num_timesteps)
+        before = self.temperature(self.num_timesteps - self.rollout)
+        if now != before:
+            self.model.policy.sharpen(before / now)  # type: ignore[operator]
+
+
 class CheckpointCallback(BetweenRollouts):
     """Keeps the newest checkpoints; a full disk is said, and training goes on."""
 
@@ -783,7 +816,12 @@ class PreviewCallback(BetweenRollouts):
         super().tick()
         if self.config.run.live_preview:
             screen = np.asarray(self.training_env.get_images()[0])
-            atomic_write(self.run.previews / "live.png", lambda path: imageio.imwrite(path, screen))
+            try:
+                atomic_write(
+                    self.run.previews / "live.png", imageio.imwrite("<bytes>", screen, "png")
+                )
+            except OSError as error:
+                print(f"warning: no live.png: {error}", file=sys.stderr)
 
     def act(self) -> None:
         flags = self.config.run
@@ -901,6 +939,7 @@ def run_training(
     monitor = CollapseMonitor(config.run.stop_on_collapse)
     reward_clip = config.ppo.norm_reward_clip if config.ppo.normalize_reward else None
     callbacks = [
+        TemperatureCallback(config),  # first: the others see the weights that the next rollout has
         MetricsCallback(run, config.ppo.timesteps, monitor, reward_clip),
         CheckpointCallback(config.run.checkpoint_freq, run, content),
         EvalCallback(run, config, content),

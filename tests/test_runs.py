@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -23,6 +24,7 @@ from mario_runs import (
     load_tensors,
     read_metrics,
     read_model_zip,
+    tensor_bytes,
     write_model_zip,
 )
 
@@ -32,11 +34,9 @@ ROOT = Path(__file__).parents[1]
 def make_model(path: Path) -> None:
     """A model zip with one tensor."""
 
-    def save(target: Path) -> None:
-        torch.save({"weight": torch.ones(3)}, target.with_suffix(".pth"))
+    def save(target: io.BytesIO) -> None:
         with zipfile.ZipFile(target, "w") as archive:
-            archive.write(target.with_suffix(".pth"), "policy.pth")
-        target.with_suffix(".pth").unlink()
+            archive.writestr("policy.pth", tensor_bytes({"weight": torch.ones(3)}))
 
     write_model_zip(path, save, {"agent": "ppo"})
 
@@ -103,9 +103,7 @@ def test_one_trainer_per_folder_and_a_dead_ones_lock_is_taken_over(tmp_path: Pat
 def test_only_the_newest_two_whole_checkpoints_stay(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     for step in (900, 1000, 10_000):
-        run.save_checkpoint(
-            step, lambda path: path.write_bytes(b"zip"), lambda path: path.write_bytes(b"state")
-        )
+        run.save_checkpoint(step, lambda path: atomic_write(path, b"zip"), b"state")
     run.checkpoint_path(20_000).write_bytes(b"a zip whose state was never written")
     assert run.checkpoints() == [run.checkpoint_path(10_000), run.checkpoint_path(1000)]
     assert not run.checkpoint_path(900).exists()

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -261,6 +261,37 @@ def test_a_yaml_recipe_sets_flags_and_the_command_line_wins(tmp_path: Path) -> N
     recipe.write_text("gama: 0.95\n")
     with pytest.raises(UsageError, match="no flag --gama"):
         parse_config(["--config", str(recipe)])
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 3 MB: room for less than one checkpoint."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
+    if sys.platform != "linux" or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs Linux and the right to mount a file system")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_training_outlives_a_full_disk_and_nothing_is_lost(
+    small_disk: Path, trainer: Callable[..., Done]
+) -> None:
+    flags = f"{TINY} --timesteps 768 --checkpoint-freq 128 --eval-freq 256 --eval-episodes 1"
+    flags += " --eval-steps 8 --live-preview"
+    filler = small_disk / "filler"
+    run = RunFolder(small_disk / "run")
+    filler.write_bytes(bytes(3_000_000 - 200_000))
+    done = trainer(*flags.split(), "--run-dir", run.path)
+    assert done.returncode == 1, "the final model could not be written"
+    assert "768/768 steps" in done.stdout, "training went on to its end"
+    assert "warning: no checkpoint at 128" in done.stderr
+    assert "warning: evaluation not written" in done.stderr
+    assert "error: [Errno 28] No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not run.checkpoints() and not run.best_model.exists(), "no half of one"
+    assert [line["step"] for line in read_metrics(run.metrics_path)] == list(range(128, 769, 128))
 
 
 def test_without_a_flag_the_recipe_of_1_1_is_trained(tmp_path: Path) -> None:
