@@ -80,7 +80,10 @@ def value_explosion(rows: Sequence[Row]) -> str | None:
         earlier = sorted(r["value_loss"] for r in rows[:-1] if "value_loss" in r)
         usual = earlier[len(earlier) // 2] if len(earlier) >= 2 * SEVERAL else loss
         if loss > VALUE_LOSS_ALARM:
-            return f"value loss {loss:.2g}, above {VALUE_LOSS_ALARM:.0f}: it drowns the policy gradient; normalise the reward"
+            return (
+                f"value loss {loss:.2g}, above {VALUE_LOSS_ALARM:.0f}: it drowns the policy "
+                "gradient; normalise the reward"
+            )
         if loss > VALUE_LOSS_GROWTH * usual and loss > 1:
             return f"value loss {loss:.2g}, {loss / usual:.0f} times the run's median {usual:.2g}"
     return None
