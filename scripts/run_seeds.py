@@ -18,13 +18,14 @@ from pathlib import Path
 
 import tyro
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mario_policies import find_model, load_policy
 from mario_rollout import evaluate
 from mario_runs import RunFolder, read_metrics, read_model_zip, write_json
 from mario_runtime import in_process
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclasses.dataclass(frozen=True)
