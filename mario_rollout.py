@@ -11,9 +11,10 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import cv2
+import gymnasium as gym
 import imageio.v2 as imageio
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -250,6 +251,108 @@ def _play_seeds(
 
 
 # --------------------------------------------------------------------------------------------
+# Watching
+# --------------------------------------------------------------------------------------------
+
+
+class Frame(NamedTuple):
+    """One emulated frame."""
+
+    buttons: int  # bits as in `mario_runtime.BUTTON_BITS`
+    screen: np.ndarray  # uint8[240, 256, 3]
+
+
+class Moment(NamedTuple):
+    """An episode at its start or after a step, as someone who watches sees it."""
+
+    screen: np.ndarray  # uint8[240, 256, 3]
+    step: int  # agent steps done
+    x: int  # px
+    buttons: int  # of the step that led here; 0 at the start
+    value: float | None  # what a `Critic` expects from here on
+    probabilities: np.ndarray  # float32[n_actions], of what it does next
+    flag: bool
+    done: bool
+    frames: list[Frame]  # since the moment before, no-ops included, if asked for
+
+
+class _FrameTap(gym.Wrapper):
+    """Keeps every emulated frame that runs through it."""
+
+    def __init__(self, env: gym.Env) -> None:
+        super().__init__(env)
+        self.frames: list[Frame] = []
+
+    def step(self, action: Any) -> Any:
+        result = self.env.step(action)
+        self.frames.append(Frame(int(action), np.array(self.env.render())))
+        return result
+
+    def take(self) -> list[Frame]:
+        taken, self.frames = self.frames, []
+        return taken
+
+
+def watch(
+    policy: Policy,
+    config: EnvConfig,
+    seed: int,
+    *,
+    deterministic: bool = False,
+    actions: Sequence[int] | None = None,
+    every_frame: bool = False,
+) -> Iterator[Moment]:
+    """Play one episode, the same that `play` plays with this seed, and yield its moments.
+
+    Args:
+        policy: who plays.
+        config: where, as `play`.
+        seed: the episode's.
+        deterministic: argmax, or sample from the policy.
+        actions: do these instead of what the policy chooses, and stop after them.
+        every_frame: fill `Moment.frames`: 60 screens a second instead of 15.
+    """
+    env = make_single_env(config)
+    tap = _FrameTap(env.unwrapped)
+    if every_frame:
+        innermost: Any = env
+        while innermost.env is not env.unwrapped:
+            innermost = innermost.env
+        innermost.env = tap
+    buttons = buttons_of_actions(config)
+    generator = np.random.default_rng([seed, 1])
+    state = policy.initial_state(1)
+    previous, step, done = -1, 0, False
+    try:
+        observation, info = env.reset(seed=seed)
+        while True:
+            seen = observation[None]
+            logits, state = policy.logits(seen, np.array([previous]), state)
+            weights = np.exp(logits[0] - logits[0].max())
+            yield Moment(
+                screen=np.array(env.render()),
+                step=step,
+                x=int(info["x_pos"]),
+                buttons=int(buttons[previous]) if step else 0,
+                value=float(policy.values(seen, state)[0]) if isinstance(policy, Critic) else None,
+                probabilities=weights / weights.sum(),
+                flag=bool(info["flag_get"]),
+                done=done,
+                frames=tap.take(),
+            )
+            if done or (actions is not None and step == len(actions)):
+                return
+            if actions is None:
+                previous = int(select_actions(logits, deterministic, [generator])[0])
+            else:
+                previous = actions[step]
+            observation, _, terminated, truncated, info = env.step(previous)
+            step, done = step + 1, terminated or truncated
+    finally:
+        env.close()
+
+
+# --------------------------------------------------------------------------------------------
 # Judging
 # --------------------------------------------------------------------------------------------
 
@@ -411,64 +514,55 @@ def best_episode(
 # --------------------------------------------------------------------------------------------
 
 
-def _replay(
-    episode: Episode, config: EnvConfig
-) -> Iterator[tuple[np.ndarray, np.ndarray, dict[str, Any]]]:
-    """Play an episode again; yield its start and every step as (screen, observation, info).
-
-    Screens are uint8[240, 256, 3].
-
-    Raises:
-        RuntimeError: it ended elsewhere than the episode did.
-    """
-    env = make_single_env(config)
-    try:
-        observation, info = env.reset(seed=episode.seed)
-        yield np.array(env.render()), observation, info
-        for action in episode.actions:
-            observation, _, _, _, info = env.step(action)
-            yield np.array(env.render()), observation, info
-        if (info["x_pos"], info["flag_get"]) != (episode.end_x, episode.flag):
-            raise RuntimeError(
-                f"replay of seed {episode.seed} ended at x {info['x_pos']}, not at {episode.end_x}"
-            )
-    finally:
-        env.close()
-
-
 def film(episode: Episode, config: EnvConfig) -> Iterator[np.ndarray]:
     """Yield the full screens of an episode played again, uint8[240, 256, 3] each, start included.
 
     Raises:
         RuntimeError: the replay ended elsewhere than the episode did.
     """
-    for screen, _, _ in _replay(episode, config):
-        yield screen
+    env = make_single_env(config)
+    try:
+        _, info = env.reset(seed=episode.seed)
+        yield np.array(env.render())
+        for action in episode.actions:
+            _, _, _, _, info = env.step(action)
+            yield np.array(env.render())
+        _check_end(episode, info["x_pos"], info["flag_get"])
+    finally:
+        env.close()
+
+
+def _check_end(episode: Episode, x: int, flag: bool) -> None:
+    if (x, flag) != (episode.end_x, episode.flag):
+        raise RuntimeError(f"replay of seed {episode.seed} ended at x {x}, not at {episode.end_x}")
 
 
 def film_with_captions(episode: Episode, config: EnvConfig, policy: Policy) -> Iterator[np.ndarray]:
-    """Yield what `film` does, twice as large, with a strip below: uint8[512, 512, 3].
-
-    The strip says step, x, the buttons of the step that led here, and what the policy expects
-    from here on, if it is a `Critic`.
+    """Yield what `film` does, `with_caption`: uint8[512, 512, 3] each.
 
     Raises:
         RuntimeError: the replay ended elsewhere than the episode did.
     """
-    buttons = buttons_of_actions(config)
-    state = policy.initial_state(1)
-    actions = (-1, *episode.actions)
-    for step, (screen, observation, info) in enumerate(_replay(episode, config)):
-        seen = observation[None]
-        _, state = policy.logits(seen, np.array([actions[step]]), state)
-        value = f"value {policy.values(seen, state)[0]:+.2f}" if isinstance(policy, Critic) else ""
-        caption = Image.new("RGB", (2 * screen.shape[1], CAPTION_HEIGHT), CAPTION_COLOR)
-        draw = ImageDraw.Draw(caption)
-        pressed = button_names(int(buttons[actions[step]])) if step else ""
-        for x, text in ((8, f"step {step}"), (108, f"x {info['x_pos']}"), (198, value)):
-            draw.text((x, CAPTION_HEIGHT // 2), text, "white", CAPTION_FONT, anchor="lm")
-        draw.text((504, CAPTION_HEIGHT // 2), pressed, "gold", CAPTION_FONT, anchor="rm")
-        yield np.vstack([scaled(screen, 2 * screen.shape[1]), np.asarray(caption)])
+    for moment in watch(policy, config, episode.seed, actions=episode.actions):
+        yield with_caption(moment)
+    _check_end(episode, moment.x, moment.flag)
+
+
+def with_caption(moment: Moment) -> np.ndarray:
+    """Return the screen twice as large with a strip below, uint8[512, 512, 3].
+
+    The strip says step, x, what the policy expects if it is a `Critic`, and the buttons that led
+    here.
+    """
+    width = 2 * moment.screen.shape[1]
+    strip = Image.new("RGB", (width, CAPTION_HEIGHT), CAPTION_COLOR)
+    draw = ImageDraw.Draw(strip)
+    value = "" if moment.value is None else f"value {moment.value:+.2f}"
+    for x, text in ((8, f"step {moment.step}"), (108, f"x {moment.x}"), (198, value)):
+        draw.text((x, CAPTION_HEIGHT // 2), text, "white", CAPTION_FONT, anchor="lm")
+    names = button_names(moment.buttons)
+    draw.text((width - 8, CAPTION_HEIGHT // 2), names, "gold", CAPTION_FONT, anchor="rm")
+    return np.vstack([scaled(moment.screen, width), np.asarray(strip)])
 
 
 def button_names(buttons: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import imageio.v2 as imageio
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mario_demos import record, replay
 from mario_rollout import (
     Episode,
     RandomPolicy,
@@ -23,6 +25,7 @@ from mario_rollout import (
     scaled,
     select_actions,
     summarize,
+    watch,
     wilson_interval,
     write_video,
 )
@@ -92,6 +95,28 @@ class Expecting(RandomPolicy):
 
     def values(self, observations: np.ndarray, state: None) -> np.ndarray:
         return observations.mean(axis=(1, 2, 3))
+
+
+@pytest.mark.parametrize("emulator", ["fast", "nes-py"])
+def test_watching_shows_the_episode_that_play_plays_frame_by_frame(emulator: str) -> None:
+    config = protocol_config(dataclasses.replace(ENV, emulator=emulator), "sticky")  # type: ignore[arg-type]
+    episode = play(RANDOM, config, 1, deterministic=False, seed=3, max_steps=25)[0]
+    screens = list(film(episode, config))
+    moments = list(itertools.islice(watch(RANDOM, config, 3, every_frame=True), episode.length + 1))
+    assert [moment.x for moment in moments][-1] == episode.end_x
+    for moment, screen in zip(moments, screens, strict=True):
+        assert (moment.screen == moment.frames[-1].screen).all()
+        assert (moment.screen == screen).all()
+        assert moment.probabilities.sum() == pytest.approx(1)
+    assert {len(moment.frames) for moment in moments[1:]} == {4}
+    assert not any(frame.buttons for frame in moments[0].frames), "no-ops"
+    # The same frames from the same buttons, by the demos' own way of playing.
+    buttons = [frame.buttons for moment in moments for frame in moment.frames]
+    demo = record(1, 1, buttons, source="policy:random", seed=3, noops=len(moments[0].frames))
+    assert demo.x[-1] == episode.end_x
+    shown = []
+    replay(demo, on_frame=lambda _, env: shown.append(env.render()))
+    assert (shown[-1] == screens[-1]).all()
 
 
 def test_captions_stand_below_the_picture_and_change(tmp_path: Path) -> None:
