@@ -98,9 +98,11 @@ def start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
         # Intel's Fortran runtime, in MKL, aborts (error 200) when a console's window closes.
         "FOR_DISABLE_CONSOLE_CTRL_HANDLER": "1",
     }
+    apart: dict[str, Any]
     if sys.platform == "win32":
-        flags = subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP
-        apart: dict[str, Any] = {"creationflags": flags}
+        apart = {
+            "creationflags": subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP
+        }
     else:
         apart = {"start_new_session": True}
     with log.open("ab") as output:
