@@ -256,7 +256,7 @@ class MetricsLog:
             if key not in METRIC_KEYS and "/" not in key:
                 raise ValueError(f"metric {key!r} is not in DESIGN.md's list and has no prefix")
             if value is not None and math.isfinite(value):
-                line[key] = round(float(value), 6)
+                line[key] = float(f"{value:.6g}")
         self._pending += json.dumps(line).encode() + b"\n"
         try:
             written = self._file.write(self._pending) or 0

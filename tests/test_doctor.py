@@ -131,3 +131,20 @@ def test_steps_to_and_fro_and_clipped_rewards_are_counted() -> None:
     statistics.add([{"x_pos": 40, "max_x": 40}] * 2, np.zeros(2), np.array([False, False]))
     assert statistics.walked_px == walked, "a new episode's start is no walk"
     assert statistics.episodes == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "rule"),
+    [
+        ("--ent-coef -1 --ent-coef-final -1 --learning-rate 3e-3", "entropy_collapse"),
+        ("--learning-rate 1e-12 --learning-rate-final 1e-12", "frozen_policy"),
+        ("--normalize-reward --norm-reward-clip 0.05", "reward_saturation"),
+    ],
+)
+def test_real_runs_made_to_fail_are_recognised(tmp_path: Path, flags: str, rule: str) -> None:
+    tiny = "--n-envs 4 --n-steps 64 --batch-size 64 --n-epochs 2 --timesteps 2048 --eval-freq 0"
+    run = RunFolder(tmp_path / "run")
+    assert main([*tiny.split(), *flags.split(), "--run-dir", str(run.path)]) == 0
+    rows = read_metrics(run.metrics_path)
+    assert rule in [finding.rule for finding in diagnose(rows)]
+    assert any(row.get(f"doctor/{rule}") for row in rows)
