@@ -1,0 +1,420 @@
+"""The networks of DreamerV3: RSSM with block GRU, encoder, decoder, heads, symexp two-hot.
+
+Hafner, Pasukonis, Ba and Lillicrap, "Mastering diverse control tasks through world models",
+Nature 640 (2025), called "the paper" below. Symbols of shapes: docs/tensor_shapes.md.
+
+Written for a CPU, where an update is thousands of small operations: what can be done for a whole
+sequence is done outside the recurrence, a block-diagonal layer is one `bmm`, the embedding of a
+discrete action is a row of a table, and images stay in channels_last.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+UNIMIX = 0.01  # share of the uniform distribution in every categorical (the paper, Methods)
+NORM_EPS = 1e-4
+TWO_HOT_BINS = 255
+TWO_HOT_LIMIT = 20.0  # bins reach symexp(20) = 4.85e8
+TOP_RESOLUTION = 4  # height and width in px of the deepest feature map
+
+# --------------------------------------------------------------------------------------------
+# Symlog, symexp two-hot, unimix categoricals
+# --------------------------------------------------------------------------------------------
+
+
+def symlog(x: Tensor) -> Tensor:
+    """Return sign(x) log(1 + |x|) (the paper, equation 9)."""
+    return torch.sign(x) * torch.log1p(torch.abs(x))
+
+
+def symexp(x: Tensor) -> Tensor:
+    """Return the inverse of `symlog`."""
+    return torch.sign(x) * torch.expm1(torch.abs(x))
+
+
+def two_hot_bins(n: int = TWO_HOT_BINS) -> Tensor:
+    """Return the values float32[n] of the bins: symexp-spaced, exactly symmetric around 0.
+
+    n is odd, so that one bin is 0.
+    """
+    negative = symexp(torch.linspace(-TWO_HOT_LIMIT, 0.0, n // 2 + 1))
+    return torch.cat([negative, -negative[:-1].flip(0)])
+
+
+def two_hot_mean(logits: Tensor, bins: Tensor) -> Tensor:
+    """Return the value that logits [..., bins] predict, [...].
+
+    Bins reach 4.85e8: mirrored bins are added first, so that their sums cancel exactly and uniform
+    logits mean 0.
+    """
+    half = len(bins) // 2
+    weighted = torch.softmax(logits, -1) * bins  # [..., bins]
+    pairs = weighted[..., :half] + weighted[..., half + 1 :].flip(-1)
+    return pairs.flip(-1).sum(-1) + weighted[..., half]
+
+
+def two_hot_cross_entropy(log_probs: Tensor, target: Tensor, bins: Tensor) -> Tensor:
+    """Return the cross entropy of predictions against two-hot targets.
+
+    A target lies between two bins and weighs each by its nearness to the other (the paper,
+    equation 10). Only those two of the log probabilities are read; no target vector is built.
+
+    Args:
+        log_probs: [..., bins], after `log_softmax`.
+        target: [...], values; beyond the last bin they count as on it.
+        bins: [bins], ascending.
+
+    Returns:
+        the loss [...].
+    """
+    target = target.clamp(bins[0], bins[-1])
+    above = torch.searchsorted(bins, target.contiguous()).clamp(1, len(bins) - 1)
+    low, high = bins[above - 1], bins[above]
+    weight = (target - low) / (high - low)
+    indices = torch.stack([above - 1, above], -1)  # [..., 2]
+    chosen = log_probs.gather(-1, indices)
+    return -((1 - weight) * chosen[..., 0] + weight * chosen[..., 1])
+
+
+def unimix_probs(logits: Tensor, unimix: float = UNIMIX) -> Tensor:
+    """Return softmax(logits) mixed with the uniform distribution over the last dimension."""
+    return torch.softmax(logits, -1) * (1 - unimix) + unimix / logits.shape[-1]
+
+
+def sample_one_hot(probs: Tensor, noise: Tensor) -> Tensor:
+    """Return a one-hot sample of categoricals [..., K], without a gradient.
+
+    Args:
+        probs: [..., K].
+        noise: [..., K], drawn from the exponential distribution: the largest probs / noise is
+            distributed as probs (the Gumbel-max trick).
+    """
+    scores = probs.detach() / noise
+    return (scores == scores.amax(-1, keepdim=True)).to(probs.dtype)
+
+
+def straight_through(sample: Tensor, probs: Tensor) -> Tensor:
+    """Return the sample, with the gradient of probs (Bengio et al. 2013)."""
+    return sample + (probs - probs.detach())
+
+
+def exponential_noise(*shape: int) -> Tensor:
+    """Return noise for `sample_one_hot`, float32[shape]."""
+    return torch.empty(shape).exponential_()
+
+
+# --------------------------------------------------------------------------------------------
+# Layers
+# --------------------------------------------------------------------------------------------
+
+
+def init_weights(weight: Tensor, fan_in: int, scale: float = 1.0) -> None:
+    """Fill with a normal distribution of variance scale^2 / fan_in, cut off at two deviations."""
+    if scale == 0.0:
+        nn.init.zeros_(weight)
+        return
+    cut_std = 0.87962566  # of a unit normal cut off at two deviations
+    std = scale / math.sqrt(fan_in) / cut_std
+    nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
+
+
+def init_conv(conv: nn.Conv2d | nn.ConvTranspose2d, fan_in: int) -> None:
+    """Set a convolution to its initial weights."""
+    init_weights(conv.weight, fan_in)
+    assert conv.bias is not None
+    nn.init.zeros_(conv.bias)
+
+
+class Linear(nn.Linear):
+    """A linear layer in the paper's initialisation."""
+
+    def __init__(self, inputs: int, outputs: int, scale: float = 1.0) -> None:
+        super().__init__(inputs, outputs)
+        init_weights(self.weight, inputs, scale)
+        nn.init.zeros_(self.bias)
+
+
+class BlockLinear(nn.Module):
+    """A linear layer with a block-diagonal weight: block i of the output sees that of the input."""
+
+    def __init__(self, inputs: int, outputs: int, blocks: int) -> None:
+        super().__init__()
+        self.blocks = blocks
+        self.weight = nn.Parameter(torch.empty(blocks, inputs // blocks, outputs // blocks))
+        self.bias = nn.Parameter(torch.zeros(blocks, 1, outputs // blocks))
+        init_weights(self.weight, inputs // blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, inputs] -> [N, blocks, outputs / blocks]."""
+        blocks = x.view(len(x), self.blocks, -1).transpose(0, 1)  # [G, N, inputs / G]
+        return torch.baddbmm(self.bias, blocks, self.weight).transpose(0, 1)
+
+
+class NormSiLU(nn.Module):
+    """RMSNorm (Zhang and Sennrich 2019) over the last dimension, then SiLU."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.silu(F.rms_norm(x, self.scale.shape, self.scale, NORM_EPS))
+
+
+class ImageNormSiLU(NormSiLU):
+    """`NormSiLU` over the channels of [N, C, H, W] in channels_last, which makes C the last."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class MLP(nn.Sequential):
+    """Hidden layers of linear, norm, SiLU; then a linear output."""
+
+    def __init__(
+        self, inputs: int, units: int, layers: int, outputs: int, output_scale: float = 1.0
+    ) -> None:
+        sizes = [inputs] + [units] * layers
+        hidden: list[nn.Module] = []
+        for before, after in itertools.pairwise(sizes):
+            hidden += [Linear(before, after), NormSiLU(after)]
+        super().__init__(*hidden, Linear(sizes[-1], outputs, output_scale))
+
+
+# --------------------------------------------------------------------------------------------
+# Images
+# --------------------------------------------------------------------------------------------
+
+
+def centered(images: Tensor) -> Tensor:
+    """Return uint8 images as float32 in [-0.5, 0.5], what encoder and decoder speak."""
+    return images.float().div_(255).sub_(0.5)
+
+
+class Encoder(nn.Sequential):
+    """Image to tokens: convolutions, each of twice its stride in kernel, norm, SiLU."""
+
+    def __init__(
+        self, channels: int, size: int, depths: Sequence[int], strides: Sequence[int], norm: bool
+    ) -> None:
+        if len(depths) != len(strides) or TOP_RESOLUTION * math.prod(strides) != size:
+            raise ValueError(
+                f"strides {tuple(strides)} with depths {tuple(depths)} do not take {size} px to "
+                f"{TOP_RESOLUTION} px"
+            )
+        layers: list[nn.Module] = []
+        for before, after, stride in zip([channels, *depths[:-1]], depths, strides, strict=True):
+            conv = nn.Conv2d(before, after, 2 * stride, stride, padding=stride // 2)
+            init_conv(conv, before * (2 * stride) ** 2)
+            layers += [conv, ImageNormSiLU(after) if norm else nn.SiLU()]
+        super().__init__(*layers, nn.Flatten())
+        self.tokens = depths[-1] * TOP_RESOLUTION**2
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[N, C, H, W], centered -> [N, tokens]."""
+        return super().forward(images.contiguous(memory_format=torch.channels_last))
+
+
+class Decoder(nn.Module):
+    """State to image: the encoder's mirror, but for the last layer.
+
+    That one is a sub-pixel convolution (Shi et al. 2016): from each place of the last map it
+    predicts the patch of stride x stride pixels there. The loss is taken of patches, so that no
+    full-size map is ever normalised, activated or rearranged.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        channels: int,
+        depths: Sequence[int],
+        strides: Sequence[int],
+        norm: bool,
+    ) -> None:
+        super().__init__()
+        self.depth, self.patch = depths[-1], strides[0]
+        self.top = Linear(inputs, self.depth * TOP_RESOLUTION**2)
+        layers: list[nn.Module] = [ImageNormSiLU(self.depth)]
+        stages = zip(depths[:0:-1], depths[-2::-1], strides[:0:-1], strict=True)
+        for before, after, stride in stages:
+            conv = nn.ConvTranspose2d(before, after, 2 * stride, stride, padding=stride // 2)
+            init_conv(conv, before * 4)  # an output pixel sees 2 x 2 taps of each input channel
+            layers += [conv, ImageNormSiLU(after) if norm else nn.SiLU()]
+        last = nn.Conv2d(depths[0], channels * self.patch**2, 3, padding=1)
+        init_conv(last, depths[0] * 9)
+        self.layers = nn.Sequential(*layers, last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[N, F] -> patches [N, C * patch^2, H / patch, W / patch], centered."""
+        top = self.top(features).view(-1, TOP_RESOLUTION, TOP_RESOLUTION, self.depth)
+        return self.layers(top.permute(0, 3, 1, 2))
+
+    def to_patches(self, images: Tensor) -> Tensor:
+        """Return images [N, C, H, W] as `forward` lays them out."""
+        return F.pixel_unshuffle(images, self.patch)
+
+    def to_images(self, patches: Tensor) -> Tensor:
+        """Return what `forward` gave as images [N, C, H, W] in [0, 1]."""
+        return (F.pixel_shuffle(patches, self.patch) + 0.5).clamp(0, 1)
+
+
+# --------------------------------------------------------------------------------------------
+# RSSM
+# --------------------------------------------------------------------------------------------
+
+
+class State(NamedTuple):
+    """What the model believes: a deterministic and a stochastic part."""
+
+    deter: Tensor  # [N, D]
+    stoch: Tensor  # [N, S * K], S one-hot vectors
+
+    @property
+    def features(self) -> Tensor:
+        """[N, F = D + S * K], what every head reads."""
+        return torch.cat(self, -1)
+
+
+class RSSM(nn.Module):
+    """Recurrent state-space model with a block GRU (the paper, Methods).
+
+    The input of the GRU's first layer, of which every block sees its own part of deter and all of
+    three embeddings (deter, stoch, action), is taken apart: the blocks' part is one `bmm`, the
+    embeddings' part a dense layer, and of that the action's share a table of n_actions + 1 rows,
+    the last one for "no action" at an episode's first step.
+    """
+
+    def __init__(
+        self,
+        n_actions: int,
+        tokens: int,
+        *,
+        deter: int,
+        hidden: int,
+        stoch: int,
+        classes: int,
+        blocks: int,
+    ) -> None:
+        super().__init__()
+        self.n_actions, self.deter, self.stoch, self.classes = n_actions, deter, stoch, classes
+        flat = stoch * classes
+        self.deter_in = nn.Sequential(Linear(deter, hidden), NormSiLU(hidden))
+        self.stoch_in = nn.Sequential(Linear(flat, hidden), NormSiLU(hidden))
+        self.action_in = nn.Sequential(Linear(n_actions, hidden), NormSiLU(hidden))
+        self.mix_blocks = BlockLinear(deter, deter, blocks)
+        self.mix_embeddings = nn.Parameter(torch.empty(deter, 3 * hidden))
+        fan_in = deter // blocks + 3 * hidden
+        init_weights(self.mix_blocks.weight, fan_in)
+        init_weights(self.mix_embeddings, fan_in)
+        self.mix_norm = NormSiLU(deter)
+        self.gates = BlockLinear(deter, 3 * deter, blocks)
+        self.posterior_deter = Linear(deter, hidden)
+        self.posterior_tokens = nn.Parameter(torch.empty(hidden, tokens))
+        init_weights(self.posterior_deter.weight, deter + tokens)
+        init_weights(self.posterior_tokens, deter + tokens)
+        self.posterior = nn.Sequential(NormSiLU(hidden), Linear(hidden, flat))
+        self.prior = MLP(deter, hidden, 2, flat)
+
+    @property
+    def features(self) -> int:
+        """F, the size of a state's features."""
+        return self.deter + self.stoch * self.classes
+
+    def initial_state(self, n: int) -> State:
+        """Return n states of zeros: what is believed before an episode's first observation."""
+        return State(torch.zeros(n, self.deter), torch.zeros(n, self.stoch * self.classes))
+
+    def action_table(self) -> Tensor:
+        """Return what each action adds to the GRU's input, [n_actions + 1, D]; last: no action."""
+        one_hot = torch.eye(self.n_actions + 1, self.n_actions)  # the last row is zeros
+        hidden = self.action_in(one_hot)
+        return F.linear(hidden, self.mix_embeddings[:, -hidden.shape[-1] :])
+
+    def advance(self, state: State, action_input: Tensor) -> Tensor:
+        """Return the next deter [N, D] (the sequence model).
+
+        Args:
+            state: of N.
+            action_input: [N, D], rows of `action_table`.
+        """
+        deter, stoch = state
+        embeddings = torch.cat([self.deter_in(deter), self.stoch_in(stoch)], -1)  # [N, 2 * hidden]
+        mixed = torch.addmm(
+            action_input, embeddings, self.mix_embeddings[:, : embeddings.shape[-1]].t()
+        )
+        mixed = self.mix_norm(mixed + self.mix_blocks(deter).reshape(mixed.shape))
+        gates = self.gates(mixed)  # [N, G, 3 * D / G]
+        reset, candidate, update = gates.chunk(3, -1)
+        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
+        before = deter.view(candidate.shape)  # [N, G, D / G]
+        # The bias of -1 keeps the old state at first (the paper's GRU).
+        return torch.lerp(before, candidate, torch.sigmoid(update - 1)).reshape(deter.shape)
+
+    def token_input(self, tokens: Tensor) -> Tensor:
+        """Return the tokens' share of the posterior's hidden layer, [..., hidden]."""
+        return F.linear(tokens, self.posterior_tokens, self.posterior_deter.bias)
+
+    def posterior_logits(self, deter: Tensor, token_input: Tensor) -> Tensor:
+        """Return logits [N, S, K] of the stochastic state, having seen the observation."""
+        hidden = torch.addmm(token_input, deter, self.posterior_deter.weight.t())
+        return self.posterior(hidden).view(-1, self.stoch, self.classes)
+
+    def prior_logits(self, deter: Tensor) -> Tensor:
+        """Return logits [..., S, K] of the stochastic state, not having seen the observation."""
+        return self.prior(deter).unflatten(-1, (self.stoch, self.classes))
+
+    def observe(
+        self, tokens: Tensor, actions: Tensor, is_first: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Follow B sequences from before their first step.
+
+        Args:
+            tokens: [T, B, tokens], of the observations.
+            actions: int64[T, B], the actions that led to them; not read where is_first.
+            is_first: bool[T, B], where an episode begins: the state is zeros before, whatever
+                stands earlier in the sequence.
+
+        Returns:
+            deter [T, B, D], stoch [T, B, S * K] (straight-through), posterior logits [T, B, S, K].
+        """
+        steps, batch = is_first.shape
+        rows = torch.where(is_first, self.n_actions, actions)
+        action_inputs = self.action_table()[rows]  # [T, B, D]
+        token_inputs = self.token_input(tokens)  # [T, B, hidden]
+        noise = exponential_noise(steps, batch, self.stoch, self.classes)
+        keep = (~is_first).to(tokens.dtype).unsqueeze(-1)  # [T, B, 1]
+        state = self.initial_state(batch)
+        deters, stochs, logits = [], [], []
+        for t in range(steps):
+            state = State(state.deter * keep[t], state.stoch * keep[t])
+            deter = self.advance(state, action_inputs[t])
+            logit = self.posterior_logits(deter, token_inputs[t])
+            probs = unimix_probs(logit)
+            stoch = straight_through(sample_one_hot(probs, noise[t]), probs).flatten(1)
+            state = State(deter, stoch)
+            deters.append(deter)
+            stochs.append(stoch)
+            logits.append(logit)
+        return torch.stack(deters), torch.stack(stochs), torch.stack(logits)
+
+    def imagine_step(self, state: State, action_input: Tensor, noise: Tensor) -> State:
+        """Return the state after an action, the stochastic part sampled from the prior.
+
+        Args:
+            state: of N.
+            action_input: [N, D], rows of `action_table`.
+            noise: [N, S, K], see `sample_one_hot`.
+        """
+        deter = self.advance(state, action_input)
+        probs = unimix_probs(self.prior_logits(deter))
+        return State(deter, sample_one_hot(probs, noise).flatten(1))

@@ -1,0 +1,269 @@
+"""DreamerV3's networks and optimiser: small enough to check by hand, and against TorchRL."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from dreamerv3 import networks
+from dreamerv3.networks import (
+    RSSM,
+    BlockLinear,
+    Decoder,
+    Encoder,
+    State,
+    centered,
+    init_weights,
+    sample_one_hot,
+    straight_through,
+    symexp,
+    symlog,
+    two_hot_bins,
+    two_hot_cross_entropy,
+    two_hot_mean,
+    unimix_probs,
+)
+from dreamerv3.optim import LaProp, clip_adaptively
+
+SIZES = {"deter": 16, "hidden": 6, "stoch": 3, "classes": 4, "blocks": 4}
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def no_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stochastic state is its mode."""
+    monkeypatch.setattr(networks, "exponential_noise", lambda *shape: torch.ones(shape))
+
+
+def two_hot(x: Tensor, bins: Tensor) -> Tensor:
+    """The target vector that `two_hot_cross_entropy` never builds, entry by entry."""
+    target = torch.zeros(*x.shape, len(bins))
+    for i, value in enumerate(x):
+        above = int((bins < value).sum().clamp(1, len(bins) - 1))
+        share = (value - bins[above - 1]) / (bins[above] - bins[above - 1])
+        target[i, above - 1], target[i, above] = 1 - share, share
+    return target
+
+
+def test_symlog_and_symexp_are_inverse() -> None:
+    x = torch.tensor([-1e4, -3.0, -0.1, 0.0, 0.5, 7.0, 1e5])
+    torch.testing.assert_close(symexp(symlog(x)), x)
+    assert symlog(torch.tensor(math.e - 1)).item() == pytest.approx(1.0)
+
+
+def test_two_hot_bins_are_symmetric_around_an_exact_zero() -> None:
+    bins = two_hot_bins()
+    assert len(bins) == 255
+    assert bins[127] == 0.0
+    torch.testing.assert_close(bins, -bins.flip(0), rtol=0, atol=0)
+    assert bins[-1].item() == pytest.approx(math.expm1(20))
+
+
+def test_two_hot_survives_the_round_trip() -> None:
+    bins = two_hot_bins()
+    x = torch.tensor([-1500.0, -3.0, -0.01, 0.0, 0.3, 1.0, 15.0, 250.0])
+    logits = two_hot(x, bins).clamp(min=1e-30).log()
+    torch.testing.assert_close(two_hot_mean(logits, bins), x, rtol=1e-4, atol=1e-4)
+
+
+def test_uniform_logits_mean_exactly_zero() -> None:
+    assert (two_hot_mean(torch.full((5, 255), 0.37), two_hot_bins()) == 0).all()
+
+
+def test_two_hot_cross_entropy_is_that_of_the_target_vector() -> None:
+    bins = two_hot_bins()
+    x = torch.tensor([-1e12, -20.0, -0.5, 0.0, float(bins[130]), 3.3, 1e12])
+    log_probs = torch.log_softmax(torch.randn(len(x), 255), -1)
+    dense = -(two_hot(x.clamp(bins[0], bins[-1]), bins) * log_probs).sum(-1)
+    torch.testing.assert_close(two_hot_cross_entropy(log_probs, x, bins), dense)
+
+
+def test_two_hot_is_torchrls() -> None:
+    oracle = pytest.importorskip("torchrl.objectives")
+    modules = pytest.importorskip("torchrl.modules")
+    bins = two_hot_bins()
+    torch.testing.assert_close(bins, modules.SymExpTwoHot(255).bins, rtol=1e-5, atol=1e-5)
+    x, logits = torch.randn(200) * 30, torch.randn(200, 255)
+    torch.testing.assert_close(
+        two_hot_cross_entropy(torch.log_softmax(logits, -1), x, bins),
+        oracle.two_hot_cross_entropy(logits, x, bins),
+    )
+    torch.testing.assert_close(
+        two_hot_mean(logits, bins), oracle.two_hot_decode(logits, bins), rtol=1e-4, atol=1.0
+    )
+
+
+def test_unimix_keeps_one_percent_uniform() -> None:
+    probs = unimix_probs(torch.tensor([100.0, 0.0, 0.0, 0.0]))
+    torch.testing.assert_close(probs, torch.tensor([0.9925, 0.0025, 0.0025, 0.0025]))
+
+
+def test_samples_follow_their_probabilities_and_pass_gradients_straight_through() -> None:
+    probs = torch.tensor([0.5, 0.3, 0.15, 0.05]).expand(20_000, 4)
+    sample = sample_one_hot(probs, networks.exponential_noise(20_000, 4))
+    assert (sample.sum(-1) == 1).all()
+    torch.testing.assert_close(sample.mean(0), probs[0], rtol=0, atol=0.015)
+
+    leaf = torch.tensor([0.2, 0.8], requires_grad=True)
+    out = straight_through(torch.tensor([1.0, 0.0]), leaf)
+    torch.testing.assert_close(out.detach(), torch.tensor([1.0, 0.0]))
+    (out * torch.tensor([3.0, 5.0])).sum().backward()
+    torch.testing.assert_close(leaf.grad, torch.tensor([3.0, 5.0]))
+
+
+def test_initial_weights_have_the_wanted_spread() -> None:
+    weight = torch.empty(200, 400)
+    init_weights(weight, 400)
+    assert weight.std().item() == pytest.approx(1 / 20, rel=0.02)
+    init_weights(weight, 400, scale=0.0)
+    assert (weight == 0).all()
+
+
+def test_a_block_sees_its_own_part_of_the_input_only() -> None:
+    layer = BlockLinear(8, 12, blocks=4)
+    x = torch.randn(5, 8)
+    changed = x.clone()
+    changed[:, 2:4] += 1  # the second block's part
+    difference = (layer(changed) - layer(x)).abs().sum((0, 2))
+    assert (difference > 0).tolist() == [False, True, False, False]
+    dense = torch.block_diag(*layer.weight)  # [inputs, outputs]
+    torch.testing.assert_close(layer(x).flatten(1), x @ dense + layer.bias.flatten())
+
+
+def test_the_table_of_actions_is_the_gru_of_the_paper() -> None:
+    """`advance` against the plain form: every block reads its part of deter and all embeddings."""
+    rssm = RSSM(5, 7, **SIZES)
+    n, blocks, size = 6, SIZES["blocks"], SIZES["deter"] // SIZES["blocks"]
+    state = State(torch.randn(n, 16), torch.randn(n, 12))
+    actions = torch.tensor([0, 1, 2, 3, 4, 5])  # 5: none
+    one_hot = torch.eye(6, 5)[actions]
+    embeddings = torch.cat(
+        [rssm.deter_in(state.deter), rssm.stoch_in(state.stoch), rssm.action_in(one_hot)], -1
+    )
+    mixed = []
+    for g in range(blocks):
+        rows = slice(g * size, (g + 1) * size)
+        weight = torch.cat([rssm.mix_blocks.weight[g], rssm.mix_embeddings[rows].t()])
+        inputs = torch.cat([state.deter[:, rows], embeddings], -1)
+        mixed.append(inputs @ weight + rssm.mix_blocks.bias[g])
+    hidden = rssm.mix_norm(torch.cat(mixed, -1))
+    new = []
+    for g in range(blocks):
+        rows = slice(g * size, (g + 1) * size)
+        gates = hidden[:, rows] @ rssm.gates.weight[g] + rssm.gates.bias[g]
+        reset, candidate, update = gates.split(size, -1)
+        update = torch.sigmoid(update - 1)
+        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
+        new.append(update * candidate + (1 - update) * state.deter[:, rows])
+    torch.testing.assert_close(
+        rssm.advance(state, rssm.action_table()[actions]), torch.cat(new, -1), rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.usefixtures("no_noise")
+def test_is_first_forgets_what_came_before() -> None:
+    """Two episodes in one sequence are followed as if each stood alone."""
+    rssm = RSSM(5, 7, **SIZES)
+    tokens, actions = torch.randn(9, 2, 7), torch.randint(0, 5, (9, 2))
+    is_first = torch.zeros(9, 2, dtype=torch.bool)
+    is_first[0] = is_first[4, 0] = True
+    together = rssm.observe(tokens, actions, is_first)
+    alone = rssm.observe(tokens[4:, :1], actions[4:, :1], is_first[4:, :1])
+    for whole, part in zip(together, alone, strict=True):
+        torch.testing.assert_close(whole[4:, :1], part)
+    is_first[4, 0] = False
+    unbroken = rssm.observe(tokens, actions, is_first)
+    assert not torch.allclose(unbroken[0][4, 0], together[0][4, 0])
+    torch.testing.assert_close(
+        unbroken[0][:, 1], together[0][:, 1]
+    )  # the other one's does not mind
+
+
+@pytest.mark.usefixtures("no_noise")
+def test_the_action_at_a_first_step_is_not_read() -> None:
+    rssm = RSSM(5, 7, **SIZES)
+    tokens, is_first = torch.randn(3, 1, 7), torch.tensor([[True], [False], [False]])
+    one, other = (
+        rssm.observe(tokens, torch.tensor([[first], [2], [3]]), is_first) for first in (0, 4)
+    )
+    torch.testing.assert_close(one[0], other[0])
+
+
+@pytest.mark.parametrize(
+    ("depths", "strides"), [((4, 6, 8, 8), (2, 2, 2, 2)), ((4, 8, 8), (4, 2, 2))]
+)
+@pytest.mark.parametrize("norm", [True, False])
+def test_images_go_in_and_come_out(
+    depths: tuple[int, ...], strides: tuple[int, ...], norm: bool
+) -> None:
+    encoder = Encoder(3, 64, depths, strides, norm)
+    decoder = Decoder(20, 3, depths, strides, norm)
+    images = centered(torch.randint(0, 256, (5, 3, 64, 64), dtype=torch.uint8))
+    assert encoder(images).shape == (5, encoder.tokens)
+    patches = decoder(torch.randn(5, 20))
+    assert patches.shape == decoder.to_patches(images).shape
+    assert decoder.to_images(patches).shape == images.shape
+    torch.testing.assert_close(decoder.to_images(decoder.to_patches(images)), images + 0.5)
+
+
+def test_strides_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="do not take 84 px to 4 px"):
+        Encoder(1, 84, (4, 4, 4, 4), (2, 2, 2, 2), True)
+
+
+def test_laprop_by_hand() -> None:
+    """One weight, gradients 3 and -1: momentum of normalised gradients, both bias-corrected."""
+    weight = torch.nn.Parameter(torch.tensor([10.0]))
+    optimizer = LaProp([weight], lr=0.1, agc=100.0, warmup_steps=0)
+    weight.grad = torch.tensor([3.0])
+    optimizer.step()
+    assert weight.item() == pytest.approx(10 - 0.1)  # whatever the gradient's size
+    weight.grad = torch.tensor([-1.0])
+    optimizer.step()
+    square = (0.999 * 0.001 * 9 + 0.001 * 1) / (1 - 0.999**2)
+    momentum = (0.9 * 0.1 * 1.0 + 0.1 * (-1 / math.sqrt(square))) / (1 - 0.9**2)
+    assert weight.item() == pytest.approx(9.9 - 0.1 * momentum)
+
+
+def test_a_gradient_is_clipped_to_a_share_of_its_weights() -> None:
+    params = [torch.ones(4) * 5, torch.ones(4) * 5, torch.zeros(4)]
+    grads = [torch.ones(4) * 100, torch.ones(4) * 0.01, torch.ones(4)]
+    norm = clip_adaptively(params, grads, clip=0.3)
+    assert [g.norm().item() for g in grads] == pytest.approx([0.3 * 10, 0.02, 0.3 * 1e-3])
+    assert norm.item() == pytest.approx(200, rel=1e-3)
+
+
+def test_the_warm_up_begins_at_zero() -> None:
+    weight = torch.nn.Parameter(torch.ones(4))
+    optimizer = LaProp([weight], lr=0.1, warmup_steps=2)
+    rates = []
+    for _ in range(4):
+        rates.append(optimizer.learning_rate())
+        weight.grad = torch.ones(4)
+        optimizer.step()
+        if not rates[-1]:
+            torch.testing.assert_close(weight.detach(), torch.ones(4))
+    assert rates == pytest.approx([0.0, 0.05, 0.1, 0.1])
+
+
+def test_the_optimizer_is_torchrls() -> None:
+    oracle = pytest.importorskip("torchrl.trainers.algorithms")
+    start = [torch.randn(7, 5), torch.zeros(5), torch.randn(3, 2, 4) * 1e-2]
+    ours, theirs = ([torch.nn.Parameter(t.clone()) for t in start] for _ in range(2))
+    one = LaProp(ours, lr=1e-2, warmup_steps=4)
+    other = oracle.DreamerV3Optimizer(theirs, lr=1e-2, warmup_steps=4)
+    for step in range(10):
+        for a, b in zip(ours, theirs, strict=True):
+            a.grad = torch.randn_like(a) * 10 ** (step % 4 - 2)
+            b.grad = a.grad.clone()
+        one.step()
+        other.step()
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
