@@ -465,7 +465,9 @@ def restore_state(model: PPOWithRND, state: dict[str, Any]) -> None:
             venv.load_state_dict(state["environments"])
         elif not hasattr(venv, "venv"):
             model._last_obs = None  # learn() resets the environments
-            print("the environments begin new episodes: only the batched backend keeps their state")
+            print(
+                "the environments begin new episodes: their state is kept for the batched backend"
+            )
 
 
 def wrappers_of(model: PPOWithRND) -> list[VecEnv]:
@@ -883,6 +885,11 @@ def resume(model: PPOWithRND, config: TrainConfig) -> None:
         raise UsageError(
             f"{path} was trained under another reward: --warm-start takes its weights alone"
         )
+    if (before.rnd.rnd_coef > 0) != (config.rnd.rnd_coef > 0):
+        raise UsageError(
+            f"{path} was trained with rnd_coef {before.rnd.rnd_coef}: to switch RND on or off, "
+            "--warm-start takes its weights alone"
+        )
     for change in describe_changes(before, config):
         print(f"resuming with {change}")
     load_weights(model, weights, path)
@@ -891,9 +898,15 @@ def resume(model: PPOWithRND, config: TrainConfig) -> None:
 
 
 def load_weights(model: PPOWithRND, weights: dict[str, th.Tensor], path: Path) -> None:
-    """Load the policy's tensors, or say how they do not fit."""
+    """Load the policy's tensors, or say how they do not fit.
+
+    The intrinsic value head may be missing or too much: RND can begin or end with a warm start.
+    """
     try:
-        model.policy.load_state_dict(weights)
+        keys = model.policy.load_state_dict(weights, strict=False)
+        wrong = [*keys.missing_keys, *keys.unexpected_keys]
+        if not all(key.startswith("intrinsic_value_net.") for key in wrong):
+            raise RuntimeError(f"missing or too many: {', '.join(wrong)}")
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise UsageError(f"{path} does not fit these flags: {reason}") from error

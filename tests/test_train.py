@@ -175,14 +175,17 @@ def test_resume_says_what_changed_and_refuses_what_must_not(
     assert torn.returncode == 0, torn.stderr
     assert "is not a whole zip file" in torn.stderr
     assert "mario_ppo_128_steps.zip at 128 steps" in torn.stdout
-    for flag, value in (("--flag-bonus", "7"), ("--action-set", "simple"), ("--stage", "2")):
+    for flag, value in (("--flag-bonus", "7"), ("--action-set", "simple"), ("--stage", "2"),
+        ("--rnd-coef", "0.3"),
+    ):  # fmt: skip
         refused = trainer("--resume-model", run, flag, value)
         assert refused.returncode == 2
         assert "--warm-start takes its weights alone" in refused.stderr
         assert "Traceback" not in refused.stderr
     warm = trainer(
         *TINY.split(), "--warm-start", newest.with_name("mario_ppo_128_steps.zip"),
-        "--flag-bonus", "7", "--timesteps", "128", "--run-dir", tmp_path / "warm",
+        *"--flag-bonus 7 --rnd-coef 0.3 --rnd-warmup-steps 8".split(),
+        *("--timesteps", "128", "--run-dir", tmp_path / "warm"),
     )  # fmt: skip
     assert warm.returncode == 0, warm.stderr
 
