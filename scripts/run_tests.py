@@ -8,6 +8,7 @@ Exits 0 only if all four pass.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -18,8 +19,10 @@ CHECKS = {
     "lint": ["ruff", "check", "."],
     "format": ["ruff", "format", "--check", "."],
     "types": ["mypy"],
-    "tests": ["pytest"],
+    "tests": ["pytest", "-n", "auto"],
 }
+# A test process a core, so a torch thread a process; and none that spins while it waits.
+THREADS = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 
 
 def main(pytest_flags: list[str]) -> int:
@@ -29,7 +32,8 @@ def main(pytest_flags: list[str]) -> int:
         command = [sys.executable, "-m", *module, *(pytest_flags if name == "tests" else [])]
         print(f"== {name}: {' '.join(command[2:])}", flush=True)
         start = time.monotonic()
-        code = subprocess.run(command, cwd=REPOSITORY, check=False).returncode
+        environment = {**os.environ, **THREADS}
+        code = subprocess.run(command, cwd=REPOSITORY, env=environment, check=False).returncode
         results.append((name, code, time.monotonic() - start))
     print("== summary")
     for name, code, wall_s in results:
