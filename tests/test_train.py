@@ -25,6 +25,7 @@ from mario_rollout import play, protocol_config
 from mario_runs import RunFolder, read_metrics, read_model_zip
 from mario_runtime import UsageError, in_process
 from train_mario import (
+    TemperatureCallback,
     TrainConfig,
     action_bias,
     config_as_dict,
@@ -143,6 +144,7 @@ def test_a_killed_run_resumes_to_the_same_bits(
     tmp_path: Path, trainer: Callable[..., Done], flags: str, number: signal.Signals
 ) -> None:
     common = f"{TINY} {flags} --timesteps 1280 --sticky-prob 0.25 --ent-coef-final 0".split()
+    common += "--temperature-final 0.5 --temperature-from 0.1".split()
     whole, parts = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "parts")
     assert trainer(*common, "--run-dir", whole.path).returncode == 0
     code, output = start_and_signal([*common, "--checkpoint-freq", "256"], parts, number)
@@ -195,6 +197,7 @@ def test_resume_says_what_changed_and_refuses_what_must_not(
     [
         ("--world 9", "no stage 9-1"),
         ("--batch-size 100", "does not divide a rollout"),
+        ("--temperature-final 0", "temperature_final must be above 0"),
         ("--config nowhere.yaml", "cannot read nowhere.yaml"),
         ("--resume-model nowhere", "there is no checkpoint nowhere"),
         ("--warm-start nowhere.zip", "there is no model file nowhere.zip"),
@@ -317,6 +320,21 @@ def test_the_recipe_p8_is_the_issues_command(tmp_path: Path) -> None:
 def test_every_recipe_parses(recipe: str) -> None:
     flags = ["--config", f"configs/{recipe}"]
     assert parse_config(flags).run.config == Path(flags[1])
+
+
+def test_the_temperature_falls_to_its_end_and_only_the_policy_knows(tmp_path: Path) -> None:
+    common = f"{TINY} --timesteps 256 --learning-rate 1e-12 --learning-rate-final 1e-12".split()
+    plain, sharp = RunFolder(tmp_path / "plain"), RunFolder(tmp_path / "sharp")
+    assert main([*common, "--temperature-final", "1", "--run-dir", str(plain.path)]) == 0
+    flags = ["--temperature-final", "0.25", "--temperature-from", "0.3"]
+    assert main([*common, *flags, "--run-dir", str(sharp.path)]) == 0
+    before, after = weights(plain.final_model), weights(sharp.final_model)
+    for name in before:
+        factor = 4.0 if name.startswith("action_net") else 1.0
+        torch.testing.assert_close(after[name], factor * before[name], atol=1e-6, rtol=1e-5)
+    callback = TemperatureCallback(parse_config([*common, *flags]))
+    assert [callback.temperature(step) for step in (0, 76, 256, 300)] == [1, 1, 0.25, 0.25]
+    assert 0.25 < callback.temperature(200) < callback.temperature(100) < 1
 
 
 def test_changes_are_described_by_flag() -> None:
