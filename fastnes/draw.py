@@ -6,7 +6,6 @@ leftmost lowest; then working space. What a byte means is up to `shade`, uint8[6
 """
 
 import numpy as np
-from numba import njit
 
 from fastnes.background import (
     CTRL_BACKGROUND_PAGE,
@@ -17,6 +16,7 @@ from fastnes.background import (
     tile_masks,
     tile_palette,
 )
+from fastnes.compiled import compiled
 from fastnes.sprites import (
     ATTRIBUTE_BEHIND,
     CTRL_TALL_SPRITES,
@@ -68,7 +68,7 @@ MOST_SPRITES = np.uint64(MAX_LINE_SPRITES)
 LEFT_EDGE = 0  # the word of the 8 leftmost pixels, which PPUMASK can hide
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def prepare_colors(row, canvas, shade):
     """Fill the canvas's colour words from palette memory; do it after any palette change."""
     backdrop = np.uint64(shade[row[PALETTE] & 0x3F]) * REPEAT
@@ -84,7 +84,7 @@ def prepare_colors(row, canvas, shade):
         canvas[words + 3] = color_2 ^ color_3
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def prepare_sprites(row, regs, canvas):
     """List the sprites of all lines at once, going through OAM only once."""
     height = 16 if regs[CTRL] & CTRL_TALL_SPRITES else 8
@@ -104,7 +104,7 @@ def prepare_sprites(row, regs, canvas):
                 canvas[LINE_COUNTS + line] = count + ONE
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _colored(canvas, palette, low, high):
     """Return 8 pixels of a palette (0-3 background, 4-7 sprites) from their bit masks."""
     words = COLORS + 4 * palette
@@ -113,7 +113,7 @@ def _colored(canvas, palette, low, high):
     return without ^ (high & (without ^ with_high))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _background_at(row, chr_rom, canvas, ctrl, mask, v_left, fine_x, x):
     """Return color and opacity words of the background pixels x to x + 7."""
     if mask & MASK_BACKGROUND == 0:
@@ -134,7 +134,7 @@ def _background_at(row, chr_rom, canvas, ctrl, mask, v_left, fine_x, x):
     return color, opaque
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _draw_background(row, chr_rom, canvas, ctrl, mask, v_left, fine_x, line, first, last):
     """Draw the background words [first, last) of a line."""
     out = line * ROW_WORDS
@@ -155,7 +155,7 @@ def _draw_background(row, chr_rom, canvas, ctrl, mask, v_left, fine_x, line, fir
         canvas[out] = canvas[COLORS]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _listed_sprites(regs, canvas, line):
     """Return count and numbers of a line's sprites."""
     if regs[SPRITES_HELD] != 0:
@@ -163,7 +163,7 @@ def _listed_sprites(regs, canvas, line):
     return np.int64(canvas[LINE_COUNTS + line]), np.int64(canvas[LINE_LISTS + line])
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _draw_sprites(row, regs, chr_rom, canvas, line, lines, v, v_next, first, last):
     """Draw the sprites of `lines` lines over the words [first, last), the last chosen first.
 
@@ -206,7 +206,7 @@ def _draw_sprites(row, regs, chr_rom, canvas, line, lines, v, v_next, first, las
                 canvas[out + word + 1] = old ^ ((opaque >> back) & (old ^ (color >> back)))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _draw_tile_rows(row, chr_rom, canvas, ctrl, v, fine_x, line, lines):
     """Draw the background of up to 8 whole lines that lie in one row of tiles."""
     page = (ctrl & CTRL_BACKGROUND_PAGE) << 8
@@ -231,7 +231,7 @@ def _draw_tile_rows(row, chr_rom, canvas, ctrl, v, fine_x, line, lines):
             out[word] = join(source[word], source[word + 1], fine_x)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def draw_lines(row, regs, chr_rom, canvas, line, lines, v, v_next):
     """Draw `lines` whole lines while nothing changes; colours and sprites must be prepared.
 
@@ -266,7 +266,7 @@ def draw_lines(row, regs, chr_rom, canvas, line, lines, v, v_next):
         _draw_sprites(row, regs, chr_rom, canvas, begin, lines, v_first, v_second, 0, ROW_WORDS)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def draw_pixels(row, regs, chr_rom, canvas, line, v_left, x_first, x_last):
     """Draw pixels [x_first, x_last) of a line with the registers as they are.
 

@@ -12,7 +12,8 @@ from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+
+from fastnes.compiled import compiled, compiled_with_arrays
 
 # float32 sums of at most 255 err by less than this (about 12 roundings of 2**-24 of 255)
 HALF_TOLERANCE = 4e-4
@@ -120,7 +121,7 @@ def area_plan(height: int, width: int, out_height: int, out_width: int) -> AreaP
     )
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _resize_pixel_as_opencv(first, second, plan, row, column):
     """Return one output pixel by OpenCV's float32 arithmetic, in its order."""
     total = np.float32(0)
@@ -136,7 +137,7 @@ def _resize_pixel_as_opencv(first, second, plan, row, column):
     return np.uint8(np.rint(total))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _settle_half(first, second, plan, row, column, total):
     """Return the pixel whose mean, total / plan.total, is a half or nearly so."""
     if plan.rule == RULE_FLOAT:
@@ -146,7 +147,7 @@ def _settle_half(first, second, plan, row, column, total):
     return np.uint8(whole + (twice > plan.total or (twice == plan.total and whole & 1 == 1)))
 
 
-@njit(cache=True, nogil=True)
+@compiled_with_arrays
 def resize_max(first, second, plan, out):
     """Shrink the brighter of two screens, pixel by pixel, into `out`.
 
@@ -157,9 +158,11 @@ def resize_max(first, second, plan, out):
     """
     rows, columns = out.shape
     width = first.shape[1]
-    # Sums of rows, transposed: both passes then run along memory. At most 240 * 255.
-    row_sums = np.empty(width, np.uint16)
-    sums = np.empty((width, rows), np.uint16)
+    most = plan.weight_x.shape[1]
+    row_sums = np.empty(width, np.uint16)  # at most 240 * 255
+    sums = np.zeros(width + most, np.int32)  # the same, and room for weights of 0 at the end
+    totals = np.empty(columns, np.int32)
+    scale = np.float32(1.0 / plan.total)
     for row in range(rows):
         for x in range(width):
             row_sums[x] = 0
@@ -170,32 +173,25 @@ def resize_max(first, second, plan, out):
                 for x in range(width):
                     row_sums[x] += weight * np.uint16(max(first[y, x], second[y, x]))
         for x in range(width):
-            sums[x, row] = row_sums[x]
-    totals = np.empty(rows, np.int32)
-    rounded = np.empty(rows, np.uint8)
-    scale = np.float32(1.0 / plan.total)
-    for column in range(columns):
-        for row in range(rows):
-            totals[row] = 0
-        for k in range(plan.weight_x.shape[1]):
-            weight_x = np.int32(plan.weight_x[column, k])
-            x = plan.first_x[column] + k
-            if weight_x:
-                for row in range(rows):
-                    totals[row] += weight_x * np.int32(sums[x, row])
+            sums[x] = row_sums[x]
+        for column in range(columns):
+            totals[column] = 0
+        for k in range(most):
+            for column in range(columns):
+                source = np.uint64(plan.first_x[column] + k)
+                totals[column] += np.int32(plan.weight_x[column, k]) * sums[source]
         doubtful = np.int32(0)
-        for row in range(rows):
-            mean = np.float32(totals[row]) * scale + HALF
+        for column in range(columns):
+            mean = np.float32(totals[column]) * scale + HALF
             whole = np.int32(mean)
-            rounded[row] = whole
+            out[row, column] = whole
             doubtful += np.int32(abs(mean - np.float32(whole) - HALF) > DOUBT)
-        for row in range(rows):
-            out[row, column] = rounded[row]
         if doubtful and plan.rule != RULE_HALF_UP:  # the estimate is exact for that one
-            for row in range(rows):
-                mean = np.float32(totals[row]) * scale + HALF
+            for column in range(columns):
+                mean = np.float32(totals[column]) * scale + HALF
                 if abs(mean - np.float32(np.int32(mean)) - HALF) > DOUBT:
-                    out[row, column] = _settle_half(first, second, plan, row, column, totals[row])
+                    total = totals[column]
+                    out[row, column] = _settle_half(first, second, plan, row, column, total)
 
 
 def area_resize(gray: np.ndarray, out: np.ndarray) -> None:
