@@ -94,7 +94,7 @@ def run_cpu(row, regs, prg, code, video, limit):
     while clock < limit:
         while clock < limit:
             began = clock
-            instruction = code[pc & ROM_MASK]
+            instruction = np.int64(code[pc & ROM_MASK])
             opcode = instruction & 0xFF
             operand = (instruction >> OPERAND_SHIFT) & 0xFFFF
             extra = instruction >> EXTRA_SHIFT

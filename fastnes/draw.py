@@ -34,6 +34,7 @@ from fastnes.state import (
     MASK,
     OAM,
     OAM_ADDRESS,
+    OAM_SIZE,
     PALETTE,
     SPRITE_COUNT,
     SPRITE_LIST,
@@ -52,8 +53,12 @@ COLORS = SCREEN_WORDS
 # Then, for each line, how many sprites it shows and their numbers, as choose_sprites returns them.
 LINE_COUNTS = COLORS + 8 * 4
 LINE_LISTS = LINE_COUNTS + HEIGHT
+# What the lists were made from: OAM, then the height of sprites and OAMADDR.
+LISTED_OAM = LINE_LISTS + HEIGHT
+OAM_WORDS = OAM_SIZE // 8
+LISTED_SETTING = LISTED_OAM + OAM_WORDS
 # Then eight rows of a line of tiles, before they are shifted by the fine x scroll.
-TILE_ROWS = LINE_LISTS + HEIGHT
+TILE_ROWS = LISTED_OAM + 2 * OAM_WORDS
 TILE_ROW_WORDS = 40  # 33 tiles; a multiple of 8
 CANVAS_WORDS = TILE_ROWS + 8 * TILE_ROW_WORDS
 CANVAS_ROWS = CANVAS_WORDS // ROW_WORDS
@@ -86,8 +91,19 @@ def prepare_colors(row, canvas, shade):
 
 @compiled
 def prepare_sprites(row, regs, canvas):
-    """List the sprites of all lines at once, going through OAM only once."""
+    """List the sprites of all lines at once, unless the canvas has the list already."""
     height = 16 if regs[CTRL] & CTRL_TALL_SPRITES else 8
+    setting = np.uint64(height << 8 | regs[OAM_ADDRESS])
+    oam = row[OAM : OAM + OAM_SIZE].view(np.uint64)
+    listed_oam = canvas[LISTED_OAM:LISTED_SETTING]
+    changed = canvas[LISTED_SETTING] ^ setting
+    for word in range(OAM_WORDS):
+        changed |= listed_oam[word] ^ oam[word]
+    if changed == NONE:
+        return
+    canvas[LISTED_SETTING] = setting
+    for word in range(OAM_WORDS):
+        listed_oam[word] = oam[word]
     for line in range(HEIGHT):
         canvas[LINE_COUNTS + line] = NONE
     for sprite in range(regs[OAM_ADDRESS] >> 2, 64):
@@ -211,24 +227,31 @@ def _draw_tile_rows(row, chr_rom, canvas, ctrl, v, fine_x, line, lines):
     """Draw the background of up to 8 whole lines that lie in one row of tiles."""
     page = (ctrl & CTRL_BACKGROUND_PAGE) << 8
     fine_y = (v >> 12) & 7
+    previous = np.int64(-1)
     for tile in range(ROW_WORDS + 1):
         address = page | np.int64(row[VRAM + (v & 0x7FF)]) << 4
-        words = COLORS + 4 * tile_palette(row, v)
-        color_0, color_01 = canvas[words], canvas[words + 1]
-        color_2, color_23 = canvas[words + 2], canvas[words + 3]
-        for y in range(8):
-            low = PIXEL_MASKS[0, chr_rom[address + y]]
-            high = PIXEL_MASKS[0, chr_rom[address + 8 + y]]
-            without = color_0 ^ (low & color_01)
-            with_high = color_2 ^ (low & color_23)
-            pixels = without ^ (high & (without ^ with_high))
-            canvas[TILE_ROWS + TILE_ROW_WORDS * y + tile] = pixels
+        palette = tile_palette(row, v)
+        out = TILE_ROWS + tile
+        if address | palette == previous:  # half of all: sky, ground
+            for y in range(8):
+                canvas[out + TILE_ROW_WORDS * y] = canvas[out + TILE_ROW_WORDS * y - 1]
+        else:
+            previous = address | palette
+            words = COLORS + 4 * palette
+            color_0, color_01 = canvas[words], canvas[words + 1]
+            color_2, color_23 = canvas[words + 2], canvas[words + 3]
+            for y in range(8):
+                low = PIXEL_MASKS[0, chr_rom[address + y]]
+                high = PIXEL_MASKS[0, chr_rom[address + 8 + y]]
+                without = color_0 ^ (low & color_01)
+                with_high = color_2 ^ (low & color_23)
+                canvas[out + TILE_ROW_WORDS * y] = without ^ (high & (without ^ with_high))
         v = move_columns(v, 1)
     for y in range(lines):
         source = canvas[TILE_ROWS + TILE_ROW_WORDS * (fine_y + y) :]
-        out = canvas[(line + y) * ROW_WORDS :]
+        shifted = canvas[(line + y) * ROW_WORDS :]
         for word in range(ROW_WORDS):
-            out[word] = join(source[word], source[word + 1], fine_x)
+            shifted[word] = join(source[word], source[word + 1], fine_x)
 
 
 @compiled
