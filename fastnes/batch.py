@@ -25,7 +25,7 @@ def _parts(count: int, threads: int) -> list[slice]:
     parts = []
     begin = 0
     while begin < count:
-        size = count if threads < 2 else -(-(count - begin) // (2 * threads))
+        size = count if threads < 2 else -(-3 * (count - begin) // (4 * threads))
         parts.append(slice(begin, begin + size))
         begin += size
     return parts
@@ -89,13 +89,15 @@ class BatchMachine:
     def _open(self) -> None:
         warm_up()
         self._canvases = [np.zeros((2, CANVAS_WORDS), np.uint64) for _ in range(self.threads)]
+        self._pixels = [canvas_pixels(canvases) for canvases in self._canvases]
         # the calling thread works too
         self._pool = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the threads and their working space."""
         attributes = self.__dict__.copy()
-        del attributes["_pool"], attributes["_canvases"]
+        for name in ("_pool", "_canvases", "_pixels"):
+            del attributes[name]
         return attributes
 
     def __setstate__(self, attributes: dict[str, Any]) -> None:
@@ -200,7 +202,7 @@ class BatchMachine:
         self, numbers: np.ndarray, pressed: np.ndarray, drawn_frames: int, observation: np.ndarray
     ) -> None:
         def run_parts(thread: int) -> None:
-            canvases = self._canvases[thread]
+            canvases, pixels = self._canvases[thread], self._pixels[thread]
             for part in parts:
                 step_machines(
                     self.states,
@@ -210,7 +212,7 @@ class BatchMachine:
                     self.rom.cartridge,
                     PALETTE_GRAY,
                     canvases,
-                    canvas_pixels(canvases),
+                    pixels,
                     drawn_frames,
                     self.interventions,
                     self._plan,
