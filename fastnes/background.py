@@ -6,8 +6,8 @@ not matter.
 """
 
 import numpy as np
-from numba import njit
 
+from fastnes.compiled import compiled
 from fastnes.state import VRAM
 from fastnes.tables import PIXEL_MASKS
 
@@ -19,14 +19,14 @@ SCREEN_ROWS = 240
 ATTRIBUTES = 0x3C0  # offset of the attributes in a name table
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def move_columns(v, columns):
     """Return v moved by -33 to 33 tile columns; crossing column 31 switches the name table."""
     column = (v & COARSE_X) + (v & NAME_TABLE_X) // 32 + columns
     return (v & ~(COARSE_X | NAME_TABLE_X)) | (column & COARSE_X) | (column & 32) << 5
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def next_row(v):
     """Return v moved one pixel row down (nesdev wiki, "PPU scrolling", Y increment)."""
     if v & 0x7000 != 0x7000:
@@ -40,7 +40,7 @@ def next_row(v):
     return v + 0x20
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def move_rows(v, rows):
     """Return v moved up to 240 pixel rows down."""
     y = (v & COARSE_Y) >> 2 | (v >> 12) & 7
@@ -55,7 +55,7 @@ def move_rows(v, rows):
     return (v & ~0x73E0) | (y & 7) << 12 | (y & 0xF8) << 2
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def tile_masks(row, chr_rom, ctrl, v):
     """Return low and high pixel masks (uint64) of the tile row at v."""
     tile = np.int64(row[VRAM + (v & 0x7FF)])
@@ -63,7 +63,7 @@ def tile_masks(row, chr_rom, ctrl, v):
     return PIXEL_MASKS[0, chr_rom[address]], PIXEL_MASKS[0, chr_rom[address | 8]]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def tile_palette(row, v):
     """Return the palette (0-3) of the tile at v."""
     base = VRAM + (v & NAME_TABLE_X) + ATTRIBUTES
@@ -71,14 +71,14 @@ def tile_palette(row, v):
     return (attribute >> ((v >> 4) & 4 | v & 2)) & 3
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def join(left, right, shift):
     """Return the 8 bytes that begin `shift` (0-7) bytes into the 16 bytes of left and right."""
     bits = np.uint64(8 * shift)
     return left >> bits | (right << np.uint64(1)) << (np.uint64(63) - bits)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def background_opacity(row, chr_rom, ctrl, v_left, position):
     """Return 0xFF bytes (uint64) for the opaque ones of 8 pixels.
 

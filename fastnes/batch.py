@@ -20,6 +20,17 @@ DEFAULT_SIZE = (84, 84)
 DEFAULT_THREADS = 2
 
 
+def _parts(count: int, threads: int) -> list[slice]:
+    """Cut `count` machines into parts for threads to take: large ones first, single ones last."""
+    parts = []
+    begin = 0
+    while begin < count:
+        size = count if threads < 2 else -(-3 * (count - begin) // (4 * threads))
+        parts.append(slice(begin, begin + size))
+        begin += size
+    return parts
+
+
 class BatchMachine:
     """n machines with one cartridge, stepped together on several threads.
 
@@ -78,12 +89,15 @@ class BatchMachine:
     def _open(self) -> None:
         warm_up()
         self._canvases = [np.zeros((2, CANVAS_WORDS), np.uint64) for _ in range(self.threads)]
-        self._pool = ThreadPoolExecutor(self.threads) if self.threads > 1 else None
+        self._pixels = [canvas_pixels(canvases) for canvases in self._canvases]
+        # the calling thread works too
+        self._pool = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the threads and their working space."""
         attributes = self.__dict__.copy()
-        del attributes["_pool"], attributes["_canvases"]
+        for name in ("_pool", "_canvases", "_pixels"):
+            del attributes[name]
         return attributes
 
     def __setstate__(self, attributes: dict[str, Any]) -> None:
@@ -187,33 +201,36 @@ class BatchMachine:
     def _run(
         self, numbers: np.ndarray, pressed: np.ndarray, drawn_frames: int, observation: np.ndarray
     ) -> None:
-        def run_slice(thread: int) -> None:
-            part = slice(
-                len(numbers) * thread // self.threads, len(numbers) * (thread + 1) // self.threads
-            )
-            step_machines(
-                self.states,
-                self._before,
-                numbers[part],
-                pressed[part],
-                self.rom.cartridge,
-                PALETTE_GRAY,
-                self._canvases[thread],
-                canvas_pixels(self._canvases[thread]),
-                drawn_frames,
-                self.interventions,
-                self._plan,
-                observation,
-                self.ram_before,
-                self.frames_run,
-                self.terminated,
-            )
+        def run_parts(thread: int) -> None:
+            canvases, pixels = self._canvases[thread], self._pixels[thread]
+            for part in parts:
+                step_machines(
+                    self.states,
+                    self._before,
+                    numbers[part],
+                    pressed[part],
+                    self.rom.cartridge,
+                    PALETTE_GRAY,
+                    canvases,
+                    pixels,
+                    drawn_frames,
+                    self.interventions,
+                    self._plan,
+                    observation,
+                    self.ram_before,
+                    self.frames_run,
+                    self.terminated,
+                )
 
-        if self._pool is None or len(numbers) == 1:
-            for thread in range(self.threads):
-                run_slice(thread)
+        threads = min(self.threads, len(numbers))
+        parts = iter(_parts(len(numbers), threads))  # shared: whoever is free takes the next
+        if self._pool is None or threads < 2:
+            run_parts(0)
         else:
-            list(self._pool.map(run_slice, range(self.threads)))
+            others = [self._pool.submit(run_parts, thread) for thread in range(1, threads)]
+            run_parts(0)
+            for other in others:
+                other.result()
 
     def screen(self, i: int) -> np.ndarray:
         """Return machine i's screen after its last step, uint8[240, 256] palette indices.

@@ -3,8 +3,7 @@
 `video` is what the PPU needs besides the state: (chr_rom, canvas, shade, is_drawn).
 """
 
-from numba import njit
-
+from fastnes.compiled import compiled
 from fastnes.ppu import catch_up, read_register, write_register, write_sprites
 from fastnes.state import (
     BUTTONS,
@@ -28,7 +27,7 @@ OPEN_BUS = 0x40  # what a joypad port's upper bits read as
 DMA_CYCLES = 513
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def set_error(regs, code, detail):
     """Remember the first thing that this machine cannot do."""
     if regs[ERROR] == ERROR_NONE:
@@ -36,7 +35,7 @@ def set_error(regs, code, detail):
         regs[ERROR_DETAIL] = detail
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def read_io(row, regs, video, clock, address):
     """Return the byte at $2000-$7FFF for an instruction that acts on CPU cycle `clock`."""
     if address < PPU_END:
@@ -59,7 +58,7 @@ def read_io(row, regs, video, clock, address):
     return 0
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def write_io(row, regs, video, clock, address, value):
     """Write a byte to $2000-$FFFF; return the CPU cycles that the write stalls."""
     if address < PPU_END:

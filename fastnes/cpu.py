@@ -1,9 +1,9 @@
 """The 6502 without its sound unit. Written by make_cpu.py: change that."""
 
 import numpy as np
-from numba import njit
 
 from fastnes.bus import read_io, set_error, write_io
+from fastnes.compiled import compiled
 from fastnes.state import (
     CLOCK,
     ERROR_JUMP,
@@ -34,7 +34,7 @@ FLAG_BREAK = 0x10
 FLAG_ALWAYS = 0x20
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def status(c, nz, others, v):
     """Pack the flags into the status byte (nesdev wiki, "Status flags"), B clear."""
     zero = np.int64(nz & 0xFF == 0)
@@ -42,13 +42,13 @@ def status(c, nz, others, v):
     return c | zero << 1 | others | FLAG_ALWAYS | v << 6 | negative << 7
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def unpack_nz(packed):
     """Return the nz of a status byte: bit 8 for N, bit 0 for not Z."""
     return (packed & 0x80) << 1 | (~packed >> 1) & 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def read_memory(row, prg, address):
     """Return the byte of RAM or ROM (nesdev wiki, "CPU memory map"), or -1 for a device."""
     if address < RAM_END:
@@ -58,13 +58,13 @@ def read_memory(row, prg, address):
     return np.int64(-1)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def read_vector(prg, address):
     """Read the address that an interrupt jumps to."""
     return np.int64(prg[address & ROM_MASK]) | np.int64(prg[(address + 1) & ROM_MASK]) << 8
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def interrupt(row, regs, prg):
     """Take the PPU's interrupt (nesdev wiki, "NMI" and "CPU interrupts"): seven cycles."""
     pc, sp = regs[PC], regs[SP]
@@ -77,7 +77,7 @@ def interrupt(row, regs, prg):
     regs[CLOCK] += 7
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def run_cpu(row, regs, prg, code, video, limit):
     """Run the instructions that act before CPU cycle `limit` of this frame call.
 
@@ -94,7 +94,7 @@ def run_cpu(row, regs, prg, code, video, limit):
     while clock < limit:
         while clock < limit:
             began = clock
-            instruction = code[pc & ROM_MASK]
+            instruction = np.int64(code[pc & ROM_MASK])
             opcode = instruction & 0xFF
             operand = (instruction >> OPERAND_SHIFT) & 0xFFFF
             extra = instruction >> EXTRA_SHIFT

@@ -6,7 +6,6 @@ leftmost lowest; then working space. What a byte means is up to `shade`, uint8[6
 """
 
 import numpy as np
-from numba import njit
 
 from fastnes.background import (
     CTRL_BACKGROUND_PAGE,
@@ -17,6 +16,7 @@ from fastnes.background import (
     tile_masks,
     tile_palette,
 )
+from fastnes.compiled import compiled
 from fastnes.sprites import (
     ATTRIBUTE_BEHIND,
     CTRL_TALL_SPRITES,
@@ -34,6 +34,7 @@ from fastnes.state import (
     MASK,
     OAM,
     OAM_ADDRESS,
+    OAM_SIZE,
     PALETTE,
     SPRITE_COUNT,
     SPRITE_LIST,
@@ -52,8 +53,12 @@ COLORS = SCREEN_WORDS
 # Then, for each line, how many sprites it shows and their numbers, as choose_sprites returns them.
 LINE_COUNTS = COLORS + 8 * 4
 LINE_LISTS = LINE_COUNTS + HEIGHT
+# What the lists were made from: OAM, then the height of sprites and OAMADDR.
+LISTED_OAM = LINE_LISTS + HEIGHT
+OAM_WORDS = OAM_SIZE // 8
+LISTED_SETTING = LISTED_OAM + OAM_WORDS
 # Then eight rows of a line of tiles, before they are shifted by the fine x scroll.
-TILE_ROWS = LINE_LISTS + HEIGHT
+TILE_ROWS = LISTED_OAM + 2 * OAM_WORDS
 TILE_ROW_WORDS = 40  # 33 tiles; a multiple of 8
 CANVAS_WORDS = TILE_ROWS + 8 * TILE_ROW_WORDS
 CANVAS_ROWS = CANVAS_WORDS // ROW_WORDS
@@ -68,7 +73,7 @@ MOST_SPRITES = np.uint64(MAX_LINE_SPRITES)
 LEFT_EDGE = 0  # the word of the 8 leftmost pixels, which PPUMASK can hide
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def prepare_colors(row, canvas, shade):
     """Fill the canvas's colour words from palette memory; do it after any palette change."""
     backdrop = np.uint64(shade[row[PALETTE] & 0x3F]) * REPEAT
@@ -84,10 +89,21 @@ def prepare_colors(row, canvas, shade):
         canvas[words + 3] = color_2 ^ color_3
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def prepare_sprites(row, regs, canvas):
-    """List the sprites of all lines at once, going through OAM only once."""
+    """List the sprites of all lines at once, unless the canvas has the list already."""
     height = 16 if regs[CTRL] & CTRL_TALL_SPRITES else 8
+    setting = np.uint64(height << 8 | regs[OAM_ADDRESS])
+    oam = row[OAM : OAM + OAM_SIZE].view(np.uint64)
+    listed_oam = canvas[LISTED_OAM:LISTED_SETTING]
+    changed = canvas[LISTED_SETTING] ^ setting
+    for word in range(OAM_WORDS):
+        changed |= listed_oam[word] ^ oam[word]
+    if changed == NONE:
+        return
+    canvas[LISTED_SETTING] = setting
+    for word in range(OAM_WORDS):
+        listed_oam[word] = oam[word]
     for line in range(HEIGHT):
         canvas[LINE_COUNTS + line] = NONE
     for sprite in range(regs[OAM_ADDRESS] >> 2, 64):
@@ -104,7 +120,7 @@ def prepare_sprites(row, regs, canvas):
                 canvas[LINE_COUNTS + line] = count + ONE
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _colored(canvas, palette, low, high):
     """Return 8 pixels of a palette (0-3 background, 4-7 sprites) from their bit masks."""
     words = COLORS + 4 * palette
@@ -113,7 +129,7 @@ def _colored(canvas, palette, low, high):
     return without ^ (high & (without ^ with_high))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _background_at(row, chr_rom, canvas, ctrl, mask, v_left, fine_x, x):
     """Return color and opacity words of the background pixels x to x + 7."""
     if mask & MASK_BACKGROUND == 0:
@@ -134,7 +150,7 @@ def _background_at(row, chr_rom, canvas, ctrl, mask, v_left, fine_x, x):
     return color, opaque
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _draw_background(row, chr_rom, canvas, ctrl, mask, v_left, fine_x, line, first, last):
     """Draw the background words [first, last) of a line."""
     out = line * ROW_WORDS
@@ -155,7 +171,7 @@ def _draw_background(row, chr_rom, canvas, ctrl, mask, v_left, fine_x, line, fir
         canvas[out] = canvas[COLORS]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _listed_sprites(regs, canvas, line):
     """Return count and numbers of a line's sprites."""
     if regs[SPRITES_HELD] != 0:
@@ -163,7 +179,7 @@ def _listed_sprites(regs, canvas, line):
     return np.int64(canvas[LINE_COUNTS + line]), np.int64(canvas[LINE_LISTS + line])
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _draw_sprites(row, regs, chr_rom, canvas, line, lines, v, v_next, first, last):
     """Draw the sprites of `lines` lines over the words [first, last), the last chosen first.
 
@@ -206,32 +222,39 @@ def _draw_sprites(row, regs, chr_rom, canvas, line, lines, v, v_next, first, las
                 canvas[out + word + 1] = old ^ ((opaque >> back) & (old ^ (color >> back)))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _draw_tile_rows(row, chr_rom, canvas, ctrl, v, fine_x, line, lines):
     """Draw the background of up to 8 whole lines that lie in one row of tiles."""
     page = (ctrl & CTRL_BACKGROUND_PAGE) << 8
     fine_y = (v >> 12) & 7
+    previous = np.int64(-1)
     for tile in range(ROW_WORDS + 1):
         address = page | np.int64(row[VRAM + (v & 0x7FF)]) << 4
-        words = COLORS + 4 * tile_palette(row, v)
-        color_0, color_01 = canvas[words], canvas[words + 1]
-        color_2, color_23 = canvas[words + 2], canvas[words + 3]
-        for y in range(8):
-            low = PIXEL_MASKS[0, chr_rom[address + y]]
-            high = PIXEL_MASKS[0, chr_rom[address + 8 + y]]
-            without = color_0 ^ (low & color_01)
-            with_high = color_2 ^ (low & color_23)
-            pixels = without ^ (high & (without ^ with_high))
-            canvas[TILE_ROWS + TILE_ROW_WORDS * y + tile] = pixels
+        palette = tile_palette(row, v)
+        out = TILE_ROWS + tile
+        if address | palette == previous:  # half of all: sky, ground
+            for y in range(8):
+                canvas[out + TILE_ROW_WORDS * y] = canvas[out + TILE_ROW_WORDS * y - 1]
+        else:
+            previous = address | palette
+            words = COLORS + 4 * palette
+            color_0, color_01 = canvas[words], canvas[words + 1]
+            color_2, color_23 = canvas[words + 2], canvas[words + 3]
+            for y in range(8):
+                low = PIXEL_MASKS[0, chr_rom[address + y]]
+                high = PIXEL_MASKS[0, chr_rom[address + 8 + y]]
+                without = color_0 ^ (low & color_01)
+                with_high = color_2 ^ (low & color_23)
+                canvas[out + TILE_ROW_WORDS * y] = without ^ (high & (without ^ with_high))
         v = move_columns(v, 1)
     for y in range(lines):
         source = canvas[TILE_ROWS + TILE_ROW_WORDS * (fine_y + y) :]
-        out = canvas[(line + y) * ROW_WORDS :]
+        shifted = canvas[(line + y) * ROW_WORDS :]
         for word in range(ROW_WORDS):
-            out[word] = join(source[word], source[word + 1], fine_x)
+            shifted[word] = join(source[word], source[word + 1], fine_x)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def draw_lines(row, regs, chr_rom, canvas, line, lines, v, v_next):
     """Draw `lines` whole lines while nothing changes; colours and sprites must be prepared.
 
@@ -266,7 +289,7 @@ def draw_lines(row, regs, chr_rom, canvas, line, lines, v, v_next):
         _draw_sprites(row, regs, chr_rom, canvas, begin, lines, v_first, v_second, 0, ROW_WORDS)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def draw_pixels(row, regs, chr_rom, canvas, line, v_left, x_first, x_last):
     """Draw pixels [x_first, x_last) of a line with the registers as they are.
 

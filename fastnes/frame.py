@@ -1,7 +1,6 @@
 """One frame call: what nes-py does between two of its returns."""
 
-from numba import njit
-
+from fastnes.compiled import compiled
 from fastnes.cpu import interrupt, run_cpu
 from fastnes.ppu import CTRL_NMI, LINE_DOTS, PRE_RENDER_LINE, VBLANK_LINE, catch_up
 from fastnes.state import (
@@ -24,7 +23,7 @@ CYCLES_PER_FRAME = 29781
 DOTS_PER_FRAME = 3 * CYCLES_PER_FRAME
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def dots_to_event(regs):
     """Return how many dots bring the PPU to its next event, that dot included.
 
@@ -39,7 +38,7 @@ def dots_to_event(regs):
     return (PRE_RENDER_LINE - line) * LINE_DOTS + (LINE_DOTS - 1) - dot + 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def run_frame(row, regs, cartridge, canvas, shade, is_drawn, buttons):
     """Run one frame call with `buttons` held, drawing into `canvas` if `is_drawn`."""
     prg, code, chr_rom = cartridge

@@ -8,7 +8,8 @@ All functions take a state row, whose first 2,048 bytes are RAM.
 import functools
 
 import numpy as np
-from numba import njit
+
+from fastnes.compiled import compiled
 
 # RAM addresses (nesdev wiki has none of these; names as in gym-super-mario-bros)
 PLAYER_STATE = 0x000E
@@ -38,13 +39,13 @@ STAGES = 4
 WORLDS_WITH_ENTRY = (1, 2, 4, 7)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def is_world_over(row):
     """Return whether Bowser or his axe ended the world."""
     return row[GAME_MODE] == WORLD_END
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def is_stage_over(row):
     """Return whether Mario is sliding down the pole (or standing on the axe's bridge)."""
     for slot in range(5):
@@ -53,7 +54,7 @@ def is_stage_over(row):
     return False
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def is_terminated(row):
     """Return whether Mario is dying, dead, below the screen, or has finished the stage."""
     return (
@@ -65,14 +66,14 @@ def is_terminated(row):
     )
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def skip_change_area(row):
     """Run out the timer of a change of area (a pipe, the flag)."""
     if 1 < row[CHANGE_AREA_TIMER] < 255:
         row[CHANGE_AREA_TIMER] = 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def is_occupied(row):
     """Return whether the game is busy with Mario, or with the end of a world.
 
@@ -82,7 +83,7 @@ def is_occupied(row):
     return state <= 5 or state == 7 or is_world_over(row)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def run_out_pre_level_timer(row):
     """End the black screen that shows world and lives."""
     row[PRE_LEVEL_TIMER] = 0

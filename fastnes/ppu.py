@@ -7,9 +7,9 @@ differently from the wiki is said where it happens.
 """
 
 import numpy as np
-from numba import njit
 
 from fastnes.background import COARSE_X, move_columns, move_rows, next_row
+from fastnes.compiled import compiled
 from fastnes.draw import draw_lines, draw_pixels, prepare_colors, prepare_sprites
 from fastnes.sprites import (
     CTRL_TALL_SPRITES,
@@ -69,7 +69,7 @@ PPUADDR = 6
 PPUDATA = 7
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def catch_up(row, regs, video, dots_due):
     """Run the PPU until `dots_due` dots of this frame call are done.
 
@@ -95,7 +95,7 @@ def catch_up(row, regs, video, dots_due):
             dots -= run_pre_render_line(regs, dots)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def uniform_lines(row, regs, dots):
     """Return how many whole lines from here on, within `dots` dots, can be run at once.
 
@@ -115,7 +115,7 @@ def uniform_lines(row, regs, dots):
     return max(0, min(lines, sprite_first - line))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def run_visible_lines(row, regs, video, dots):
     """Run up to `dots` dots: of one visible line, or of many at once; return how many."""
     chr_rom, canvas, _, is_drawn = video
@@ -161,7 +161,7 @@ def run_visible_lines(row, regs, video, dots):
     return last + 1 - dot
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _run_blank_lines(regs, line, dots):
     """Run up to `dots` dots of lines 240-260; return how many.
 
@@ -180,7 +180,7 @@ def _run_blank_lines(regs, line, dots):
     return dots
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def run_pre_render_line(regs, dots):
     """Run up to `dots` dots of line 261; return how many.
 
@@ -207,12 +207,12 @@ def run_pre_render_line(regs, dots):
     return last + 1 - dot
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _address_step(regs):
     return 32 if regs[CTRL] & CTRL_ADDRESS_STEP_32 else 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _palette_offset(address):
     """Return the offset in palette memory; $3F10, 14, 18, 1C are $3F00, 04, 08, 0C."""
     if address & 0x13 == 0x10:
@@ -220,7 +220,7 @@ def _palette_offset(address):
     return PALETTE + (address & 0x1F)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def read_register(row, regs, chr_rom, register):
     """Return a PPU register's value as the CPU reads it, or -1 if it cannot be read.
 
@@ -247,7 +247,7 @@ def read_register(row, regs, chr_rom, register):
     return np.int64(-1)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def write_register(row, regs, register, value):
     """Write a PPU register; return False if it cannot be written.
 
@@ -293,7 +293,7 @@ def write_register(row, regs, register, value):
     return True
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _write_video(row, regs, address, value):
     """Write a byte on the PPU's bus (nesdev wiki, "PPU memory map")."""
     if address >= 0x3F00:
@@ -307,7 +307,7 @@ def _write_video(row, regs, address, value):
         regs[ERROR_DETAIL] = address
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def write_sprites(row, regs, page):
     """Copy a page of RAM to OAM (nesdev wiki, "PPU OAM", DMA), beginning at OAMADDR."""
     hold_line_sprites(row, regs, regs[LINE])

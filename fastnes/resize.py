@@ -12,13 +12,15 @@ from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+
+from fastnes.compiled import compiled, compiled_with_arrays
 
 # float32 sums of at most 255 err by less than this (about 12 roundings of 2**-24 of 255)
 HALF_TOLERANCE = 4e-4
 HALF = np.float32(0.5)
 # the quick float32 estimate, which errs by under 1e-4, is this near to a half: look exactly
 DOUBT = np.float32(0.5 - HALF_TOLERANCE - 1e-4)
+TAPS = 4  # source pixels of a row added at a time; more at a time cost fewer passes
 MIN_CELL = 1e-3  # OpenCV leaves out slivers of a source pixel up to this size
 
 
@@ -34,11 +36,14 @@ class AxisPlan(NamedTuple):
 
 
 class AreaPlan(NamedTuple):
-    """Plans for rows and columns, and OpenCV's rule for exact halves."""
+    """Plans for rows and columns, and OpenCV's rule for exact halves.
+
+    The columns' weights lie as they are read: int32[sources, out], their number a multiple of TAPS.
+    """
 
     first_y: np.ndarray
     weight_y: np.ndarray
-    first_x: np.ndarray
+    first_x: np.ndarray  # uint64: signed indices would be checked for wrapping
     weight_x: np.ndarray
     total: int
     cv_first_y: np.ndarray
@@ -104,11 +109,14 @@ def area_plan(height: int, width: int, out_height: int, out_width: int) -> AreaP
     if height % out_height == 0 and width % out_width == 0:
         is_half = height == 2 * out_height and width == 2 * out_width
         rule = RULE_HALF_UP if is_half else RULE_HALF_EVEN
+    sources = int(np.flatnonzero(x.weight.any(axis=0)).max()) + 1
+    weight_x = np.zeros((-(-sources // TAPS) * TAPS, out_width), np.int32)
+    weight_x[:sources] = x.weight.T[:sources]
     return AreaPlan(
         y.first,
         y.weight,
-        x.first,
-        x.weight,
+        x.first.astype(np.uint64),
+        weight_x,
         y.total * x.total,
         y.cv_first,
         y.cv_count,
@@ -120,7 +128,7 @@ def area_plan(height: int, width: int, out_height: int, out_width: int) -> AreaP
     )
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _resize_pixel_as_opencv(first, second, plan, row, column):
     """Return one output pixel by OpenCV's float32 arithmetic, in its order."""
     total = np.float32(0)
@@ -136,17 +144,71 @@ def _resize_pixel_as_opencv(first, second, plan, row, column):
     return np.uint8(np.rint(total))
 
 
-@njit(cache=True, nogil=True)
-def _settle_half(first, second, plan, row, column, total):
-    """Return the pixel whose mean, total / plan.total, is a half or nearly so."""
-    if plan.rule == RULE_FLOAT:
-        return _resize_pixel_as_opencv(first, second, plan, row, column)
-    whole = total // plan.total
-    twice = 2 * (total % plan.total)
-    return np.uint8(whole + (twice > plan.total or (twice == plan.total and whole & 1 == 1)))
+@compiled
+def _settle_halves(first, second, plan, doubtful, totals, out):
+    """Compute the pixels whose mean, totals / plan.total, is a half or nearly so.
+
+    `doubtful` holds row * out_w + column of each.
+    """
+    columns = out.shape[1]
+    for i in range(len(doubtful)):
+        row, column = doubtful[i] // columns, doubtful[i] % columns
+        if plan.rule == RULE_FLOAT:
+            out[row, column] = _resize_pixel_as_opencv(first, second, plan, row, column)
+        else:
+            whole = totals[i] // plan.total
+            twice = 2 * (totals[i] % plan.total)
+            is_up = twice > plan.total or (twice == plan.total and whole & 1 == 1)
+            out[row, column] = whole + is_up
 
 
-@njit(cache=True, nogil=True)
+@compiled
+def _add_rows(first, second, y, weights, sums):
+    """Set uint16[w] `sums` to the weighted sum of the brighter of some rows, from `y` on."""
+    for x in range(len(sums)):
+        sums[x] = 0
+    for j in range(len(weights)):
+        weight = np.uint16(weights[j])
+        if weight:
+            a, b = first[y + j], second[y + j]
+            for x in range(len(sums)):
+                sums[x] += weight * np.uint16(max(a[x], b[x]))
+
+
+@compiled
+def _add_columns(sums, first_x, weights, totals):
+    """Set int32[out_w] `totals` to the weighted sums of `sums`, which has room at its end."""
+    for column in range(len(totals)):
+        totals[column] = 0
+    for k in range(0, len(weights), TAPS):
+        weight_0, weight_1 = weights[k], weights[k + 1]
+        weight_2, weight_3 = weights[k + 2], weights[k + 3]
+        sums_0, sums_1, sums_2, sums_3 = sums[k:], sums[k + 1 :], sums[k + 2 :], sums[k + 3 :]
+        for column in range(len(totals)):
+            x = first_x[column]
+            totals[column] += (
+                weight_0[column] * np.int32(sums_0[x])
+                + weight_1[column] * np.int32(sums_1[x])
+                + weight_2[column] * np.int32(sums_2[x])
+                + weight_3[column] * np.int32(sums_3[x])
+            )
+
+
+@compiled
+def _round(totals, scale, out, is_doubtful):
+    """Round int32[out_w] totals times `scale` into a row; return how many are near to a half."""
+    count = np.int32(0)
+    for column in range(len(totals)):
+        mean = np.float32(totals[column]) * scale + HALF
+        whole = np.int32(mean)
+        out[column] = whole
+        doubt = np.int32(abs(mean - np.float32(whole) - HALF) > DOUBT)
+        is_doubtful[column] = doubt
+        count += doubt
+    return count
+
+
+@compiled_with_arrays
 def resize_max(first, second, plan, out):
     """Shrink the brighter of two screens, pixel by pixel, into `out`.
 
@@ -157,45 +219,30 @@ def resize_max(first, second, plan, out):
     """
     rows, columns = out.shape
     width = first.shape[1]
-    # Sums of rows, transposed: both passes then run along memory. At most 240 * 255.
-    row_sums = np.empty(width, np.uint16)
-    sums = np.empty((width, rows), np.uint16)
-    for row in range(rows):
-        for x in range(width):
-            row_sums[x] = 0
-        for j in range(plan.weight_y.shape[1]):
-            weight = np.uint16(plan.weight_y[row, j])
-            y = plan.first_y[row] + j
-            if weight:
-                for x in range(width):
-                    row_sums[x] += weight * np.uint16(max(first[y, x], second[y, x]))
-        for x in range(width):
-            sums[x, row] = row_sums[x]
-    totals = np.empty(rows, np.int32)
-    rounded = np.empty(rows, np.uint8)
+    sums = np.zeros(width + len(plan.weight_x), np.uint16)  # at most 240 * 255
+    totals = np.empty(columns, np.int32)
+    is_doubtful = np.empty(columns, np.int32)
+    doubtful = np.empty(rows * columns, np.int32)
+    doubtful_totals = np.empty(rows * columns, np.int32)
+    _resize_rows(first, second, plan, out, sums, totals, is_doubtful, doubtful, doubtful_totals)
+
+
+@compiled
+def _resize_rows(first, second, plan, out, sums, totals, is_doubtful, doubtful, doubtful_totals):
+    """Do what `resize_max` says, in the working space of the last five arrays."""
+    rows, columns = out.shape
     scale = np.float32(1.0 / plan.total)
-    for column in range(columns):
-        for row in range(rows):
-            totals[row] = 0
-        for k in range(plan.weight_x.shape[1]):
-            weight_x = np.int32(plan.weight_x[column, k])
-            x = plan.first_x[column] + k
-            if weight_x:
-                for row in range(rows):
-                    totals[row] += weight_x * np.int32(sums[x, row])
-        doubtful = np.int32(0)
-        for row in range(rows):
-            mean = np.float32(totals[row]) * scale + HALF
-            whole = np.int32(mean)
-            rounded[row] = whole
-            doubtful += np.int32(abs(mean - np.float32(whole) - HALF) > DOUBT)
-        for row in range(rows):
-            out[row, column] = rounded[row]
-        if doubtful and plan.rule != RULE_HALF_UP:  # the estimate is exact for that one
-            for row in range(rows):
-                mean = np.float32(totals[row]) * scale + HALF
-                if abs(mean - np.float32(np.int32(mean)) - HALF) > DOUBT:
-                    out[row, column] = _settle_half(first, second, plan, row, column, totals[row])
+    count = 0
+    for row in range(rows):
+        _add_rows(first, second, plan.first_y[row], plan.weight_y[row], sums[: first.shape[1]])
+        _add_columns(sums, plan.first_x, plan.weight_x, totals)
+        if _round(totals, scale, out[row], is_doubtful):
+            for column in range(columns):
+                doubtful[count] = row * columns + column
+                doubtful_totals[count] = totals[column]
+                count += is_doubtful[column]
+    if plan.rule != RULE_HALF_UP:  # the estimate is exact for that one
+        _settle_halves(first, second, plan, doubtful[:count], doubtful_totals, out)
 
 
 def area_resize(gray: np.ndarray, out: np.ndarray) -> None:

@@ -29,7 +29,7 @@ class Cartridge(NamedTuple):
     """What the compiled code needs of a cartridge."""
 
     prg: np.ndarray  # uint8[32768], the program as the CPU sees it at $8000-$FFFF
-    code: np.ndarray  # int64[32768], the program pre-decoded, see `tables.decode_program`
+    code: np.ndarray  # uint32[32768], the program pre-decoded, see `tables.decode_program`
     chr_rom: np.ndarray  # uint8[8192], the pattern tables
 
 

@@ -6,9 +6,9 @@ to 261 choose nothing, so row 0 shows what line 239 chose.
 """
 
 import numpy as np
-from numba import njit
 
 from fastnes.background import background_opacity
+from fastnes.compiled import compiled
 from fastnes.state import (
     CTRL,
     FINE_X,
@@ -38,13 +38,13 @@ MAX_LINE_SPRITES = 8
 NO_HIT = 256
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def choosing_line(line):
     """Return the line at whose end the sprites of `line` were chosen."""
     return line - 1 if 0 < line < 240 else 239
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def choose_sprites(row, ctrl, oam_address, line):
     """Return how many sprites a line shows (at most 8), and their numbers, a byte each.
 
@@ -64,7 +64,7 @@ def choose_sprites(row, ctrl, oam_address, line):
     return count, sprites
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def line_sprites(row, regs, line):
     """Return count and numbers of the sprites on the current line."""
     if regs[SPRITES_HELD] != 0:
@@ -72,7 +72,7 @@ def line_sprites(row, regs, line):
     return choose_sprites(row, regs[CTRL], regs[OAM_ADDRESS], line)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def hold_line_sprites(row, regs, line):
     """Keep the current line's sprites, because OAM, OAMADDR or their height is about to change."""
     if regs[SPRITES_HELD] == 0:
@@ -80,7 +80,7 @@ def hold_line_sprites(row, regs, line):
         regs[SPRITES_HELD] = 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _video_byte(row, chr_rom, address):
     """Read the PPU's bus (nesdev wiki, "PPU memory map")."""
     address &= 0x3FFF
@@ -93,7 +93,7 @@ def _video_byte(row, chr_rom, address):
     return np.int64(row[PALETTE + (address & 0x1F)])
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def sprite_pattern(row, chr_rom, ctrl, line, sprite, is_row_0_fresh):
     """Return a sprite's low and high pixel masks (uint64) on a line, leftmost pixel lowest.
 
@@ -127,13 +127,13 @@ def sprite_pattern(row, chr_rom, ctrl, line, sprite, is_row_0_fresh):
     return low, high
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def is_row_0_fetched(regs, count):
     """Return whether nes-py still has the patterns that line 239 fetched for row 0."""
     return regs[ROW_0_FRESH] != 0 and count >= 2
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def is_sprite_0_on_line(row, regs, line):
     """Return whether sprite 0 is among the sprites of a line."""
     if regs[SPRITES_HELD] != 0:
@@ -143,7 +143,7 @@ def is_sprite_0_on_line(row, regs, line):
     return regs[OAM_ADDRESS] < 4 and 0 <= below < height
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def sprite_0_hit_pixel(row, regs, chr_rom, line, v_left, first, last):
     """Return the first pixel in [first, last) where sprite 0 hits the background, or NO_HIT.
 

@@ -1,9 +1,9 @@
 """The compiled step: frames, the game's interventions, and the observation."""
 
 import numpy as np
-from numba import njit
 
 from fastnes.bus import set_error
+from fastnes.compiled import compiled, compiled_with_arrays
 from fastnes.draw import CANVAS_ROWS, HEIGHT, SCREEN_WORDS, WIDTH
 from fastnes.frame import run_frame
 from fastnes.game import (
@@ -30,14 +30,14 @@ def canvas_pixels(canvases: np.ndarray) -> np.ndarray:
     return canvases.view(np.uint8).reshape(2, CANVAS_ROWS, WIDTH)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def copy_bytes(source, target):
     """Copy uint8[len(target)] (Numba's slice assignment takes seconds more to compile)."""
     for i in range(len(target)):
         target[i] = source[i]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def play_frame(row, cartridge, canvas, shade, is_drawn, is_game, buttons, ram_before, spare):
     """Run one frame and what the game's environment does after it; return if it terminated.
 
@@ -73,7 +73,7 @@ def play_frame(row, cartridge, canvas, shade, is_drawn, is_game, buttons, ram_be
             is_redrawn = True
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def play(row, cartridge, canvases, shade, drawn_frames, is_game, buttons, ram_before, spare):
     """Run the frames of uint8[k] `buttons` until one terminates; return (frames run, if so).
 
@@ -89,7 +89,7 @@ def play(row, cartridge, canvases, shade, drawn_frames, is_game, buttons, ram_be
     return frames, False
 
 
-@njit(cache=True, nogil=True)
+@compiled_with_arrays
 def step_machines(
     states,
     before,

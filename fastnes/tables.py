@@ -111,7 +111,7 @@ OP_WAIT_HIT_SET = 0x12  # LDA $2002, AND #$40, BEQ back: until the sprite 0 hit 
 OP_WAIT_HIT_CLEAR = 0x22  # the same with BNE: until it is clear
 OP_ILLEGAL = 0x03  # every unofficial opcode
 
-# Fields of a pre-decoded instruction (int64)
+# Fields of a pre-decoded instruction (uint32)
 OPCODE_BITS = 8  # bits 0-7: opcode
 OPERAND_SHIFT = 8  # bits 8-23: operand; of a branch, the address it goes to
 EXTRA_SHIFT = 24  # bits 24-31: of a taken branch, its cycles; of a wait loop, one round's cycles
@@ -127,7 +127,7 @@ def decode_program(prg: np.ndarray) -> np.ndarray:
         prg: uint8[32768].
 
     Returns:
-        int64[32768] of fields as above.
+        uint32[32768] of fields as above.
     """
     opcode = prg.astype(np.int64)
     low, high = np.roll(opcode, -1), np.roll(opcode, -2)
@@ -156,7 +156,7 @@ def decode_program(prg: np.ndarray) -> np.ndarray:
         matches = np.all([following[i] == want for i, want in enumerate(pattern)], axis=0)
         code[matches] = wait
         extra[matches] = 4 + 2 + np.roll(taken_cycles, -5)[matches]
-    return code | operand << OPERAND_SHIFT | extra << EXTRA_SHIFT
+    return (code | operand << OPERAND_SHIFT | extra << EXTRA_SHIFT).astype(np.uint32)
 
 
 def _pixel_masks() -> np.ndarray:

@@ -6,9 +6,9 @@ nothing but pass time.
 """
 
 import numpy as np
-from numba import njit
 
 from fastnes.background import move_columns
+from fastnes.compiled import compiled, compiled_with_arrays
 from fastnes.ppu import (
     LINE_DOTS,
     PRE_RENDER_LINE,
@@ -29,7 +29,7 @@ from fastnes.state import (
 )
 
 
-@njit(cache=True, nogil=True)
+@compiled_with_arrays
 def dots_to_hit(row, regs, video, most):
     """Return how many dots, at most `most`, until the hit flag is set, that dot included.
 
@@ -55,7 +55,7 @@ def dots_to_hit(row, regs, video, most):
     return most
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def wait_for_hit(row, regs, video, clock, limit, period, until):
     """Return the CPU cycles of the rounds, of `period` cycles each, that only pass time.
 
