@@ -339,6 +339,15 @@ def newest_model(run: Path) -> Path:
     raise BadModelFile(f"{run} holds no checkpoint yet")
 
 
+def duration(seconds: float) -> str:
+    """Return "40 s", "12 min", "3.1 h" or "2.0 d"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 1e5 else f"{seconds / 86400:.1f} d"
+
+
 # --------------------------------------------------------------------------------------------
 # Command lines
 # --------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mario_runtime import UsageError
-from mario_status import STATES, RunReader, RunStatus, exit_code, find_runs, newest_run
+from mario_status import STATES, RunReader, RunStatus, duration, exit_code, find_runs, newest_run
 
 UNWELL = {"dead", "stalled", "collapsed"}
 
@@ -44,15 +44,6 @@ class HealthFlags:
     """One line a run."""
 
 
-def ago(seconds: float | None) -> str:
-    """Return a duration as a person says it: "40 s", "12 min", "3.1 h"."""
-    if seconds is None:
-        return "never"
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
 def progress(status: RunStatus) -> str:
     """Return "120,000/700,000 steps (17 %), 950 steps/s, 10 min to go"."""
     text = f"{status.step:,} steps"
@@ -62,7 +53,7 @@ def progress(status: RunStatus) -> str:
     if rate:
         text += f", {rate:.0f} steps/s"
         if status.target and status.state == "training":
-            text += f", {ago(max(0, status.target - status.step) / rate)} to go"
+            text += f", {duration(max(0, status.target - status.step) / rate)} to go"
     return text
 
 
@@ -86,7 +77,7 @@ def describe_process(status: RunStatus) -> str:
             parent = process.parent()
             origin = f"{parent.name()} ({parent.pid})" if parent else "no parent"
             return (
-                f"pid {process.pid} for {ago(age_s)}, {memory_mb:.0f} MB, "
+                f"pid {process.pid} for {duration(age_s)}, {memory_mb:.0f} MB, "
                 f"{process.num_threads()} threads; started by {origin}"
             )
     except psutil.Error as error:
@@ -126,7 +117,8 @@ def report(reader: RunReader) -> Iterator[str]:
     evaluations = reader.evaluations()
     yield f"{status.name}  {status.agent} on {status.stage}"
     yield f"  state     {status.state}: {status.why or STATES[status.state]}"
-    yield f"  progress  {progress(status)}; last line {ago(status.age_s)} ago"
+    last_line = "" if status.age_s is None else f"; last line {duration(status.age_s)} ago"
+    yield f"  progress  {progress(status)}{last_line}"
     yield f"  process   {describe_process(status)}"
     yield f"  last eval {describe_evaluation(evaluations[-1] if evaluations else {})}"
     yield f"  best eval {describe_evaluation(status.best)}"

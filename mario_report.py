@@ -1,0 +1,340 @@
+"""A run as a person sees it: its curves, where on the level it dies, text and HTML reports."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import io
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from mario_runs import atomic_write
+from mario_runtime import BUTTON_BITS, STAGES, FastMarioEnv
+from mario_status import RunReader, RunStatus
+
+CURVE_POINTS = 300  # a curve is as wide as that many px on a page
+RECENT_EPISODES = 200  # where it dies now, not where it died when it knew nothing
+BIN_PX = 32
+MAX_VIDEO_BYTES = 8 * 2**20  # of the preview that a report holds
+
+
+class Curve(NamedTuple):
+    """What to draw of metrics.jsonl."""
+
+    key: str
+    title: str
+    digits: int  # significant ones of a value shown
+
+
+# In the order of the page; a run that does not log a key has no such curve.
+CURVES = (
+    Curve("episode_return", "Return", 3),
+    Curve("max_x", "Max-x (px)", 4),
+    Curve("clear_rate", "Clear rate", 3),
+    Curve("env_steps_per_s", "Steps per second", 3),
+    Curve("entropy", "Entropy (nats)", 3),
+    Curve("approx_kl", "KL divergence", 2),
+    Curve("value_loss", "Value loss", 2),
+    Curve("explained_variance", "Explained variance", 2),
+)
+
+
+def points(rows: Sequence[dict[str, Any]], key: str) -> list[tuple[int, float]]:
+    """Return (step, value) of a key, thinned to at most `CURVE_POINTS`; the last one stays."""
+    found = [(row["step"], float(row[key])) for row in rows if key in row]
+    stride = max(1, math.ceil(len(found) / CURVE_POINTS))
+    return found[::-1][::stride][::-1]
+
+
+def rounded(value: float, digits: int) -> str:
+    """Return a number with so many significant digits as a person writes it: 3,161 or 0.0042."""
+    if value == 0 or not math.isfinite(value):
+        return str(round(value)) if value == 0 else str(value)
+    decimals = digits - 1 - math.floor(math.log10(abs(value)))
+    return f"{value:,.{max(0, decimals)}f}"
+
+
+# --------------------------------------------------------------------------------------------
+# The level
+# --------------------------------------------------------------------------------------------
+
+# RAM addresses, as in scripts/measure_stages.py.
+RAM_Y_SCREEN, RAM_Y, RAM_Y_SPEED, RAM_INJURY_TIMER = 0xB5, 0xCE, 0x9F, 0x79E
+RAM_LEFT_PAGE, RAM_LEFT = 0x71A, 0x71C  # x of the screen's left edge
+STATUS_BAR_PX = 32
+# Where Mario is held while the level scrolls by: above the screen, where nothing is in his way.
+# Under water and in castles something is: then at other heights, in turn.
+FLIGHT_HEIGHTS = ((0, 0xE0), (1, 0x20), (1, 0x40), (1, 0x60), (1, 0x80), (1, 0xA0))
+PATIENCE_FRAMES = 64  # without scrolling, until another height is tried
+
+
+@functools.cache
+def level_picture(world: int, stage: int) -> np.ndarray:
+    """Return the area in which a stage starts, uint8[208, width, 3], status bar left out.
+
+    Drawn by the running game: Mario is held in the air, out of harm's way, and flown to its end.
+    What he cannot reach (a maze castle throws him back) stays black.
+
+    Raises:
+        KeyError: no such stage.
+    """
+    width = STAGES[world, stage].width
+    env = FastMarioEnv(world, stage)
+    env.reset()
+    machine, ram = env.machine, env.machine.states[0]
+    right = np.array([BUTTON_BITS["right"] | BUTTON_BITS["B"]], np.uint8)
+    screen_width = machine.rgb(0).shape[1]
+    picture = np.zeros((machine.rgb(0).shape[0] - STATUS_BAR_PX, width, 3), np.uint8)
+    left = drawn = waited = height = 0
+    while drawn < width and waited < PATIENCE_FRAMES * len(FLIGHT_HEIGHTS):
+        if waited % PATIENCE_FRAMES == PATIENCE_FRAMES - 1:
+            height = (height + 1) % len(FLIGHT_HEIGHTS)
+        ram[RAM_Y_SCREEN], ram[RAM_Y] = FLIGHT_HEIGHTS[height]
+        ram[RAM_Y_SPEED], ram[RAM_INJURY_TIMER] = 0, 0x20
+        machine.step(right, draw=False)
+        before, left = left, 256 * int(ram[RAM_LEFT_PAGE]) + int(ram[RAM_LEFT])
+        edge = left + screen_width
+        is_new = left > before and before + screen_width >= drawn - screen_width
+        waited = 0 if is_new else waited + 1
+        if drawn + screen_width // 2 <= edge < drawn + 2 * screen_width or edge >= width:
+            screen = machine.rgb(0)[STATUS_BAR_PX:]
+            picture[:, left : left + screen_width] = screen[:, : max(0, width - left)]
+            drawn = edge
+    return picture
+
+
+def png(picture: np.ndarray) -> bytes:
+    """Return uint8[h, w, 3] as a PNG file; no more than 256 colours, as the NES has."""
+    content = io.BytesIO()
+    Image.fromarray(picture).quantize(256).save(content, "PNG", optimize=True)
+    return content.getvalue()
+
+
+class Ending(NamedTuple):
+    """Where an evaluation's episode ended."""
+
+    x: int  # px
+    cleared: bool
+
+
+def endings(evaluations: Sequence[dict[str, Any]]) -> list[Ending]:
+    """Return the ends of the last `RECENT_EPISODES` episodes, argmax and sampled, newest first."""
+    found: list[Ending] = []
+    for evaluation in reversed(evaluations):
+        for summary in (evaluation, evaluation.get("sampled") or {}):
+            xs, flags = summary.get("end_x_positions", ()), summary.get("episode_flags", ())
+            found += [Ending(int(x), bool(flag)) for x, flag in zip(xs, flags, strict=False)]
+        if len(found) >= RECENT_EPISODES:
+            break
+    return found[:RECENT_EPISODES]
+
+
+def death_counts(ends: Sequence[Ending]) -> list[tuple[int, int]]:
+    """Return (x of a bin's left edge, deaths in it) for bins of `BIN_PX` with any, by x."""
+    deaths = Counter(end.x // BIN_PX * BIN_PX for end in ends if not end.cleared)
+    return sorted(deaths.items())
+
+
+def describe_endings(ends: Sequence[Ending]) -> str:
+    """Return "18 of 200 cleared; most die at x 1,120-1,151 (31)"."""
+    text = f"{sum(end.cleared for end in ends)} of {len(ends)} cleared"
+    if deaths := death_counts(ends):
+        x, count = max(deaths, key=lambda pair: pair[1])
+        text += f"; most of the others ended at x {x:,}-{x + BIN_PX - 1:,} ({count})"
+    return text
+
+
+# --------------------------------------------------------------------------------------------
+# Text
+# --------------------------------------------------------------------------------------------
+
+STATE_COLORS = {
+    "training": "#22c55e",
+    "stalled": "#f59e0b",
+    "dead": "#ef4444",
+    "collapsed": "#ef4444",
+    "stopped": "#94a3b8",
+    "finished": "#38bdf8",
+    "empty": "#64748b",
+}
+
+
+def best_clears(status: RunStatus) -> str:
+    """Return the best evaluation's "31/32", or nothing."""
+    best = status.best
+    return f"{best['flags_cleared']}/{best['episodes']}" if "flags_cleared" in best else ""
+
+
+def latest(status: RunStatus, key: str, digits: int) -> str:
+    """Return the last line's value of a key, or nothing."""
+    return rounded(status.last[key], digits) if key in status.last else ""
+
+
+def run_cells(status: RunStatus) -> list[str]:
+    """Return a run as a line of a table: `RUN_COLUMNS`."""
+    return [
+        status.state,
+        status.name,
+        status.agent,
+        status.stage,
+        f"{status.step:,}",
+        latest(status, "max_x", 4),
+        latest(status, "clear_rate", 2),
+        best_clears(status),
+        latest(status, "env_steps_per_s", 3),
+        status.why,
+    ]
+
+
+RUN_COLUMNS = (
+    *("state", "run", "agent", "stage", "steps", "max-x", "clears", "best", "steps/s", "why"),
+)
+
+
+def print_runs(statuses: Sequence[RunStatus]) -> None:
+    """Print the table of runs."""
+    table = Table(*RUN_COLUMNS)
+    for column in table.columns[4:9]:
+        column.justify = "right"
+    for status in statuses:
+        table.add_row(*run_cells(status))
+    console = Console()
+    Console(width=None if console.is_terminal else 140).print(table)
+
+
+# --------------------------------------------------------------------------------------------
+# HTML
+# --------------------------------------------------------------------------------------------
+
+PAGE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""\
+<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<title>Mario runs</title>
+<style>
+body { background: #0b1120; color: #e2e8f0; font: 14px/1.5 system-ui, sans-serif;
+       max-width: 1180px; margin: 2rem auto; padding: 0 1rem }
+h1 { font-size: 1.4rem } h2 { font-size: 1.1rem; margin-top: 2rem }
+table { border-collapse: collapse; width: 100% }
+th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #1e293b }
+th, .muted { color: #94a3b8; font-weight: 400 }
+.curves { display: grid; grid-template-columns: repeat(4, 1fr); gap: 1rem }
+figure { background: #111a2e; border-radius: 8px; margin: 0; padding: .7rem .9rem }
+figcaption { display: flex; justify-content: space-between }
+.level { display: block; width: 100% }
+video { image-rendering: pixelated; border-radius: 8px }
+</style>
+<h1>Mario runs</h1>
+<table>
+<tr>{% for name in columns %}<th>{{ name }}</th>{% endfor %}</tr>
+{% for status in statuses %}
+<tr>{% for cell in cells(status) %}
+<td{% if loop.first %} style="color: {{ colors[cell] }}"{% endif %}>{{ cell }}</td>
+{% endfor %}</tr>
+{% endfor %}
+</table>
+{% for run in runs %}
+<h2>{{ run.status.name }}</h2>
+<p><b style="color: {{ colors[run.status.state] }}">{{ run.status.state }}</b>
+{{ run.status.why }}</p>
+{% for finding in run.status.findings %}
+<p class="muted">{{ finding.rule }} at {{ finding.step }}: {{ finding.message }}</p>
+{% endfor %}
+<div class="curves">
+{% for curve in run.curves %}
+<figure>
+<figcaption><span class="muted">{{ curve.title }}</span><b>{{ curve.value }}</b></figcaption>
+<svg viewBox="0 0 300 80" width="100%" preserveAspectRatio="none"><polyline fill="none"
+ stroke="#38bdf8" stroke-width="1.5" vector-effect="non-scaling-stroke"
+ points="{{ curve.line }}"/></svg></figure>
+{% endfor %}
+</div>
+{% if run.level %}
+<h2>Where it ends on {{ run.status.stage }}</h2>
+<p class="muted">{{ run.level.text }}</p>
+<svg class="level" viewBox="0 0 {{ run.level.width }} 300">
+{% for x, share, count in run.level.bars %}
+<rect x="{{ x }}" y="{{ 300 * (1 - share) }}" width="{{ bin_px - 4 }}" height="{{ 300 * share }}"
+ fill="#ef4444"><title>x {{ x }}-{{ x + bin_px - 1 }}: {{ count }}</title></rect>
+{% endfor %}
+</svg>
+<img class="level" alt="the level" src="{{ run.level.picture }}">
+{% endif %}
+{% if run.video %}
+<h2>Newest preview</h2>
+<video controls loop width="512" src="{{ run.video }}"></video>
+{% endif %}
+{% endfor %}
+</html>
+""")
+
+
+def svg_line(found: Sequence[tuple[int, float]]) -> str:
+    """Return (step, value) pairs as the points of a line in a box of 300 x 80, 0 included."""
+    steps, values = np.array(found, dtype=float).T
+    low, high = min(0.0, values.min()), max(values.max(), 0.0)
+    x = 300 * (steps - steps[0]) / max(steps[-1] - steps[0], 1)
+    y = 78 - 76 * (values - low) / max(high - low, 1e-12)
+    return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
+
+
+def stage_of(status: RunStatus) -> tuple[int, int] | None:
+    """Return a run's (world, stage); None if it does not say one that there is."""
+    return next((stage for stage in STAGES if status.stage == f"{stage[0]}-{stage[1]}"), None)
+
+
+def data_uri(kind: str, content: bytes) -> str:
+    """Return a file's content as an address that a page can hold."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def run_details(reader: RunReader) -> dict[str, Any]:
+    """Return what `PAGE` shows of a run; what the run does not have is absent."""
+    status = reader.status()
+    details: dict[str, Any] = {"status": status, "curves": []}
+    for curve in CURVES:
+        if found := points(reader.rows, curve.key):
+            value = rounded(found[-1][1], curve.digits)
+            details["curves"].append(
+                {"title": curve.title, "value": value, "line": svg_line(found)}
+            )
+    ends, stage = endings(reader.evaluations()), stage_of(status)
+    if ends and stage:
+        picture, deaths = level_picture(*stage), death_counts(ends)
+        most = max((count for _, count in deaths), default=1)
+        details["level"] = {
+            "text": describe_endings(ends),
+            "width": picture.shape[1],
+            "bars": [(x, count / most, count) for x, count in deaths],
+            "picture": data_uri("image/png", png(picture)),
+        }
+    preview = reader.newest_preview()
+    if preview and preview.stat().st_size <= MAX_VIDEO_BYTES:
+        details["video"] = data_uri("video/mp4", preview.read_bytes())
+    return details
+
+
+def write_html(path: Path, readers: Sequence[RunReader], detailed: Sequence[RunReader]) -> None:
+    """Write a page that needs nothing else: a table of all runs, then each detailed one.
+
+    Raises:
+        OSError: it could not be written; path is untouched.
+    """
+    page = PAGE.render(
+        statuses=[reader.status() for reader in readers],
+        runs=[run_details(reader) for reader in detailed],
+        columns=RUN_COLUMNS,
+        cells=run_cells,
+        colors=STATE_COLORS,
+        bin_px=BIN_PX,
+    )
+    atomic_write(path, page.encode())
