@@ -21,7 +21,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import cv2
 import gymnasium as gym
@@ -295,6 +295,10 @@ class EnvConfig:
     """World, 1-8."""
     stage: int = 1
     """Stage within the world, 1-4."""
+    stages: str = ""
+    """Several stages to draw each episode's from, as 1-1,1-2 or all. Unset: --world and --stage."""
+    stage_sampling: Literal["uniform", "failure"] = "uniform"
+    """How a stage is drawn: each alike, or those more often that are cleared less often."""
     goal_line_x: int | None = None
     """x in px of the goal. Unset: as measured from the ROM (`STAGES`)."""
     emulator: EmulatorName = "fast"
@@ -344,15 +348,44 @@ class EnvConfig:
                 "--vec-backend subproc or dummy"
             )
         buttons_of_actions(self)
+        if not self.stage_list:
+            raise UsageError("stages must be 'all' or stages with commas between, as 1-1,1-2")
+
+    @property
+    def stage_list(self) -> list[tuple[int, int]]:
+        """World and stage of every stage that an episode can begin in."""
+        return parse_stages(self.stages) if self.stages else [(self.world, self.stage)]
+
+    def goal_of(self, world: int, stage: int) -> int:
+        """Return x of a stage's goal line in px: the one given, else the one measured."""
+        return STAGES[world, stage].goal_line_x if self.goal_line_x is None else self.goal_line_x
 
     @property
     def goal(self) -> int:
-        """x of the goal line in px: the one given, else the one measured."""
-        return (
-            STAGES[self.world, self.stage].goal_line_x
-            if self.goal_line_x is None
-            else self.goal_line_x
-        )
+        """x of the goal line in px, of the first stage if there are several."""
+        return self.goal_of(*self.stage_list[0])
+
+
+def parse_stages(text: str) -> list[tuple[int, int]]:
+    """Return the stages in "1-1,8-4", or all 32 for "all", each as world and stage.
+
+    Raises:
+        UsageError: no such stage.
+    """
+    if text == "all":
+        return list(STAGES)
+    found = []
+    for name in filter(None, (part.strip() for part in text.split(","))):
+        world, _, stage = name.partition("-")
+        if not (world.isdecimal() and stage.isdecimal() and (int(world), int(stage)) in STAGES):
+            raise UsageError(f"no stage {name!r}; stages are 1-1 to 8-4")
+        found.append((int(world), int(stage)))
+    return found
+
+
+def stage_name(world: int, stage: int) -> str:
+    """Return "1-2"."""
+    return f"{world}-{stage}"
 
 
 def in_process(config: EnvConfig, emulator: EmulatorName | None = None) -> EnvConfig:
@@ -395,7 +428,9 @@ def reward_signature(config: EnvConfig) -> str:
     refused, not mixed. The goal line is part of the reward: it caps the forward term.
     """
     reward = dataclasses.asdict(config.reward)
-    content = {"formula": RewardShaper.FORMULA, "goal_line_x": config.goal, "reward": reward}
+    goals: Any = [config.goal_of(*stage) for stage in config.stage_list]
+    goals = goals if config.stages else config.goal
+    content = {"formula": RewardShaper.FORMULA, "goal_line_x": goals, "reward": reward}
     if config.reward.goal_potential_scale:
         content["discount"] = config.discount
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
@@ -441,9 +476,10 @@ class RewardShaper:
     )
 
     def __init__(self, config: EnvConfig, n_envs: int = 1) -> None:
+        self.env_config = config
         self.config = config.reward
-        self.goal = config.goal
-        self.goal_area = STAGES[config.world, config.stage].goal_area
+        self.goal = np.zeros(n_envs, dtype=np.int64)  # px, of the stage that each episode began in
+        self.goal_area = np.zeros(n_envs, dtype=np.int64)
         self.discount = config.discount
         self.hurdles = np.array(config.reward.hurdle_x, dtype=np.int64)
         self.x = np.zeros(n_envs, dtype=np.int64)
@@ -455,7 +491,10 @@ class RewardShaper:
         self.hurdle_paid = np.zeros((n_envs, len(self.hurdles)), dtype=bool)
         self.cleared = np.zeros(n_envs, dtype=bool)
 
-    STATE = ("x", "area", "clock", "best_x", "stall_x", "stalled_steps", "hurdle_paid", "cleared")
+    STATE = (
+        *("goal", "goal_area", "x", "area", "clock", "best_x", "stall_x", "stalled_steps"),
+        *("hurdle_paid", "cleared"),
+    )
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Return copies of the arrays that `load_state_dict` needs to go on exactly."""
@@ -474,6 +513,9 @@ class RewardShaper:
     def reset(self, facts: GameFacts, envs: np.ndarray | slice = slice(None)) -> None:
         """Begin an episode in the environments envs; facts hold just these, in this order."""
         envs = np.arange(len(self.x))[envs]
+        for i, world, stage in zip(envs, facts.world.tolist(), facts.stage.tolist(), strict=True):
+            self.goal[i] = self.env_config.goal_of(world, stage)
+            self.goal_area[i] = STAGES[world, stage].goal_area
         self.x[envs], self.area[envs], self.clock[envs] = (
             facts.x_pos,
             facts.area_pointer,
@@ -639,6 +681,42 @@ class FastMarioEnv(gym.Env):
         return facts_as_dicts(read_facts(self.machine.ram_before))[0]
 
 
+class SeveralStagesEnv(gym.Env):
+    """A game environment a stage; each episode is in one of them, drawn as `StageStarts` draws."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": FRAMES_PER_SECOND}  # noqa: RUF012
+    observation_space = gym.spaces.Box(0, 255, SCREEN_SHAPE, np.uint8)
+    action_space = gym.spaces.Discrete(256)
+    render_mode = "rgb_array"
+
+    def __init__(self, config: EnvConfig) -> None:
+        self.starts = StageStarts(config)
+        game = FastMarioEnv if config.emulator == "fast" else NesPyMarioEnv
+        self.games = [game(*stage) for stage in config.stage_list]
+        self.number: int | None = None  # of the stage that is played
+        self.cleared = False
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        if self.number is not None:
+            self.starts.count(self.number, self.cleared)
+        self.number, self.cleared = self.starts.draw_number(self.np_random), False
+        return self.games[self.number].reset()
+
+    def step(self, action: int) -> Any:
+        assert self.number is not None, "reset() comes first"
+        result = self.games[self.number].step(action)
+        self.cleared = result[-1]["flag_get"]
+        return result
+
+    def render(self) -> Any:
+        return self.games[self.number or 0].render()
+
+    def close(self) -> None:
+        for game in self.games:
+            game.close()
+
+
 class ActionSetWrapper(gym.ActionWrapper):
     """Action index to button byte; an index beyond the set is an error, not a wrong button."""
 
@@ -789,7 +867,9 @@ class FastClearRewardWrapper(gym.Wrapper):
     def reset(self, **kwargs: Any) -> Any:
         observation, info = self.env.reset(**kwargs)
         self.shaper.reset(_facts_of(info))
+        self.start_stage = stage_name(info["world"], info["stage"])
         info["max_x"] = int(self.shaper.max_x[0])
+        info["start_stage"] = self.start_stage
         return observation, info
 
     def step(self, action: Any) -> Any:
@@ -797,6 +877,7 @@ class FastClearRewardWrapper(gym.Wrapper):
         rewards, terms, ends = self.shaper.step(_facts_of(info), np.array([info["frames"]]))
         info["reward_terms"] = {name: float(term[0]) for name, term in terms.items()}
         info["max_x"] = int(self.shaper.max_x[0])
+        info["start_stage"] = self.start_stage
         return (observation, float(rewards[0]), terminated, truncated or bool(ends[0]), info)
 
 
@@ -815,6 +896,76 @@ class AreaResizeObservation(gym.ObservationWrapper):
 
     def observation(self, observation: np.ndarray) -> np.ndarray:
         return cv2.resize(observation, (self.size, self.size), interpolation=cv2.INTER_AREA)
+
+
+# --------------------------------------------------------------------------------------------
+# Where episodes begin
+# --------------------------------------------------------------------------------------------
+
+
+class Start(NamedTuple):
+    """Where one episode begins."""
+
+    snapshot: np.ndarray  # uint8[STATE_SIZE]
+    screen: np.ndarray  # uint8[240, 256] palette indices, what the snapshot shows
+    number: int  # of the stage or place among those of its `Starts`
+    waits: bool  # whether the random no-ops come first
+
+
+class Starts(Protocol):
+    """Where the episodes of a batch begin; the batch tells how they ended."""
+
+    def draw(self, generator: np.random.Generator) -> Start:
+        """Return where the next episode of the environment with this generator begins."""
+
+    def count(self, number: int, cleared: bool) -> None:
+        """Take note of how an episode that began at a number ended."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `load_state_dict` needs to go on exactly: arrays and numbers."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what `state_dict` returned."""
+
+
+class StageStarts:
+    """The starts of the config's stages, drawn alike or by how often they fail."""
+
+    RATE_STEP = 0.05  # weight of the newest episode in a stage's clear rate
+    LEAST_WEIGHT = 0.1  # of a stage that is always cleared, beside 1 of one that never is
+
+    def __init__(self, config: EnvConfig) -> None:
+        self.stages = config.stage_list
+        self.by_failure = config.stage_sampling == "failure"
+        self.clear_rates = np.zeros(len(self.stages))
+
+    def draw_number(self, generator: np.random.Generator) -> int:
+        """Return the next stage's number; a single stage draws nothing."""
+        if len(self.stages) == 1:
+            return 0
+        weights = np.ones(len(self.stages))
+        if self.by_failure:
+            weights -= (1 - self.LEAST_WEIGHT) * self.clear_rates
+        bounds = np.cumsum(weights)
+        return int(np.searchsorted(bounds, generator.random() * bounds[-1], side="right"))
+
+    def draw(self, generator: np.random.Generator) -> Start:
+        """As `Starts`."""
+        number = self.draw_number(generator)
+        stage = self.stages[number]
+        return Start(start_snapshot(*stage), start_screen(*stage), number, waits=True)
+
+    def count(self, number: int, cleared: bool) -> None:
+        """As `Starts`."""
+        self.clear_rates[number] += self.RATE_STEP * (cleared - self.clear_rates[number])
+
+    def state_dict(self) -> dict[str, Any]:
+        """As `Starts`."""
+        return {"clear_rates": self.clear_rates.copy()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """As `Starts`."""
+        self.clear_rates[...] = state["clear_rates"]
 
 
 # --------------------------------------------------------------------------------------------
@@ -846,7 +997,8 @@ def make_single_env(config: EnvConfig, seed: int | None = None) -> gym.Env:
     """
     buttons = buttons_of_actions(config)
     game = FastMarioEnv if config.emulator == "fast" else NesPyMarioEnv
-    env: gym.Env = game(config.world, config.stage)
+    stages = config.stage_list
+    env: gym.Env = SeveralStagesEnv(config) if len(stages) > 1 else game(*stages[0])
     env = ActionSetWrapper(env, buttons)
     if config.sticky_prob:
         env = StickyFrames(env, config.sticky_prob)
@@ -874,8 +1026,16 @@ class BatchedMarioVecEnv(VecEnv):
     while it steps.
     """
 
-    def __init__(self, config: EnvConfig, threads: int | None = None) -> None:
-        """Make them; threads is how many share the emulation, by default one a core."""
+    def __init__(
+        self, config: EnvConfig, threads: int | None = None, starts: Starts | None = None
+    ) -> None:
+        """Make them.
+
+        Args:
+            config: what to build.
+            threads: how many share the emulation, by default one a core.
+            starts: where episodes begin, by default at the config's stages.
+        """
         n, size = config.n_envs, config.screen_size
         threads = threads or min(n, os.cpu_count() or 1)
         super().__init__(n, observation_space(config), action_space(config))
@@ -885,8 +1045,9 @@ class BatchedMarioVecEnv(VecEnv):
             n, frames=config.frame_skip, size=(size, size), threads=threads
         )
         self.shaper = RewardShaper(config, n)
-        self.start = start_snapshot(config.world, config.stage)
-        self.first_screen = start_screen(config.world, config.stage)
+        self.starts: Starts = StageStarts(config) if starts is None else starts
+        self.start_numbers = np.full(n, -1, dtype=np.int64)  # where each episode began
+        self.start_stages = np.full(n, "", dtype="<U3")
         self.generators = [np.random.default_rng() for _ in range(n)]
         self.sticky = SplitMix64(n)
         self.held = np.zeros(n, dtype=np.int64)  # buttons of the last frame; -1 at a start
@@ -910,21 +1071,26 @@ class BatchedMarioVecEnv(VecEnv):
     def _begin_episodes(self, envs: np.ndarray) -> None:
         """Put environments at the start: snapshot, no-ops, reward, full frame stack, info."""
         for i in envs:
-            self.machines.restore(i, self.start, self.first_screen)
+            start = self.starts.draw(self.generators[i])
+            self.start_numbers[i] = start.number
+            self.machines.restore(i, start.snapshot, start.screen)
             self.held[i] = -1
             if self.config.sticky_prob:
                 self.sticky.seed(draw_key(self.generators[i]), i)
-            if self.config.noop_max:
+            if self.config.noop_max and start.waits:
                 self._wait(i, int(self.generators[i].integers(1, self.config.noop_max + 1)))
             else:
                 area_resize(self.machines.gray(i), self.screens[i])
         facts = read_facts(self.machines.ram_before[envs])
         self.shaper.reset(facts, envs)
+        for i, world, stage in zip(envs, facts.world, facts.stage, strict=True):
+            self.start_stages[i] = stage_name(world, stage)
         self.steps[envs] = 0
         self.stack[envs] = self.screens[envs, None]
         max_x = self.shaper.max_x
         for i, info in zip(envs, facts_as_dicts(facts), strict=True):
-            self.reset_infos[i] = {**info, "max_x": int(max_x[i])}
+            more = {"max_x": int(max_x[i]), "start_stage": str(self.start_stages[i])}
+            self.reset_infos[i] = {**info, **more}
 
     def _wait(self, i: int, frames: int) -> None:
         """Run frames without buttons; the last one alone is the first observation."""
@@ -963,6 +1129,7 @@ class BatchedMarioVecEnv(VecEnv):
             ended = np.flatnonzero(dones)
             for i in ended:
                 infos[i]["terminal_observation"] = self.stack[i].copy()
+                self.starts.count(int(self.start_numbers[i]), bool(facts.flag_get[i]))
             self._begin_episodes(ended)
         return self.stack.copy(), rewards.astype(np.float32), dones, infos
 
@@ -1006,6 +1173,7 @@ class BatchedMarioVecEnv(VecEnv):
             frames=frames,
             is_success=facts.flag_get,
             max_x=self.shaper.max_x,
+            start_stage=self.start_stages,
             **{"TimeLimit.truncated": truncated},
         )
         rows = zip(*(term.tolist() for term in terms.values()), strict=True)
@@ -1047,6 +1215,9 @@ class BatchedMarioVecEnv(VecEnv):
         return {
             "machines": {name: getattr(self.machines, name).copy() for name in self.MACHINE_STATE},
             "shaper": self.shaper.state_dict(),
+            "starts": self.starts.state_dict(),
+            "start_numbers": self.start_numbers.copy(),
+            "start_stages": self.start_stages.tolist(),
             "sticky": self.sticky.state.view(np.int64).copy(),
             "held": self.held.copy(),
             "steps": self.steps.copy(),
@@ -1068,6 +1239,9 @@ class BatchedMarioVecEnv(VecEnv):
         for name in self.MACHINE_STATE:
             getattr(self.machines, name)[...] = state["machines"][name]
         self.shaper.load_state_dict(state["shaper"])
+        self.starts.load_state_dict(state["starts"])
+        self.start_numbers[...] = state["start_numbers"]
+        self.start_stages[...] = state["start_stages"]
         self.sticky.state[...] = np.asarray(state["sticky"]).view(np.uint64)
         for name in ("held", "steps", "screens"):
             getattr(self, name)[...] = state[name]
@@ -1206,15 +1380,22 @@ class _EnvMaker:
         return make_single_env(self.config)
 
 
-def make_vec_env(config: EnvConfig, seed: int | None = None) -> VecEnv:
+def make_vec_env(
+    config: EnvConfig, seed: int | None = None, starts: Starts | None = None
+) -> VecEnv:
     """Return `config.n_envs` environments behind SB3's `VecEnv`; number i is seeded with seed + i.
 
     The seeds take effect at the first `reset()`; `seed(s)` followed by `reset()` begins anew.
+
+    Raises:
+        UsageError: starts of one's own, which only the batched backend has.
     """
+    if starts is not None and config.vec_backend != "batched":
+        raise UsageError("episodes that begin at snapshots need --vec-backend batched")
     makers: list[Callable[[], gym.Env]] = [_EnvMaker(config)] * config.n_envs
     venv: VecEnv
     if config.vec_backend == "batched":
-        venv = BatchedMarioVecEnv(config)
+        venv = BatchedMarioVecEnv(config, starts=starts)
     elif config.vec_backend == "subproc":
         venv = ReportingSubprocVecEnv(makers)
     else:
