@@ -5,7 +5,7 @@
       trainer.lock           one trainer per folder
       metrics.jsonl          one line per log tick
       tensorboard/           the same scalars
-      models/checkpoints/    mario_ppo_<steps>_steps.zip and its .state
+      models/checkpoints/    mario_<agent>_<steps>_steps.zip and its .state
       models/mario_final.zip
       evaluations/step_<steps>/summary.json, best_eval.zip, best_eval_summary.json
       previews/step_<steps>/preview.mp4
@@ -139,8 +139,9 @@ def cpu_name() -> str:
 class RunFolder:
     """One run's folder: where each file is, and how it is written."""
 
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+    def __init__(self, path: Path | str, agent: str = "ppo") -> None:
+        """Name the folder; agent is whose checkpoints are written: ppo or dreamerv3."""
+        self.path, self.agent = Path(path), agent
         self.config_path = self.path / "train_config.json"
         self.metrics_path = self.path / "metrics.jsonl"
         self.tensorboard = self.path / "tensorboard"
@@ -185,14 +186,14 @@ class RunFolder:
 
     def checkpoint_path(self, step: int) -> Path:
         """Return where the checkpoint of a step is; its `.state` stands beside it."""
-        return self.checkpoint_dir / f"mario_ppo_{step}_steps.zip"
+        return self.checkpoint_dir / f"mario_{self.agent}_{step}_steps.zip"
 
     def checkpoints(self) -> list[Path]:
         """Return the complete checkpoints (zip and .state), the newest first."""
         found = [
             (int(match.group(1)), path)
             for path in self.checkpoint_dir.glob("*.zip")
-            if (match := re.fullmatch(r"mario_ppo_(\d+)_steps\.zip", path.name))
+            if (match := re.fullmatch(r"mario_\w+_(\d+)_steps\.zip", path.name))
             and path.with_suffix(".state").exists()
         ]
         return [path for _, path in sorted(found, reverse=True)]

@@ -5,7 +5,10 @@ thread, and more on two that count the same arrays. What is `compiled` counts no
 make arrays nor return them. What must, is `compiled_with_arrays`.
 """
 
+from typing import Any
+
 from numba import njit
 
-compiled = njit(cache=True, nogil=True, _nrt=False)
-compiled_with_arrays = njit(cache=True, nogil=True, _nrt=True)
+_njit: Any = njit  # its types do not know _nrt
+compiled = _njit(cache=True, nogil=True, _nrt=False)
+compiled_with_arrays = _njit(cache=True, nogil=True, _nrt=True)
