@@ -30,9 +30,13 @@ from mario_runs import atomic_write
 from mario_runtime import (
     STAGES,
     EmulatorName,
+    EnvConfig,
     FastMarioEnv,
     NesPyMarioEnv,
+    StageStarts,
+    Start,
     UsageError,
+    stage_name,
 )
 
 AGENT_FRAMES = 4  # frames of an agent step, in which a demo's length is counted
@@ -247,6 +251,100 @@ def snapshots(demo: Demo, every: int) -> list[Waypoint]:
         if frame.ram_crc != demo.ram_crc[i]:
             raise UsageError(f"the demo of {demo.world}-{demo.stage} parts at frame {i}")
     return places
+
+
+class BackwardStarts:
+    """Starts along demos, near the goal at first, that move back as they succeed.
+
+    Salimans and Chen 2018, "Learning Montezuma's Revenge from a Single Demonstration". Each stage
+    of the config has one demo and a front, counted in places before the goal. An episode begins at
+    one of the `SPREAD` places up to the front; once `THRESHOLD` of the last `EPISODES` of them
+    reached the goal, the front moves back by a place. Past the first place, episodes begin at the
+    level's start as everywhere else, and only those count as clears.
+    """
+
+    STEPS = 8  # agent steps between two places, 96 px at full speed
+    SPREAD = 3
+    THRESHOLD = 0.5
+    EPISODES = 24
+
+    def __init__(self, config: EnvConfig, demos: Sequence[Demo]) -> None:
+        """Run the demos and keep their places.
+
+        Raises:
+            UsageError: a stage of config has no demo, or a demo does not replay.
+        """
+        self.levels = StageStarts(config)
+        by_stage = {(demo.world, demo.stage): demo for demo in demos}
+        for world, stage in self.levels.stages:
+            if (world, stage) not in by_stage:
+                raise UsageError(f"there is no demo of {world}-{stage} among the demos")
+        self.places = [  # of each stage, the last one first
+            snapshots(by_stage[stage], self.STEPS * config.frame_skip)[:0:-1]
+            for stage in self.levels.stages
+        ]
+        self.front = np.zeros(len(self.places), dtype=np.int64)
+        self.tried = np.zeros(len(self.places), dtype=np.int64)  # episodes since the front moved
+        self.reached = np.zeros(len(self.places), dtype=np.int64)
+
+    def _number(self, stage: int, place: int) -> int:
+        return stage + place * len(self.places)
+
+    def draw(self, generator: np.random.Generator) -> Start:
+        """As `Starts`."""
+        stage = self.levels.draw_number(generator)
+        places, front = self.places[stage], int(self.front[stage])
+        place = front - int(generator.integers(min(self.SPREAD, front + 1)))
+        if front >= len(places):
+            return self.levels.start_of(stage)._replace(number=self._number(stage, len(places)))
+        waypoint = places[place]
+        return Start(
+            waypoint.state, waypoint.screen, self._number(stage, place), at_level_start=False
+        )
+
+    def count(self, number: int, cleared: bool) -> None:
+        """As `Starts`."""
+        place, stage = divmod(number, len(self.places))
+        if place == len(self.places[stage]):
+            self.levels.count(stage, cleared)
+        elif place > self.front[stage] - self.SPREAD:  # not begun before the front moved on
+            self.tried[stage] += 1
+            self.reached[stage] += cleared
+            if self.tried[stage] == self.EPISODES:
+                self.front[stage] += self.reached[stage] >= self.THRESHOLD * self.EPISODES
+                self.tried[stage] = self.reached[stage] = 0
+
+    def scalars(self) -> dict[str, float]:
+        """As `Starts`: how far from the goal episodes begin, in agent steps of the demo."""
+        return self.levels.scalars() | {
+            f"stage/{stage_name(*stage)}/steps_to_goal": float((front + 1) * self.STEPS)
+            for stage, front in zip(self.levels.stages, self.front.tolist(), strict=True)
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """As `Starts`."""
+        names = ("front", "tried", "reached")
+        return {name: getattr(self, name).copy() for name in names} | self.levels.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """As `Starts`."""
+        for name in ("front", "tried", "reached"):
+            getattr(self, name)[...] = state[name]
+        self.levels.load_state_dict(state)
+
+
+def load_demos(path: Path, stages: Sequence[tuple[int, int]]) -> list[Demo]:
+    """Return the demo of each stage in a folder, `<world>-<stage>.npz`.
+
+    Raises:
+        UsageError: one is missing.
+    """
+    missing = [
+        name for name in (stage_name(*s) for s in stages) if not (path / f"{name}.npz").is_file()
+    ]
+    if missing:
+        raise UsageError(f"{path} has no {missing[0]}.npz")
+    return [load_demo(path / f"{stage_name(*stage)}.npz") for stage in stages]
 
 
 # --------------------------------------------------------------------------------------------

@@ -869,7 +869,7 @@ class FastClearRewardWrapper(gym.Wrapper):
         self.shaper.reset(_facts_of(info))
         self.start_stage = stage_name(info["world"], info["stage"])
         info["max_x"] = int(self.shaper.max_x[0])
-        info["start_stage"] = self.start_stage
+        info["start_stage"], info["from_start"] = self.start_stage, True
         return observation, info
 
     def step(self, action: Any) -> Any:
@@ -877,7 +877,7 @@ class FastClearRewardWrapper(gym.Wrapper):
         rewards, terms, ends = self.shaper.step(_facts_of(info), np.array([info["frames"]]))
         info["reward_terms"] = {name: float(term[0]) for name, term in terms.items()}
         info["max_x"] = int(self.shaper.max_x[0])
-        info["start_stage"] = self.start_stage
+        info["start_stage"], info["from_start"] = self.start_stage, True
         return (observation, float(rewards[0]), terminated, truncated or bool(ends[0]), info)
 
 
@@ -909,7 +909,7 @@ class Start(NamedTuple):
     snapshot: np.ndarray  # uint8[STATE_SIZE]
     screen: np.ndarray  # uint8[240, 256] palette indices, what the snapshot shows
     number: int  # of the stage or place among those of its `Starts`
-    waits: bool  # whether the random no-ops come first
+    at_level_start: bool  # not along a demo: the random no-ops come first, and it counts as a clear
 
 
 class Starts(Protocol):
@@ -920,6 +920,9 @@ class Starts(Protocol):
 
     def count(self, number: int, cleared: bool) -> None:
         """Take note of how an episode that began at a number ended."""
+
+    def scalars(self) -> dict[str, float]:
+        """Return what to log of it, by name."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` needs to go on exactly: arrays and numbers."""
@@ -951,13 +954,23 @@ class StageStarts:
 
     def draw(self, generator: np.random.Generator) -> Start:
         """As `Starts`."""
-        number = self.draw_number(generator)
+        return self.start_of(self.draw_number(generator))
+
+    def start_of(self, number: int) -> Start:
+        """Return the start of the stage with this number."""
         stage = self.stages[number]
-        return Start(start_snapshot(*stage), start_screen(*stage), number, waits=True)
+        return Start(start_snapshot(*stage), start_screen(*stage), number, at_level_start=True)
 
     def count(self, number: int, cleared: bool) -> None:
         """As `Starts`."""
         self.clear_rates[number] += self.RATE_STEP * (cleared - self.clear_rates[number])
+
+    def scalars(self) -> dict[str, float]:
+        """As `Starts`: each stage's clear rate, if there are several."""
+        if len(self.stages) == 1:
+            return {}
+        rates = zip(self.stages, self.clear_rates.tolist(), strict=True)
+        return {f"stage/{stage_name(*stage)}/clear_rate": rate for stage, rate in rates}
 
     def state_dict(self) -> dict[str, Any]:
         """As `Starts`."""
@@ -1048,6 +1061,7 @@ class BatchedMarioVecEnv(VecEnv):
         self.starts: Starts = StageStarts(config) if starts is None else starts
         self.start_numbers = np.full(n, -1, dtype=np.int64)  # where each episode began
         self.start_stages = np.full(n, "", dtype="<U3")
+        self.from_start = np.ones(n, dtype=bool)  # of the level, not from along a demo
         self.generators = [np.random.default_rng() for _ in range(n)]
         self.sticky = SplitMix64(n)
         self.held = np.zeros(n, dtype=np.int64)  # buttons of the last frame; -1 at a start
@@ -1077,7 +1091,8 @@ class BatchedMarioVecEnv(VecEnv):
             self.held[i] = -1
             if self.config.sticky_prob:
                 self.sticky.seed(draw_key(self.generators[i]), i)
-            if self.config.noop_max and start.waits:
+            self.from_start[i] = start.at_level_start
+            if self.config.noop_max and start.at_level_start:
                 self._wait(i, int(self.generators[i].integers(1, self.config.noop_max + 1)))
             else:
                 area_resize(self.machines.gray(i), self.screens[i])
@@ -1089,7 +1104,11 @@ class BatchedMarioVecEnv(VecEnv):
         self.stack[envs] = self.screens[envs, None]
         max_x = self.shaper.max_x
         for i, info in zip(envs, facts_as_dicts(facts), strict=True):
-            more = {"max_x": int(max_x[i]), "start_stage": str(self.start_stages[i])}
+            more = {
+                "max_x": int(max_x[i]),
+                "start_stage": str(self.start_stages[i]),
+                "from_start": bool(self.from_start[i]),
+            }
             self.reset_infos[i] = {**info, **more}
 
     def _wait(self, i: int, frames: int) -> None:
@@ -1174,6 +1193,7 @@ class BatchedMarioVecEnv(VecEnv):
             is_success=facts.flag_get,
             max_x=self.shaper.max_x,
             start_stage=self.start_stages,
+            from_start=self.from_start,
             **{"TimeLimit.truncated": truncated},
         )
         rows = zip(*(term.tolist() for term in terms.values()), strict=True)
@@ -1218,6 +1238,7 @@ class BatchedMarioVecEnv(VecEnv):
             "starts": self.starts.state_dict(),
             "start_numbers": self.start_numbers.copy(),
             "start_stages": self.start_stages.tolist(),
+            "from_start": self.from_start.copy(),
             "sticky": self.sticky.state.view(np.int64).copy(),
             "held": self.held.copy(),
             "steps": self.steps.copy(),
@@ -1242,6 +1263,7 @@ class BatchedMarioVecEnv(VecEnv):
         self.starts.load_state_dict(state["starts"])
         self.start_numbers[...] = state["start_numbers"]
         self.start_stages[...] = state["start_stages"]
+        self.from_start[...] = state["from_start"]
         self.sticky.state[...] = np.asarray(state["sticky"]).view(np.uint64)
         for name in ("held", "steps", "screens"):
             getattr(self, name)[...] = state[name]

@@ -30,6 +30,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 
+from mario_demos import BackwardStarts, load_demos
 from mario_doctor import Doctor, Finding
 from mario_ppo import PPOPolicy, PPOWithRND, SmallCNN, TwoHeadCnnPolicy, linear_schedule, plain
 from mario_rollout import Summary, best_episode, evaluate, film, game_fps, play, write_video
@@ -56,7 +57,9 @@ from mario_runtime import (
     env_config_from_dict,
     in_process,
     make_vec_env,
+    parse_stages,
     reward_signature,
+    stage_name,
 )
 
 DEFAULT_RECIPE = Path(__file__).parent / "configs" / "ppo_1-1.yaml"
@@ -166,6 +169,11 @@ class RunFlags:
     """Episodes of an evaluation, each with no-ops of its own."""
     eval_modes: Literal["argmax", "both"] = "argmax"
     """Play argmax only, or argmax and sampled episodes: the worse of the two ranks the model."""
+    eval_stages: str = ""
+    """Stages to evaluate, as --stages; more than are trained shows what is forgotten. Unset: those
+    that are trained."""
+    backward_demos: Path | None = None
+    """A folder of demos (<world>-<stage>.npz) along which episodes begin, at first near the goal."""
     eval_steps: int = 1_000
     """Agent steps after which an evaluation episode is cut off; 1-1 takes 260. 0: by the clock."""
     preview_freq: int = 0
@@ -198,6 +206,7 @@ class TrainConfig:
                 f"batch_size {self.ppo.batch_size} does not divide a rollout of "
                 f"{self.ppo.n_steps} steps x {self.env.n_envs} environments = {rollout}"
             )
+        parse_stages(self.run.eval_stages)
         for name in ("timesteps", "n_epochs"):
             if getattr(self.ppo, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self.ppo, name)}")
@@ -241,9 +250,15 @@ def parse_config(arguments: Sequence[str]) -> TrainConfig:
             run_dir = find_checkpoint(run.resume_model).parents[2]
         else:
             now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-            run_dir = Path("runs") / f"ppo_{env.world}-{env.stage}_{now}"
+            run_dir = Path("runs") / f"ppo_{stages_said(env)}_{now}"
         run = dataclasses.replace(run, run_dir=run_dir)
     return dataclasses.replace(config, env=env, run=run)
+
+
+def stages_said(env: EnvConfig) -> str:
+    """Return "1-1", "1-1,1-2" or "32-stages"."""
+    names = [stage_name(*stage) for stage in env.stage_list]
+    return ",".join(names) if len(names) <= 4 else f"{len(names)}-stages"
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -372,8 +387,13 @@ def action_bias(config: TrainConfig) -> list[float] | None:
 
 def make_training_env(config: TrainConfig) -> VecEnv:
     """Return the vec env with episode statistics and, if asked for, normalised rewards."""
+    starts = None
+    if config.run.backward_demos:
+        demos = load_demos(config.run.backward_demos, config.env.stage_list)
+        starts = BackwardStarts(config.env, demos)
     venv: VecEnv = VecMonitor(
-        make_vec_env(config.env, config.run.seed), info_keywords=("max_x", "flag_get")
+        make_vec_env(config.env, config.run.seed, starts),
+        info_keywords=("max_x", "flag_get", "from_start"),
     )
     if config.ppo.normalize_reward:
         venv = VecNormalize(
@@ -686,7 +706,11 @@ class MetricsCallback(BetweenRollouts):
         scalars["ppo/episodes"] = self.episodes
         self.statistics.begin()
         note = ""
-        if episodes := self.model.ep_info_buffer:  # the last 100, SB3's stats_window_size
+        for venv in wrappers_of(self.model):  # type: ignore[arg-type]
+            if isinstance(venv, BatchedMarioVecEnv):
+                scalars |= venv.starts.scalars()
+        recent: Any = self.model.ep_info_buffer or []  # the last 100, SB3's stats_window_size
+        if episodes := [episode for episode in recent if episode["from_start"]]:
             means = {
                 key: float(np.mean([episode[name] for episode in episodes]))
                 for key, name in EPISODE_METRICS.items()
@@ -766,41 +790,59 @@ class EvalCallback(BetweenRollouts):
             self.best = tuple(json.loads(run.best_summary.read_text())["rank"])
 
     def act(self) -> None:
-        summary = self._evaluate(deterministic=True)
-        content = dataclasses.asdict(summary) | {"step": self.num_timesteps, "rank": summary.rank}
-        said = f"argmax {summary.flags_cleared}/{summary.episodes}"
-        if self.config.run.eval_modes == "both":
-            sampled = self._evaluate(deterministic=False)
-            content |= {
-                "rank": min(summary.rank, sampled.rank),
-                "sampled": dataclasses.asdict(sampled),
+        modes = ("argmax", "sampled") if self.config.run.eval_modes == "both" else ("argmax",)
+        stages = parse_stages(self.config.run.eval_stages) or self.config.env.stage_list
+        found = {
+            stage_name(*stage): {mode: self._evaluate(stage, mode) for mode in modes}
+            for stage in stages
+        }
+        # the mean over stages of each part of the rank, in the mode that is worse at it
+        rank = min(
+            tuple(float(part) for part in np.mean([by[mode].rank for by in found.values()], axis=0))
+            for mode in modes
+        )
+        first, *_ = found.values()
+        content = dataclasses.asdict(first["argmax"]) | {"step": self.num_timesteps, "rank": rank}
+        if "sampled" in modes:
+            content["sampled"] = dataclasses.asdict(first["sampled"])
+        if len(found) > 1:
+            content["stages"] = {
+                name: {mode: dataclasses.asdict(summary) for mode, summary in by.items()}
+                for name, by in found.items()
             }
-            said += f", sampled {sampled.flags_cleared}/{sampled.episodes}"
         try:
             write_json(
                 self.run.evaluations / f"step_{self.num_timesteps}" / "summary.json", content
             )
-            if self.best is None or content["rank"] > self.best:
+            if self.best is None or rank > self.best:
                 write_model_zip(self.run.best_model, self.model.save, self.content)
                 write_json(self.run.best_summary, content)
-                self.best = content["rank"]
+                self.best = rank
         except OSError as error:
             print(f"warning: evaluation not written: {error}", file=sys.stderr)
-        print(
-            f"evaluation at {self.num_timesteps:,}: flags {said}, "
-            f"median max-x {summary.median_max_x:.0f}",
-            flush=True,
-        )
+        for name, by in found.items():
+            flags = ", ".join(f"{m} {s.flags_cleared}/{s.episodes}" for m, s in by.items())
+            print(
+                f"evaluation at {self.num_timesteps:,}: {name} flags {flags}, "
+                f"median max-x {by['argmax'].median_max_x:.0f}",
+                flush=True,
+            )
 
-    def _evaluate(self, deterministic: bool) -> Summary:
+    def _evaluate(self, stage: tuple[int, int], mode: str) -> Summary:
         flags = self.config.run
-        config = dataclasses.replace(in_process(self.config.env), n_envs=flags.eval_episodes)
+        config = dataclasses.replace(
+            in_process(self.config.env),
+            stages="",
+            world=stage[0],
+            stage=stage[1],
+            n_envs=flags.eval_episodes,
+        )
         return evaluate(
             PPOPolicy(self.model.policy, self.config.env),  # type: ignore[arg-type]
             config,
             protocol="noop",
             episodes=flags.eval_episodes,
-            deterministic=deterministic,
+            deterministic=mode == "argmax",
             seed=flags.seed + 10_000,  # starts that training does not begin with
             max_steps=flags.eval_steps,
             model=f"{self.run.path.name} at {self.num_timesteps} steps",
@@ -874,11 +916,11 @@ def resume(model: PPOWithRND, config: TrainConfig) -> None:
     path = find_checkpoint(config.run.resume_model)
     content, weights = read_model_zip(path)
     before = config_from_dict(content)
-    for name in ("world", "stage", "action_set"):
+    for name in ("stage_list", "action_set"):
         old, new = getattr(before.env, name), getattr(config.env, name)
         if old != new:
             raise UsageError(
-                f"{path} was trained with {name} {old}, not {new}: "
+                f"{path} was trained with {name.removesuffix('_list')} {old}, not {new}: "
                 "--warm-start takes its weights alone"
             )
     if content["reward_signature"] != reward_signature(config.env):
@@ -933,7 +975,7 @@ def train(config: TrainConfig) -> int:
             write_json(run.config_path, content)
             rollout = config.ppo.n_steps * config.env.n_envs
             print(
-                f"{run.path}: {config.env.world}-{config.env.stage} on {config.env.emulator} "
+                f"{run.path}: {stages_said(config.env)} on {config.env.emulator} "
                 f"({config.env.vec_backend}), one rollout is {rollout:,} steps in "
                 f"{rollout // config.ppo.batch_size} minibatches, device {model.device}",
                 flush=True,
