@@ -173,7 +173,7 @@ class RunFlags:
     """Stages to evaluate, as --stages; more than are trained shows what is forgotten. Unset: those
     that are trained."""
     backward_demos: Path | None = None
-    """A folder of demos (<world>-<stage>.npz) along which episodes begin, at first near the goal."""
+    """A folder of demos (<world>-<stage>.npz) along which episodes begin, first near the goal."""
     eval_steps: int = 1_000
     """Agent steps after which an evaluation episode is cut off; 1-1 takes 260. 0: by the clock."""
     preview_freq: int = 0

@@ -1,0 +1,107 @@
+"""Where episodes begin: several stages in one run, places along demos that move back."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mario_demos import BackwardStarts, load_demos
+from mario_runs import RunFolder, read_metrics
+from mario_runtime import EnvConfig, StageStarts, UsageError, make_vec_env, parse_stages
+from train_mario import main
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_stages_are_named_and_wrong_ones_refused() -> None:
+    assert parse_stages("1-1, 8-4") == [(1, 1), (8, 4)]
+    assert len(parse_stages("all")) == 32
+    for wrong in ("9-1", "1-5", "1", "a-b", "1-1;1-2"):
+        with pytest.raises(UsageError, match="no stage"):
+            EnvConfig(stages=wrong)
+
+
+def test_several_stages_are_the_same_batched_and_single() -> None:
+    config = EnvConfig(n_envs=3, stages="1-1,1-2,4-4", action_set="simple", max_episode_steps=20)
+    batched = make_vec_env(config, seed=5)
+    single = make_vec_env(dataclasses.replace(config, vec_backend="dummy"), seed=5)
+    rng = np.random.default_rng(0)
+    np.testing.assert_array_equal(batched.reset(), single.reset())
+    begun = set()
+    for _ in range(100):
+        actions = rng.integers(0, 7, 3)
+        ours, theirs = batched.step(actions), single.step(actions)
+        for one, other in zip(ours[:3], theirs[:3], strict=True):
+            np.testing.assert_array_equal(one, other)
+        for info, reference in zip(ours[3], theirs[3], strict=True):
+            assert info["start_stage"] == reference["start_stage"]
+            assert info["max_x"] == reference["max_x"]
+            begun.add(info["start_stage"])
+    assert begun == {"1-1", "1-2", "4-4"}
+    single.close()
+
+
+def test_what_fails_is_drawn_more_often() -> None:
+    starts = StageStarts(EnvConfig(stages="1-1,1-2", stage_sampling="failure"))
+    for _ in range(200):
+        starts.count(0, True)
+        starts.count(1, False)
+    rng = np.random.default_rng(0)
+    drawn = np.bincount([starts.draw_number(rng) for _ in range(1000)])
+    assert 5 < drawn[1] / drawn[0] < 20
+    assert starts.scalars()["stage/1-1/clear_rate"] > 0.99
+
+
+def test_backward_starts_begin_near_the_goal_and_move_back_as_they_succeed() -> None:
+    config = EnvConfig(n_envs=4, action_set="fast")
+    starts = BackwardStarts(config, load_demos(ROOT / "demos", [(1, 1)]))
+    venv = make_vec_env(config, seed=0, starts=starts)
+    venv.reset()
+    assert all(info["x_pos"] > 2900 for info in venv.reset_infos)
+    assert not any(info["from_start"] for info in venv.reset_infos)
+    rng = np.random.default_rng(0)
+    x_pos = []
+    for _ in range(2000):
+        start = starts.draw(rng)
+        x_pos.append(start.at_level_start)
+        starts.count(start.number, cleared=bool(rng.random() < 0.7))
+    assert x_pos[-1] and not x_pos[0], "it has moved back to the level's start"
+    assert starts.scalars()["stage/1-1/steps_to_goal"] >= 260
+    stuck = BackwardStarts(config, load_demos(ROOT / "demos", [(1, 1)]))
+    for _ in range(500):
+        stuck.count(stuck.draw(rng).number, cleared=False)
+    assert stuck.front[0] == 0
+
+    again = BackwardStarts(config, load_demos(ROOT / "demos", [(1, 1)]))
+    again.load_state_dict(starts.state_dict())
+    assert (
+        again.draw(np.random.default_rng(1)).number == starts.draw(np.random.default_rng(1)).number
+    )
+
+
+def test_a_stage_without_a_demo_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no 1-1\.npz"):
+        load_demos(tmp_path, [(1, 1)])
+    with pytest.raises(UsageError, match="batched"):
+        make_vec_env(
+            EnvConfig(vec_backend="dummy"),
+            starts=BackwardStarts(EnvConfig(), load_demos(ROOT / "demos", [(1, 1)])),
+        )
+
+
+def test_a_run_over_several_stages_reports_each(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    flags = (
+        "--stages 1-1,1-2 --stage-sampling failure --backward-demos demos --n-envs 4 --n-steps 64 "
+        "--batch-size 64 --n-epochs 1 --timesteps 512 --eval-freq 256 --eval-episodes 2 "
+        "--eval-steps 10 --eval-stages 1-1,1-2,1-3"
+    )
+    assert main([*flags.split(), "--run-dir", str(run.path)]) == 0
+    row = read_metrics(run.metrics_path)[-1]
+    assert {"stage/1-1/steps_to_goal", "stage/1-2/clear_rate"} <= row.keys()
+    assert "clear_rate" not in row, "no episode began at a level's start: nothing to report"
+    summary = run.best_summary.read_text()
+    assert all(f'"{stage}": ' in summary for stage in ("1-1", "1-2", "1-3"))
