@@ -1,10 +1,12 @@
-"""Train a recipe on several seeds, judge each, and keep what counts: curves, configs, evaluations.
+"""Train recipes on several seeds, judge each, and keep what counts: curves, configs, evaluations.
 
-    python scripts/run_seeds.py configs/ppo_1-1.yaml --output docs/results/ppo_1-1
+    python scripts/run_seeds.py configs/ppo_1-1.yaml configs/ppo_1-1_finish.yaml \\
+        --output docs/results/ppo_1-1
 
-One seed after the other, each in runs/<recipe>_seed<n>. What is finished is not done again and what
-was interrupted is resumed, so that the same command goes on after a stop. Each seed's best model
-plays 100 episodes from random no-op starts, as argmax and sampled; summary.json has a row a seed.
+One seed after the other; a recipe after the first is warm-started from the one before. A run is in
+runs/<recipe>_seed<n>. What is finished is not done again and what was interrupted is resumed, so
+that the same command goes on after a stop. Each seed's best model plays 100 episodes from random
+no-op starts, as argmax and sampled; summary.json has a row a seed.
 """
 
 from __future__ import annotations
@@ -32,8 +34,8 @@ ROOT = Path(__file__).resolve().parents[1]
 class SeedFlags:
     """Which recipe, which seeds, where to."""
 
-    config: tyro.conf.Positional[Path]
-    """A recipe under configs/."""
+    recipes: tyro.conf.Positional[tuple[Path, ...]]
+    """Recipes under configs/, in their order."""
     output: Path
     """Where the results go: a folder of docs/results/."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -44,29 +46,31 @@ class SeedFlags:
     """Episodes of each evaluation."""
 
 
-def train(config: Path, seed: int, run: RunFolder) -> int:
-    """Begin or go on with one seed's training; return its exit code."""
+def train(recipe: Path, seed: int, run: RunFolder, before: RunFolder | None) -> int:
+    """Begin or go on with one seed's training by a recipe; return its exit code."""
     if run.final_model.is_file():
         return 0
+    flags = ["--config", str(recipe), "--seed", str(seed), "--run-dir", str(run.path)]
     if run.checkpoints():
         flags = ["--resume-model", str(run.path)]
-    else:
-        flags = ["--config", str(config), "--seed", str(seed), "--run-dir", str(run.path)]
+    elif before:
+        flags += ["--warm-start", str(before.final_model)]
     return subprocess.run([sys.executable, str(ROOT / "train_mario.py"), *flags]).returncode
 
 
-def judge(run: RunFolder, episodes: int, output: Path) -> dict[str, object]:
-    """Judge a run's best model, copy its small files, and return its row."""
+def judge(runs: list[RunFolder], episodes: int, output: Path) -> dict[str, object]:
+    """Judge the last run's best model, copy the runs' small files, and return the seed's row."""
+    run = runs[-1]
     model = find_model(run.path)
     policy = load_policy(model)
     content = read_model_zip(model)[0]
-    metrics = read_metrics(run.metrics_path)
+    ends = [read_metrics(one.metrics_path)[-1] for one in runs]
     kept = json.loads(run.best_summary.read_text())
     row: dict[str, object] = {
         "seed": content["run"]["seed"],
-        "kept_at_step": kept["step"],
-        "trained_steps": metrics[-1]["step"],
-        "wall_minutes": round(metrics[-1]["wall_s"] / 60, 1),
+        "kept_at_step": sum(end["step"] for end in ends[:-1]) + kept["step"],
+        "trained_steps": sum(end["step"] for end in ends),
+        "wall_minutes": round(sum(end["wall_s"] for end in ends) / 60, 1),
         "commit": content["provenance"]["git_commit"],
         "cpu": content["provenance"]["machine"]["cpu"],
         "cpus": content["provenance"]["machine"]["cpus"],
@@ -85,34 +89,35 @@ def judge(run: RunFolder, episodes: int, output: Path) -> dict[str, object]:
         row[f"{name}_ci95"] = [round(bound, 3) for bound in summary.clear_rate_ci95]
         row[f"{name}_median_steps"] = summary.median_clear_steps
         row[f"{name}_best_steps"] = summary.best_clear_steps
-    shutil.copy(run.config_path, output / "train_config.json")
-    subprocess.run(
-        [
-            *(sys.executable, str(ROOT / "scripts" / "learning_curve.py"), str(run.path)),
-            *("--output", str(output / "curve.csv")),
-        ],
-        check=True,
-    )
+    curve = [sys.executable, str(ROOT / "scripts" / "learning_curve.py")]
+    for number, one in enumerate(runs, 1):
+        shutil.copy(one.config_path, output / f"phase{number}_train_config.json")
+        table = output / f"phase{number}_curve.csv"
+        subprocess.run([*curve, str(one.path), "--output", str(table)], check=True)
     return row
 
 
 def main() -> int:
     """Train and judge seed by seed; exit 1 if a training failed, after the others."""
     flags = tyro.cli(SeedFlags, description=__doc__)
-    if not flags.config.is_file():
-        print(f"error: there is no recipe {flags.config}", file=sys.stderr)
+    missing = [recipe for recipe in flags.recipes if not recipe.is_file()]
+    if missing or not flags.recipes:
+        print(f"error: there is no recipe {missing[0] if missing else 'named'}", file=sys.stderr)
         return 2
     rows, failed = [], []
     for seed in flags.seeds:
-        run = RunFolder(flags.runs / f"{flags.config.stem}_seed{seed}")
-        if train(flags.config, seed, run):
-            failed.append(seed)
-            continue
-        rows.append(judge(run, flags.episodes, flags.output / f"seed{seed}"))
-        write_json(flags.output / "summary.json", rows)
-        print(
-            f"seed {seed}: argmax {rows[-1]['argmax']}, sampled {rows[-1]['sampled']}", flush=True
-        )
+        runs: list[RunFolder] = []
+        for recipe in flags.recipes:
+            run = RunFolder(flags.runs / f"{recipe.stem}_seed{seed}")
+            if train(recipe, seed, run, runs[-1] if runs else None):
+                failed.append(seed)
+                break
+            runs.append(run)
+        else:
+            rows.append(judge(runs, flags.episodes, flags.output / f"seed{seed}"))
+            write_json(flags.output / "summary.json", rows)
+            said = ", ".join(f"{mode} {rows[-1][mode]}" for mode in ("argmax", "sampled"))
+            print(f"seed {seed}: {said}", flush=True)
     if failed:
         print(f"error: no result for seeds {failed}; run it again to go on", file=sys.stderr)
     return 1 if failed else 0
