@@ -42,6 +42,8 @@ def facts(x: int, area: int = AREA, **changes: object) -> GameFacts:
         "x_pos": x,
         "area_pointer": area,
         "time": 400,
+        "world": 1,
+        "stage": 1,
         "flag_get": False,
         "dead": False,
     }
@@ -50,8 +52,9 @@ def facts(x: int, area: int = AREA, **changes: object) -> GameFacts:
 
 def shaper(reward: RewardConfig = SHAPED, start: int = START, **changes: object) -> RewardShaper:
     """A shaper whose episode begins at start px."""
-    shaper = RewardShaper(EnvConfig(reward=reward, **changes))  # type: ignore[arg-type]
-    shaper.reset(facts(start))
+    config = EnvConfig(reward=reward, **changes)  # type: ignore[arg-type]
+    shaper = RewardShaper(config)
+    shaper.reset(facts(start, world=config.world, stage=config.stage))
     return shaper
 
 
