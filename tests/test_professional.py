@@ -1,0 +1,164 @@
+"""Many runs from one plan: real trainings, real kills, a real Ray cluster of two nodes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from mario_runs import RunFolder, read_metrics, read_model_zip
+from mario_runtime import UsageError
+from train_mario_professional import main, over_seeds, read_plan, report
+
+ROOT = Path(__file__).parents[1]
+PLAN = """
+stages: 1-1
+seeds: [0, 1]
+timesteps: {steps}
+flags: {{n_envs: 2, n_steps: 64, batch_size: 64, n_epochs: 1, eval_freq: 0, checkpoint_freq: 128}}
+phases:
+  - {{name: explore, share: 0.5, flags: {{ent_coef: 0.05}}}}
+  - {{name: finish, share: 0.5, flags: {{ent_coef: 0.0, flag_bonus: 20.0}}}}
+"""
+
+
+def write_plan(folder: Path, steps: int = 512) -> Path:
+    path = folder / "tiny.yaml"
+    path.write_text(PLAN.format(steps=steps))
+    return path
+
+
+def finals(storage: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """The weights of every final model, by its place below the storage."""
+    paths = sorted(storage.glob("tiny/*/*/models/mario_final.zip"))
+    return {path.relative_to(storage).as_posix(): read_model_zip(path)[1] for path in paths}
+
+
+def assert_same(one: Path, other: Path) -> None:
+    first, second = finals(one), finals(other)
+    assert len(first) == 4
+    assert first.keys() == second.keys()
+    for name, weights in first.items():
+        for key, tensor in weights.items():
+            assert torch.equal(tensor, second[name][key]), f"{name}: {key} differs"
+
+
+def assert_trained_once(storage: Path, steps: int) -> None:
+    """Every rollout of every cell is in its metrics exactly once."""
+    for folder in storage.glob("tiny/*/*/metrics.jsonl"):
+        done = [row["step"] for row in read_metrics(folder)]
+        assert done == list(range(128, steps // 2 + 1, 128)), folder
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("phasen: []", "no key 'phasen'"),
+        ("stages: 1-9", "no stage '1-9'"),
+        ("phases: [{name: a, share: 0.4}]", "shares are 1 together"),
+        ("seeds: 3", "must be there"),
+        ("flags: {gama: 1}", "no flag --gama"),
+    ],
+)
+def test_a_wrong_plan_is_one_line(
+    tmp_path: Path, change: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_plan(tmp_path)
+    path.write_text(path.read_text() + change + "\n")
+    with pytest.raises(UsageError, match=message):
+        read_plan(path, tmp_path / "runs")
+    assert main([str(path), "--storage", str(tmp_path / "runs")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("plan", ["professional", "professional_p4"])
+def test_the_plans_in_configs_read(tmp_path: Path, plan: str) -> None:
+    chains = read_plan(ROOT / "configs" / f"{plan}.yaml", tmp_path)
+    assert [phase.name for phase in chains[0].phases] == ["explore", "progress", "finish"]
+    total = sum(phase.flags["timesteps"] for phase in chains[0].phases)
+    assert [round(phase.flags["timesteps"] / total, 2) for phase in chains[0].phases] == [
+        *(0.3, 0.4, 0.3)
+    ]
+    assert {chain.seed for chain in chains} == {0, 1, 2}
+
+
+def test_intervals_hold_the_mean_and_one_value_is_itself() -> None:
+    found = over_seeds([0.2, 0.5, 0.9])
+    assert found["low"] < found["mean"] < found["high"]
+    assert found["median"] == 0.5
+    assert over_seeds([1.0, 1.0, 1.0]) == {"median": 1.0, "mean": 1.0, "low": 1.0, "high": 1.0}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The storage of the plan, run in one go."""
+    folder = tmp_path_factory.mktemp("whole")
+    flags = ["--storage", str(folder), "--episodes", "2", "--cpus-per-cell", "1"]
+    assert main([str(write_plan(folder)), *flags]) == 0
+    return folder
+
+
+def test_a_plan_is_run_judged_and_not_run_twice(undisturbed: Path) -> None:
+    assert_trained_once(undisturbed, 512)
+    summary = json.loads((undisturbed / "tiny" / "professional_summary.json").read_text())
+    assert [(row["stage"], row["seed"]) for row in summary["chains"]] == [("1-1", 0), ("1-1", 1)]
+    assert "| 1-1 | sampled | 2 |" in report("tiny", summary["chains"])
+    before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*.zip")}
+    flags = ["--storage", str(undisturbed), "--episodes", "2", "--cpus-per-cell", "1"]
+    assert main([str(undisturbed / "tiny.yaml"), *flags]) == 0
+    assert {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*.zip")} == before
+
+
+def test_a_stopped_plan_goes_on_to_the_same_weights(tmp_path: Path, undisturbed: Path) -> None:
+    command = [
+        *(sys.executable, "train_mario_professional.py", str(write_plan(tmp_path))),
+        *("--storage", str(tmp_path), "--episodes", "2", "--cpus-per-cell", "1"),
+    ]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    first = RunFolder(tmp_path / "tiny" / "1-1_seed0" / "1_explore")
+    while not first.checkpoints() and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 130, error
+    assert "the same command goes on" in error
+    assert len(finals(tmp_path)) < 4
+    assert subprocess.run(command, cwd=ROOT).returncode == 0
+    assert_same(tmp_path, undisturbed)
+    assert_trained_once(tmp_path, 512)
+
+
+@pytest.mark.slow
+def test_a_ray_node_lost_in_the_middle_costs_nothing(tmp_path: Path, undisturbed: Path) -> None:
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+        cluster.wait_for_nodes()
+        command = [
+            *(sys.executable, "train_mario_professional.py", str(write_plan(tmp_path))),
+            *("--storage", str(tmp_path), "--episodes", "2", "--cpus-per-cell", "1"),
+            *("--engine", "ray", "--ray-address", cluster.address),
+        ]
+        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        runs = [RunFolder(tmp_path / "tiny" / f"1-1_seed{n}" / "1_explore") for n in (0, 1)]
+        while not all(run.checkpoints() for run in runs) and process.poll() is None:
+            time.sleep(0.02)
+        assert process.poll() is None
+        cluster.remove_node(nodes[0], allow_graceful=False)
+        cluster.add_node(num_cpus=1)
+        _, error = process.communicate(timeout=500)
+        assert process.returncode == 0, error
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert_same(tmp_path, undisturbed)
+    assert_trained_once(tmp_path, 512)
