@@ -1,0 +1,295 @@
+"""A run's post-mortem: did it reach the flag, where does it die, what drives and deceives it?
+
+    python dreamerv3/diagnose.py logs/run [--compare-reward death_penalty=50 flag_bonus=100]
+
+Reads the replay (also while the run goes on), metrics.jsonl and the newest model. Writes
+<run>/diagnosis/diagnosis.json and open_loop.mp4, in which the model sees a sequence's beginning and
+then dreams on under the actions that were really done: truth, dream, difference.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import tyro
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from dreamerv3.dreamer import DreamerConfig, config_from_dict, with_values
+from dreamerv3.envs.mario import mario_row, recompute_rewards, replay_contents
+from dreamerv3.models import Agent
+from dreamerv3.networks import State, centered, sample_one_hot, unimix_probs
+from dreamerv3.policy import policy_from_tensors
+from dreamerv3.replay import Replay
+from mario_policies import find_model
+from mario_rollout import game_fps, write_video
+from mario_runs import BadModelFile, RunFolder, read_metrics, read_model_zip, write_json
+from mario_runtime import GameFacts, UsageError
+from mario_status import exit_code
+
+PLACE_PX = 100  # width of the places that deaths are counted in
+SEEN_STEPS = 8  # of an open-loop prediction's sequence
+FACT = {name: number for number, name in enumerate(GameFacts._fields)}
+
+
+@dataclasses.dataclass(frozen=True)
+class DiagnoseFlags:
+    """Which run, what else to look at."""
+
+    run: tyro.conf.Positional[Path]
+    """The run folder."""
+    compare_reward: tuple[str, ...] = ()
+    """Reward flags, as death_penalty=50, to set the reward's profile under them beside its own."""
+    best: int = 5
+    """Episodes listed as the best."""
+    video: bool = True
+    """Write open_loop.mp4."""
+    sequences: int = 3
+    """Sequences in it."""
+    length: int = 64
+    """Steps of each."""
+    seed: int = 0
+    """Chooses them."""
+
+
+class StoredEpisode(NamedTuple):
+    """An episode in the replay, from its first row to its last."""
+
+    stream: int
+    first: int  # row of the stream
+    length: int  # rows; agent steps + 1
+    episode_return: float
+    start_x: int  # px
+    end_x: int
+    max_x: int
+    flag: bool
+    dead: bool
+
+
+def stored_episodes(replay: Replay) -> Iterator[StoredEpisode]:
+    """Yield the finished episodes of a replay, stream by stream."""
+    for stream in range(len(replay.end)):
+        rows = replay.without_images(stream)
+        for first in np.flatnonzero(rows["is_first"]):
+            lasts = np.flatnonzero(rows["is_last"][first:])
+            if not len(lasts):
+                break
+            episode = rows[first : first + lasts[0] + 1]
+            x = episode["facts"][:, FACT["x_pos"]]
+            yield StoredEpisode(
+                stream=stream,
+                first=replay.first[stream] + int(first),
+                length=len(episode),
+                episode_return=float(episode["reward"].sum()),
+                start_x=int(x[0]),
+                end_x=int(x[-1]),
+                max_x=int(x.max()),
+                flag=bool(episode["facts"][-1, FACT["flag_get"]]),
+                dead=bool(episode["facts"][-1, FACT["dead"]]),
+            )
+
+
+def best_first(episodes: Sequence[StoredEpisode]) -> list[StoredEpisode]:
+    """Return episodes from the level's start, clears in few steps first, then the furthest."""
+    start_x = min(episode.start_x for episode in episodes)
+    from_start = [episode for episode in episodes if episode.start_x == start_x]
+    return sorted(from_start, key=lambda e: (not e.flag, e.length if e.flag else -e.max_x))
+
+
+def profile(rewards: np.ndarray) -> dict[str, float]:
+    """Return what rewards look like."""
+    paid = rewards[~np.isnan(rewards)]
+    return {
+        "mean": float(paid.mean()),
+        "std": float(paid.std()),
+        "min": float(paid.min()),
+        "max": float(paid.max()),
+        "share_positive": float((paid > 0).mean()),
+        "share_negative": float((paid < 0).mean()),
+        "sum_positive": float(paid[paid > 0].sum()),
+        "sum_negative": float(paid[paid < 0].sum()),
+    }
+
+
+def reward_profiles(
+    replay: Replay, config: DreamerConfig, changes: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Return the profile of the rewards as stored, and as they would be under changed flags.
+
+    Raises:
+        UsageError: a change is not name=number, or no flag of the reward.
+    """
+    streams = [replay.without_images(stream) for stream in range(len(replay.end))]
+    profiles = {"stored": profile(np.concatenate([rows["reward"] for rows in streams]))}
+    if changes:
+        try:
+            values = {name: float(value) for name, value in (c.split("=") for c in changes)}
+            reward = with_values(config.env.reward, values)
+        except (ValueError, AttributeError) as error:
+            raise UsageError(f"--compare-reward takes name=number: {error}") from error
+        env = dataclasses.replace(config.env, reward=reward)
+        anew = [recompute_rewards(rows, env) for rows in streams]
+        profiles[" ".join(changes)] = profile(np.concatenate(anew))
+    return profiles
+
+
+def signals(lines: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Return what drove the agent of late: means over the last tenth of metrics.jsonl."""
+    keys = (
+        *("intrinsic_reward", "dreamer/imagined_reward", "dreamer/imagined_return"),
+        *("dreamer/return_range", "dreamer/curious_return_range", "entropy"),
+        *("explained_variance", "dreamer/kl"),
+    )
+    recent = lines[-max(1, len(lines) // 10) :]
+    found = {key: [line[key] for line in recent if key in line] for key in keys}
+    return {key: float(np.mean(values)) for key, values in found.items() if values}
+
+
+@torch.no_grad()
+def open_loop(agent: Agent, rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield frames uint8[H, 3 W, 3] of a sequence: truth, dream (seen at first), difference.
+
+    Args:
+        agent: whose model it is.
+        rows: [T], of a replay.
+    """
+    world, rssm = agent.world, agent.world.rssm
+    images = torch.from_numpy(rows["image"].copy())  # [T, C, H, W]
+    actions = torch.from_numpy(rows["action"].astype(np.int64))
+    tokens = rssm.token_input(world.encoder(centered(images)))  # [T, hidden]
+    table = rssm.action_table()
+    state = rssm.initial_state(1)
+    features = []
+    for t in range(len(rows)):
+        action = rssm.n_actions if t == 0 else int(actions[t])
+        deter = rssm.advance(state, table[action][None])
+        logits = rssm.posterior_logits(deter, tokens[t : t + 1])
+        if t >= SEEN_STEPS:
+            logits = rssm.prior_logits(deter)
+        probs = unimix_probs(logits)
+        state = State(deter, sample_one_hot(probs, torch.ones_like(probs)).flatten(1))
+        features.append(state.features)
+    dreamt = world.decoder.to_images(world.decoder(torch.cat(features)))[:, -1].numpy()
+    truth = images[:, -1].numpy() / 255
+    for t in range(len(rows)):
+        strip = np.concatenate([truth[t], dreamt[t], np.abs(truth[t] - dreamt[t])], axis=1)
+        frame = (strip * 255).astype(np.uint8)[..., None].repeat(3, axis=2)
+        if t < SEEN_STEPS:
+            frame[:2] = (0, 200, 0)  # a green bar while it sees
+        yield frame.repeat(4, axis=0).repeat(4, axis=1)
+
+
+def open_run(run: Path) -> tuple[DreamerConfig, Replay]:
+    """Return a run's config and its replay, which is only read.
+
+    Raises:
+        UsageError: it is not a DreamerV3 run, or has no replay.
+    """
+    folder = RunFolder(run)
+    if not folder.config_path.is_file():
+        raise UsageError(f"{run} holds no train_config.json")
+    config = config_from_dict(read_config(folder.config_path))
+    env = config.env
+    replay = Replay(
+        run / "replay", mario_row(env), replay_contents(env), streams=0, length=1, read_only=True
+    )
+    return config, replay
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return a train_config.json's content."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UsageError(f"{path} is not JSON: {error}") from error
+
+
+def diagnose(flags: DiagnoseFlags) -> None:
+    """Look, print, write."""
+    config, replay = open_run(flags.run)
+    episodes = list(stored_episodes(replay))
+    if not episodes:
+        raise UsageError(f"{flags.run} holds no finished episode yet")
+    best = best_first(episodes)
+    start_x = best[0].start_x
+    flags_from_start = [episode for episode in best if episode.flag]
+    deaths = np.array([episode.end_x for episode in best if episode.dead], dtype=np.int64)
+    places, counts = np.unique(deaths // PLACE_PX * PLACE_PX, return_counts=True)
+    findings = {
+        "episodes": len(episodes),
+        "episodes_from_start": len(best),
+        "flags": sum(episode.flag for episode in episodes),
+        "flags_from_start": len(flags_from_start),
+        "start_x": start_x,
+        "goal_line_x": config.env.goal,
+        "best": [episode._asdict() for episode in best[: flags.best]],
+        "deaths_by_x": {str(x): int(n) for x, n in zip(places, counts, strict=True)},
+        "reward": reward_profiles(replay, config, flags.compare_reward),
+        "signals": signals(read_metrics(RunFolder(flags.run).metrics_path)),
+    }
+    output = flags.run / "diagnosis"
+    write_json(output / "diagnosis.json", findings)
+    print("\n".join(report(findings)))
+    if flags.video:
+        write_open_loop(flags, config, replay, output / "open_loop.mp4")
+    print(f"written to {output}")
+
+
+def report(findings: dict[str, Any]) -> Iterator[str]:
+    """Yield what a person wants to know, in lines."""
+    yield (
+        f"flags: {findings['flags_from_start']} of {findings['episodes_from_start']} episodes "
+        f"from the level's start, {findings['flags']} of {findings['episodes']} from anywhere"
+    )
+    for episode in findings["best"]:
+        yield (
+            f"  best: max-x {episode['max_x']} of {findings['goal_line_x']} in "
+            f"{episode['length'] - 1} steps, return {episode['episode_return']:.2f}"
+            f"{', flag' if episode['flag'] else ''}"
+        )
+    deaths = sorted(findings["deaths_by_x"].items(), key=lambda item: -item[1])
+    for x, count in deaths[:8]:
+        yield f"  dies at x {x}-{int(x) + PLACE_PX - 1}: {count}"
+    for name, values in findings["reward"].items():
+        yield f"reward, {name}: " + ", ".join(f"{k} {v:.3g}" for k, v in values.items())
+    for name, value in findings["signals"].items():
+        yield f"  {name}: {value:.4g}"
+
+
+def write_open_loop(
+    flags: DiagnoseFlags, config: DreamerConfig, replay: Replay, path: Path
+) -> None:
+    """Film open-loop predictions of the newest model, if there is one."""
+    try:
+        model = find_model(flags.run)
+    except BadModelFile:
+        print("no model yet: no open-loop video")
+        return
+    agent = policy_from_tensors(*read_model_zip(model), str(model)).agent
+    rng = np.random.default_rng(flags.seed)
+    frames: list[np.ndarray] = []
+    streams = [s for s, end in enumerate(replay.end) if end - replay.first[s] >= flags.length]
+    for _ in range(flags.sequences if streams else 0):
+        stream = int(rng.choice(streams))
+        starts = replay.end[stream] - flags.length + 1
+        rows = replay.read(stream, int(rng.integers(replay.first[stream], starts)), flags.length)
+        frames += open_loop(agent, rows)
+    if frames:
+        write_video(path, frames, game_fps(config.env), max_width=768)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse and diagnose."""
+    flags = tyro.cli(DiagnoseFlags, args=arguments, description=__doc__.split("\n\n")[0])
+    return exit_code(lambda: diagnose(flags))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

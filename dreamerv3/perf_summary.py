@@ -1,0 +1,83 @@
+"""How fast a run went: environment steps and updates a second, and when it reached what.
+
+python dreamerv3/perf_summary.py logs/run
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mario_runs import RunFolder, read_metrics
+from mario_runtime import UsageError
+from mario_status import exit_code
+
+LANDMARKS_X = (
+    1000.0,
+    1500.0,
+    2000.0,
+    2500.0,
+    3000.0,
+)  # px, of the mean max-x of the last 100 episodes
+CLEAR_RATES = (0.01, 0.25, 0.5, 0.75, 0.95)
+
+
+@dataclasses.dataclass(frozen=True)
+class PerfFlags:
+    """Which run."""
+
+    run: tyro.conf.Positional[Path]
+    """The run folder, of either agent."""
+
+
+def first_line(lines: list[dict[str, Any]], key: str, value: float) -> dict[str, Any] | None:
+    """Return the first line in which a key is at least a value."""
+    return next((line for line in lines if line.get(key, -np.inf) >= value), None)
+
+
+def summary(lines: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield the report's lines."""
+    last = lines[-1]
+    rates = np.array([line["env_steps_per_s"] for line in lines])
+    yield f"{last['step']:,} environment steps in {last['wall_s'] / 3600:.2f} h"
+    yield (
+        f"environment steps/s: median {np.median(rates):.1f}, last {rates[-1]:.1f}, "
+        f"5-95 % {np.percentile(rates, 5):.1f}-{np.percentile(rates, 95):.1f}"
+    )
+    if "dreamer/updates" in last:
+        seconds = last["wall_s"] / max(1, last["dreamer/updates"])
+        yield f"updates: {last['dreamer/updates']:,.0f}, {seconds:.2f} s each, all else included"
+    marks = [(f"mean max-x {x:.0f} px", "max_x", x) for x in LANDMARKS_X]
+    marks += [(f"clear rate {100 * rate:.0f} %", "clear_rate", rate) for rate in CLEAR_RATES]
+    for name, key, value in marks:
+        line = first_line(lines, key, value)
+        when = (
+            f"at {line['step']:,} steps, {line['wall_s'] / 60:.0f} min" if line else "not reached"
+        )
+        yield f"{name:20s} {when}"
+
+
+def report(flags: PerfFlags) -> None:
+    """Print the summary."""
+    lines = read_metrics(RunFolder(flags.run).metrics_path)
+    if not lines:
+        raise UsageError(f"{flags.run} holds no metrics.jsonl yet")
+    print("\n".join(summary(lines)))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse and report."""
+    flags = tyro.cli(PerfFlags, args=arguments, description=__doc__.split("\n\n")[0])
+    return exit_code(lambda: report(flags))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

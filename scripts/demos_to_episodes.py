@@ -1,0 +1,75 @@
+"""Turn demos into episodes for DreamerV3's replay: `dreamer.py --seed-demos FOLDER`.
+
+    python scripts/demos_to_episodes.py demos/1-1.npz --output episodes/1-1 --configs mario_fast
+
+Every flag of dreamer.py may follow: stage, action set and reward are to be those of the run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import tyro
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from dreamerv3.dreamer import parse_config
+from dreamerv3.envs.mario import demo_rows, load_demos, mario_row, replay_contents
+from dreamerv3.replay import Replay
+from mario_runtime import UsageError
+from mario_status import exit_code
+
+
+@dataclasses.dataclass(frozen=True)
+class DemosFlags:
+    """Which demos, where to."""
+
+    demos: tyro.conf.Positional[tuple[Path, ...]]
+    """Demo files, or folders of them; demos of other stages in a folder are left out."""
+    output: Path
+    """The folder of episodes; what it holds already stays."""
+    max_unfit: float = 0.1
+    """Share of steps whose buttons the action set may lack; the nearest action stands for them."""
+
+
+def convert(flags: DemosFlags, others: Sequence[str]) -> None:
+    """Play the demos and append them, one episode after the other."""
+    env = parse_config(others).env
+    if not flags.demos:
+        raise UsageError("name at least one demo")
+    demos = [demo for path in flags.demos for demo in load_demos(path, env)]
+    episodes = []
+    for number, demo in enumerate(demos, 1):
+        rows, unfit = demo_rows(demo, env)
+        steps = len(rows) - 1
+        print(
+            f"demo {number} of {len(demos)}: {steps} steps, "
+            f"{'cleared' if demo.cleared else 'not cleared'}, return {rows['reward'].sum():.1f}, "
+            f"{unfit} steps with buttons that {env.action_set} lacks"
+        )
+        if unfit > flags.max_unfit * steps:
+            raise UsageError(
+                f"action set {env.action_set} lacks the buttons of {unfit} of {steps} steps: "
+                "choose another --env.action-set, or raise --max-unfit"
+            )
+        episodes.append(rows)
+    replay = Replay(flags.output, mario_row(env), replay_contents(env), streams=1, length=1)
+    for rows in episodes:
+        replay.append(0, rows)
+    replay.flush()
+    print(f"{flags.output}: {len(replay):,} rows")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, convert, and turn every expected failure into one line and an exit code."""
+    flags, others = tyro.cli(
+        DemosFlags, args=arguments, description=__doc__.split("\n\n")[0], return_unknown_args=True
+    )
+    return exit_code(lambda: convert(flags, others))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
