@@ -289,7 +289,7 @@ def with_flat_values(instance: Any, values: dict[str, Any], nested: bool = False
         elif field.name in rest:
             value = rest.pop(field.name)
             value = tuple(value) if isinstance(value, list) else value
-            if isinstance(current, float) and isinstance(value, (int, str)):
+            if "float" in str(field.type) and isinstance(value, (int, str)):
                 value = float(value)  # YAML reads 1 and 2.5e-4 as an int and a string
             changes[field.name] = value
     if nested:

@@ -23,6 +23,8 @@ from mario_runtime import (
     EnvConfig,
     GameFacts,
     RewardShaper,
+    StageStarts,
+    Start,
     UsageError,
     buttons_of_actions,
     observation_space,
@@ -164,42 +166,45 @@ def load_demos(path: Path, env: EnvConfig) -> list[Demo]:
     return demos
 
 
+class CurriculumStarts(StageStarts):
+    """The level's start as number 0, and a curriculum's place p as number p + 1."""
+
+    def __init__(self, config: EnvConfig, curriculum: BackwardCurriculum) -> None:
+        super().__init__(config)
+        self.curriculum = curriculum
+
+    def draw(self, generator: np.random.Generator) -> Start:
+        place, waypoint = self.curriculum.choose(generator)
+        if waypoint is None:
+            return super().draw(generator)
+        return Start(waypoint.state, waypoint.screen, place + 1, at_level_start=False)
+
+    def count(self, number: int, cleared: bool) -> None:
+        if number:
+            self.curriculum.ended(number - 1, cleared)
+        else:
+            super().count(number, cleared)
+
+
 class MarioFromPlaces(BatchedMarioVecEnv):
     """The batched environment, whose episodes may begin along a demo."""
 
     def __init__(self, config: EnvConfig, curriculum: BackwardCurriculum | None = None) -> None:
-        super().__init__(config)
+        super().__init__(
+            config, starts=CurriculumStarts(config, curriculum) if curriculum else None
+        )
         self.curriculum = curriculum
-        self.places = np.full(config.n_envs, -1, dtype=np.int64)  # of the episodes under way
 
-    def _begin_episodes(self, envs: np.ndarray) -> None:
-        if self.curriculum is None:
-            super()._begin_episodes(envs)
-            return
-        level = self.start, self.first_screen
-        for i in envs:
-            self.places[i], waypoint = self.curriculum.choose(self.generators[i])
-            if waypoint is not None:
-                self.start, self.first_screen = waypoint.state, waypoint.screen
-            super()._begin_episodes(np.array([i]))
-            self.start, self.first_screen = level
-
-    def _wait(self, i: int, frames: int) -> None:
-        # In the middle of a level a long wait kills; one frame is enough to see where he is.
-        super()._wait(i, frames if self.places[i] < 0 else 1)
+    @property
+    def places(self) -> np.ndarray:
+        """Where each episode began, int64[n]; -1 is the level's start."""
+        return np.where(self.from_start, -1, self.start_numbers - 1)
 
     def _infos(self, *args: Any) -> list[dict[str, Any]]:
         infos = super()._infos(*args)
         return [
             info | {"place": place} for info, place in zip(infos, self.places.tolist(), strict=True)
         ]
-
-    def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"places": self.places.copy()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.places[...] = state["places"]
 
 
 # --------------------------------------------------------------------------------------------
@@ -284,8 +289,6 @@ class MarioStreams:
                 place=place,
             )
         )
-        if self.curriculum and place >= 0:
-            self.curriculum.ended(place, info["flag_get"])
         self.returns[i], self.lengths[i] = 0.0, 0
 
     def take_episodes(self) -> list[FinishedEpisode]:
