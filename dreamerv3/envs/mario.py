@@ -350,6 +350,18 @@ def recompute_rewards(rows: np.ndarray, config: EnvConfig) -> np.ndarray:
     return rewards
 
 
+class _DemoStart(StageStarts):
+    """The level's start, or the snapshot that a demo begins at."""
+
+    def __init__(self, config: EnvConfig, demo: Demo) -> None:
+        super().__init__(config)
+        self.demo = demo
+
+    def draw(self, generator: np.random.Generator) -> Start:
+        start = super().draw(generator)
+        return start if self.demo.start is None else start._replace(snapshot=self.demo.start)
+
+
 class _DemoVecEnv(BatchedMarioVecEnv):
     """One environment in which a demo's buttons are pressed, whatever the actions are."""
 
@@ -364,11 +376,9 @@ class _DemoVecEnv(BatchedMarioVecEnv):
             max_episode_steps=0,
             long_jump_action=False,
         )
-        super().__init__(plain, threads=1)
+        super().__init__(plain, threads=1, starts=_DemoStart(plain, demo))
         self.demo = demo
         self.pressed = demo.buttons[:0]  # in the next agent step
-        if demo.start is not None:
-            self.start = demo.start
 
     def _wait(self, i: int, frames: int) -> None:
         pressed = self.demo.buttons[None, : self.lead]
