@@ -30,6 +30,7 @@ from nicegui import run as workers
 from PIL import Image, ImageDraw
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from fastnes import warm_up
 from mario_policies import load_policy
 from mario_report import (
     BIN_PX,
@@ -58,7 +59,7 @@ from mario_rollout import (
     with_caption,
 )
 from mario_runs import BadModelFile
-from mario_runtime import UsageError, in_process
+from mario_runtime import STAGES, UsageError, in_process
 from mario_status import RunReader, RunStatus, duration, exit_code, find_runs, newest_model
 
 REFRESH_S = 2.0
@@ -412,7 +413,7 @@ class RunPanel:
         self.level_card.set_visibility(True)
         self.ending_text.set_text(describe_endings(ends))
         self.picture.props(f'src="/level/{stage[0]}-{stage[1]}.png"')
-        self.deaths.options["xAxis"]["max"] = level_picture(*stage).shape[1]
+        self.deaths.options["xAxis"]["max"] = STAGES[stage].width
         self.deaths.options["series"][0]["data"] = [
             (x + BIN_PX // 2, count) for x, count in death_counts(ends)
         ]
@@ -534,7 +535,9 @@ def serve(board: Board, flags: MonitorFlags) -> None:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOCAL_HOSTS))
     add_files(board)
     add_page(board)
-    print(f"http://{flags.host}:{flags.port} shows the runs in {board.root}; Ctrl-C ends it")
+    warm_up()  # compiling takes most of a minute: before the first visitor, not under him
+    where = f"http://{flags.host}:{flags.port} shows the runs in {board.root}; Ctrl-C ends it"
+    app.on_startup(lambda: print(where, flush=True))
     ui.run(
         host=flags.host,
         port=flags.port,
