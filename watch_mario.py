@@ -50,6 +50,7 @@ SCALE = 3  # screen px to window px
 PANEL_WIDTH = 300
 SPEEDS = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
 VALUES_SHOWN = 240  # agent steps
+KEYS = ("Enter next    Esc end", "- + speed", "Space pause    . one frame")  # from the bottom up
 ENDING_FRAMES = 90  # how long the end of an episode stays
 UNSEEN_DRIVERS = ("dummy", "offscreen")  # SDL's, where a display is named that does not answer
 OPPOSITES = (("left", "right"), ("up", "down"))  # a NES pad cannot press both
@@ -260,10 +261,8 @@ class Window:
         self._draw_pad(buttons, left, 200)
         if moment is not None:
             self._draw_policy(moment, actions, left, 330)
-        for i, text in enumerate(
-            ("Space pause    . one frame    - + speed", "Enter next    Esc end")
-        ):
-            self._write(text, left, 240 * SCALE - 48 + 22 * i, self.MUTED)
+        for i, text in enumerate(KEYS):
+            self._write(text, left, 240 * SCALE - 26 - 22 * i, self.MUTED)
         pygame.display.flip()
 
     def _speed_text(self) -> str:
@@ -314,7 +313,7 @@ class Window:
         self._write(f"{moment.value:+.2f}", left + 90, top + 222, self.TEXT)
         low, high = min(0.0, *self.values), max(1e-6, *self.values)
         line = [
-            (left + width * i / VALUES_SHOWN, top + 300 - 50 * (value - low) / (high - low))
+            (left + width * i / len(self.values), top + 300 - 50 * (value - low) / (high - low))
             for i, value in enumerate(self.values)
         ]
         if len(line) > 1:
