@@ -100,9 +100,7 @@ def start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
     }
     apart: dict[str, Any]
     if sys.platform == "win32":
-        apart = {
-            "creationflags": subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP
-        }
+        apart = {"creationflags": subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP}
     else:
         apart = {"start_new_session": True}
     with log.open("ab") as output:
