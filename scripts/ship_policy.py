@@ -61,10 +61,12 @@ def card(name: str, config: dict, summaries: list[Summary], steps: int, wall_s: 
         for s in summaries
     )
     machine = came_from["machine"]
+    warm_start = config["run"]["warm_start"]
+    begun = f", after the steps of {warm_start}" if warm_start else ""
     judge = f"python evaluate_mario.py --model pretrained/{name}"
     return f"""# {name}
 
-PPO on {env["world"]}-{env["stage"]}, action set `{env["action_set"]}`: {steps:,} agent steps in
+PPO on {env["world"]}-{env["stage"]}, action set `{env["action_set"]}`: {steps:,} agent steps{begun}, in
 {wall_s / 60:.0f} minutes (other work ran beside it) on {machine["cpus"]} cores, {machine["cpu"]},
 no GPU; seed {config["run"]["seed"]}, commit {came_from["git_commit"]}.
 
