@@ -66,7 +66,8 @@ def card(name: str, config: dict, summaries: list[Summary], steps: int, wall_s: 
     judge = f"python evaluate_mario.py --model pretrained/{name}"
     return f"""# {name}
 
-PPO on {env["world"]}-{env["stage"]}, action set `{env["action_set"]}`: {steps:,} agent steps{begun}, in
+PPO on {env["world"]}-{env["stage"]}, action set `{env["action_set"]}`:
+{steps:,} agent steps{begun}, in
 {wall_s / 60:.0f} minutes (other work ran beside it) on {machine["cpus"]} cores, {machine["cpu"]},
 no GPU; seed {config["run"]["seed"]}, commit {came_from["git_commit"]}.
 
