@@ -239,8 +239,9 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 
 def _target(config: dict[str, Any]) -> int | None:
-    """Return how many agent steps a run is to take: PPO's `timesteps`, DreamerV3's `steps`."""
-    for value in (_mapping(config.get("ppo")).get("timesteps"), config.get("steps")):
+    """Return how many agent steps a run is to take, as PPO or as DreamerV3 call it."""
+    for group, name in (("ppo", "timesteps"), ("run", "steps")):
+        value = _mapping(config.get(group)).get(name)
         if isinstance(value, (int, float)):
             return int(value)
     return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import sys
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -59,7 +60,9 @@ def describe(path: Path) -> Iterator[str]:
     yield f"sha256     {hashlib.sha256(path.read_bytes()).hexdigest()}"
     yield f"size       {path.stat().st_size:,} bytes, {sum(members.values()):,} unpacked"
     yield f"agent      {config.get('agent')}"
-    yield f"steps      {data.get('num_timesteps', 'unknown')}"
+    in_name = re.search(r"(\d+)_steps", path.stem)
+    steps = data.get("num_timesteps", in_name[1] if in_name else "unknown")
+    yield f"steps      {steps}"
     yield f"stage      {env.get('world')}-{env.get('stage')}, goal line {env.get('goal_line_x')}"
     yield f"weights    {parameters:,} numbers in {len(tensors)} tensors"
     largest = sorted(tensors.items(), key=lambda item: -item[1].numel())[:3]
@@ -68,8 +71,9 @@ def describe(path: Path) -> Iterator[str]:
     resumable = f"yes, with {state.name}" if state.is_file() else "no, weights only"
     yield f"resumable  {resumable}"
     yield f"reward     signature {config.get('reward_signature')}"
-    for group in ("env", "ppo", "rnd"):
-        yield f"{group:<10} {flag_values(config.get(group, {}))}"
+    for group, flags in config.items():
+        if isinstance(flags, dict) and group not in ("run", "provenance"):
+            yield f"{group:<10} {flag_values(flags)}"
     yield f"command    {' '.join(provenance.get('command', []))}"
     yield f"commit     {provenance.get('git_commit')}, started {provenance.get('started')}"
     versions = provenance.get("versions", {})

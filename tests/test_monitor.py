@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import auto_update_mario_monitor
 from mario_doctor import Doctor
@@ -154,6 +155,18 @@ def test_two_hundred_runs_are_read_once_and_then_only_what_is_new(
     board.refresh()
     assert read[4000:] == [9999]
     assert board.statuses[0].name == "run_007"
+
+
+def test_tensorboard_shows_the_same_numbers_under_the_same_names(tiny_run: Path) -> None:
+    board = EventAccumulator(str(tiny_run / "tensorboard"))
+    board.Reload()
+    rows = RunReader(tiny_run).read_metrics()
+    names = set().union(*rows) - {"step"}
+    assert names == set(board.Tags()["scalars"])
+    assert {"max_x", "entropy", "env_steps_per_s"} <= names
+    for name in names:
+        logged = [(row["step"], pytest.approx(row[name], rel=1e-4)) for row in rows if name in row]
+        assert [(event.step, event.value) for event in board.Scalars(name)] == logged
 
 
 # --------------------------------------------------------------------------------------------
