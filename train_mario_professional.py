@@ -424,6 +424,9 @@ def run_plan(flags: ProfessionalFlags) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse and run; an expected failure is one line and exit code 2, Ctrl-C 130."""
     flags = tyro.cli(ProfessionalFlags, args=arguments, description=__doc__)
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):  # in the background, SIGINT may be ignored
+            signal.signal(number, signal.default_int_handler)
     try:
         return run_plan(flags)
     except (UsageError, BadModelFile) as error:

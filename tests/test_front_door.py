@@ -239,5 +239,5 @@ def test_the_test_command_runs_every_check_and_fails_if_one_does(tmp_path: Path,
     )
     assert done.returncode == code
     assert done.stdout.count("__main__") == 4
-    assert "__main__ ['-m', 'slow']" in done.stdout
+    assert "__main__ ['-n', 'auto', '-m', 'slow']" in done.stdout
     assert ("FAILED (1)" in done.stdout) == bool(code)

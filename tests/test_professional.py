@@ -124,7 +124,7 @@ def test_a_stopped_plan_goes_on_to_the_same_weights(tmp_path: Path, undisturbed:
     first = RunFolder(tmp_path / "tiny" / "1-1_seed0" / "1_explore")
     while not first.checkpoints() and process.poll() is None:
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
     _, error = process.communicate(timeout=300)
     assert process.returncode == 130, error
     assert "the same command goes on" in error

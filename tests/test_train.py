@@ -316,7 +316,10 @@ def test_the_recipe_p8_is_the_issues_command(tmp_path: Path) -> None:
     assert (recipe.env, recipe.ppo, recipe.rnd) == (command.env, command.ppo, command.rnd)
 
 
-@pytest.mark.parametrize("recipe", sorted(path.name for path in Path("configs").glob("*.yaml")))
+RECIPES = sorted(path.name for path in (ROOT / "configs").glob("p[0-9p]*.yaml"))  # no plans
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_parses(recipe: str) -> None:
     flags = ["--config", f"configs/{recipe}"]
     assert parse_config(flags).run.config == Path(flags[1])
