@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from stable_baselines3.common.torch_layers import NatureCNN
 
+from dreamerv3.policy import policy_from_tensors
 from mario_ppo import PPOPolicy, SmallCNN, TwoHeadCnnPolicy
 from mario_rollout import Policy
 from mario_runs import CONFIG_MEMBER, BadModelFile, RunFolder, read_model_zip
@@ -21,14 +23,23 @@ PRETRAINED = Path(__file__).parent / "pretrained"
 
 
 def load_policy(path: Path) -> Policy:
-    """Return the policy in a PPO zip, or in a folder that holds one (a run, a shipped policy).
+    """Return the policy in a model zip, or in a folder that holds one (a run, a shipped policy).
 
     Raises:
         BadModelFile: missing, torn, hostile, or in disagreement with its own config.
     """
     config, tensors = read_model_zip(find_model(path))
-    if config.get("agent") != "ppo":
-        raise BadModelFile(f"{path} is of agent {config.get('agent')!r}; known: ppo")
+    readers = {"ppo": ppo_policy, "dreamerv3": policy_from_tensors}
+    agent = config.get("agent")
+    if agent not in readers:
+        raise BadModelFile(f"{path} is of agent {agent!r}; known: {', '.join(readers)}")
+    if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+        raise BadModelFile(f"{path} holds weights that are not finite")
+    return readers[agent](config, tensors, str(path))
+
+
+def ppo_policy(config: dict[str, Any], tensors: dict[str, torch.Tensor], name: str) -> Policy:
+    """Return the PPO policy of a model file's config and weights; name is for errors."""
     try:
         env_config = env_config_from_dict(config["env"])
         policy = TwoHeadCnnPolicy(
@@ -43,12 +54,10 @@ def load_policy(path: Path) -> Policy:
         )
         policy.load_state_dict(tensors)
     except (KeyError, TypeError, UsageError) as error:
-        raise BadModelFile(f"{path}: its {CONFIG_MEMBER} is incomplete: {error}") from error
+        raise BadModelFile(f"{name}: its {CONFIG_MEMBER} is incomplete: {error}") from error
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
-        raise BadModelFile(f"{path}: weights and {CONFIG_MEMBER} disagree: {reason}") from error
-    if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
-        raise BadModelFile(f"{path} holds weights that are not finite")
+        raise BadModelFile(f"{name}: weights and {CONFIG_MEMBER} disagree: {reason}") from error
     return PPOPolicy(policy, env_config)
 
 

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from dreamerv3.dreamer import DreamerConfig, config_from_dict, with_values
 from dreamerv3.envs.mario import mario_row, recompute_rewards, replay_contents
 from dreamerv3.models import Agent
-from dreamerv3.networks import State, centered, sample_one_hot, unimix_probs
+from dreamerv3.networks import centered
 from dreamerv3.policy import policy_from_tensors
 from dreamerv3.replay import Replay
 from mario_policies import find_model
@@ -163,18 +163,17 @@ def open_loop(agent: Agent, rows: np.ndarray) -> Iterator[np.ndarray]:
     world, rssm = agent.world, agent.world.rssm
     images = torch.from_numpy(rows["image"].copy())  # [T, C, H, W]
     actions = torch.from_numpy(rows["action"].astype(np.int64))
-    tokens = rssm.token_input(world.encoder(centered(images)))  # [T, hidden]
+    tokens = world.encoder(centered(images))  # [T, tokens]
     table = rssm.action_table()
+    noise = torch.ones(1, rssm.stoch, rssm.classes)  # the mode
     state = rssm.initial_state(1)
     features = []
     for t in range(len(rows)):
-        action = rssm.n_actions if t == 0 else int(actions[t])
-        deter = rssm.advance(state, table[action][None])
-        logits = rssm.posterior_logits(deter, tokens[t : t + 1])
-        if t >= SEEN_STEPS:
-            logits = rssm.prior_logits(deter)
-        probs = unimix_probs(logits)
-        state = State(deter, sample_one_hot(probs, torch.ones_like(probs)).flatten(1))
+        action = table[rssm.n_actions if t == 0 else int(actions[t])][None]
+        if t < SEEN_STEPS:
+            state = rssm.observe_step(state, tokens[t : t + 1], action, noise)
+        else:
+            state = rssm.imagine_step(state, action, noise)
         features.append(state.features)
     dreamt = world.decoder.to_images(world.decoder(torch.cat(features)))[:, -1].numpy()
     truth = images[:, -1].numpy() / 255

@@ -87,7 +87,16 @@ def whole_number(text: str) -> int:
     return int(value)
 
 
-Whole = Annotated[int, tyro.conf.arg(constructor=whole_number, metavar="INT")]
+Whole = Annotated[
+    int,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="INT",
+        instance_from_str=lambda words: whole_number(words[0]),
+        is_instance=lambda value: isinstance(value, int),
+        str_from_instance=lambda value: [str(value)],
+    ),
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,8 +173,8 @@ class DreamerConfig:
                     raise UsageError(f"{name} must be at least 1")
         if self.replay.length < 2 or self.model.horizon < 2 or self.model.classes < 2:
             raise UsageError("replay.length, model.horizon and model.classes must be at least 2")
-        if self.replay.train_ratio <= 0:
-            raise UsageError("replay.train_ratio must be above 0")
+        if not (self.replay.train_ratio > 0 and self.model.learning_rate > 0):
+            raise UsageError("replay.train_ratio and model.learning_rate must be above 0")
         if not 0 <= self.replay.demo_fraction <= 1:
             raise UsageError("replay.demo_fraction must be in [0, 1]")
         if 0 < self.model.imagined_starts < self.replay.batch:

@@ -12,10 +12,9 @@ import dataclasses
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dreamerv3.networks import NORM_EPS, Linear, init_weights
+from dreamerv3.networks import Linear, NormSiLU, init_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Ensemble(nn.Module):
         super().__init__()
         self.members = members
         self.first = Linear(inputs, members * units)
-        self.scale = nn.Parameter(torch.ones(members, units))
+        self.norm = NormSiLU(members, units)
         self.weight = nn.Parameter(torch.empty(members, units, outputs))
         self.bias = nn.Parameter(torch.zeros(members, 1, outputs))
         init_weights(self.weight, units)
@@ -74,8 +73,8 @@ class Ensemble(nn.Module):
         Returns:
             [M, N, S * K].
         """
-        hidden = self.first(torch.cat([features, actions], -1)).unflatten(-1, self.scale.shape)
-        hidden = F.silu(F.rms_norm(hidden, hidden.shape[-1:], eps=NORM_EPS) * self.scale)
+        hidden = self.first(torch.cat([features, actions], -1))  # [N, M * units]
+        hidden = self.norm(hidden.unflatten(-1, (self.members, -1)))  # [N, M, units]
         return torch.baddbmm(self.bias, hidden.transpose(0, 1), self.weight)  # [M, N, S * K]
 
 

@@ -26,7 +26,6 @@ from dreamerv3.networks import (
     State,
     centered,
     exponential_noise,
-    sample_one_hot,
     two_hot_bins,
     two_hot_cross_entropy,
     two_hot_mean,
@@ -428,11 +427,11 @@ class Agent(nn.Module):
         rssm = self.world.rssm
         keep = (~is_first).float().unsqueeze(-1)  # [N, 1]
         inputs = rssm.action_table()[torch.where(is_first, rssm.n_actions, actions)]  # [N, D]
-        deter = rssm.advance(State(state.deter * keep, state.stoch * keep), inputs)
         tokens = self.world.encoder(centered(images))
-        probs = unimix_probs(rssm.posterior_logits(deter, rssm.token_input(tokens)))
-        noise = exponential_noise(*probs.shape) if sample else torch.ones_like(probs)
-        state = State(deter, sample_one_hot(probs, noise).flatten(1))
+        noise_shape = len(images), rssm.stoch, rssm.classes
+        noise = exponential_noise(*noise_shape) if sample else torch.ones(noise_shape)
+        before = State(state.deter * keep, state.stoch * keep)
+        state = rssm.observe_step(before, tokens, inputs, noise)
         return self.actor(state.features), state
 
     # -- imagining -----------------------------------------------------------------------------

@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-UNIMIX = 0.01  # share of the uniform distribution in every categorical (the paper, Methods)
-NORM_EPS = 1e-4
+from dreamerv3.recurrence import NORM_EPS, UNIMIX, Follow, Weights, advance, believe
+
 TWO_HOT_BINS = 255
 TWO_HOT_LIMIT = 20.0  # bins reach symexp(20) = 4.85e8
 TOP_RESOLUTION = 4  # height and width in px of the deepest feature map
@@ -101,11 +101,6 @@ def sample_one_hot(probs: Tensor, noise: Tensor) -> Tensor:
     return (scores == scores.amax(-1, keepdim=True)).to(probs.dtype)
 
 
-def straight_through(sample: Tensor, probs: Tensor) -> Tensor:
-    """Return the sample, with the gradient of probs (Bengio et al. 2013)."""
-    return sample + (probs - probs.detach())
-
-
 def exponential_noise(*shape: int) -> Tensor:
     """Return noise for `sample_one_hot`, float32[shape]."""
     return torch.empty(shape).exponential_()
@@ -159,14 +154,14 @@ class BlockLinear(nn.Module):
 
 
 class NormSiLU(nn.Module):
-    """RMSNorm (Zhang and Sennrich 2019) over the last dimension, then SiLU."""
+    """RMSNorm (Zhang and Sennrich 2019) over the last of the dimensions `shape`, then SiLU."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, *shape: int) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.ones(size))
+        self.scale = nn.Parameter(torch.ones(shape))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.silu(F.rms_norm(x, self.scale.shape, self.scale, NORM_EPS))
+        return F.silu(F.rms_norm(x, x.shape[-1:], eps=NORM_EPS) * self.scale)
 
 
 class ImageNormSiLU(NormSiLU):
@@ -288,10 +283,7 @@ class State(NamedTuple):
 class RSSM(nn.Module):
     """Recurrent state-space model with a block GRU (the paper, Methods).
 
-    The input of the GRU's first layer, of which every block sees its own part of deter and all of
-    three embeddings (deter, stoch, action), is taken apart: the blocks' part is one `bmm`, the
-    embeddings' part a dense layer, and of that the action's share a table of n_actions + 1 rows,
-    the last one for "no action" at an episode's first step.
+    The weights' owner; what is done with them at each step stands in recurrence.py.
     """
 
     def __init__(
@@ -308,8 +300,8 @@ class RSSM(nn.Module):
         super().__init__()
         self.n_actions, self.deter, self.stoch, self.classes = n_actions, deter, stoch, classes
         flat = stoch * classes
-        self.deter_in = nn.Sequential(Linear(deter, hidden), NormSiLU(hidden))
-        self.stoch_in = nn.Sequential(Linear(flat, hidden), NormSiLU(hidden))
+        self.deter_in, self.stoch_in = Linear(deter, hidden), Linear(flat, hidden)
+        self.embedding_norm = NormSiLU(2, hidden)
         self.action_in = nn.Sequential(Linear(n_actions, hidden), NormSiLU(hidden))
         self.mix_blocks = BlockLinear(deter, deter, blocks)
         self.mix_embeddings = nn.Parameter(torch.empty(deter, 3 * hidden))
@@ -318,11 +310,12 @@ class RSSM(nn.Module):
         init_weights(self.mix_embeddings, fan_in)
         self.mix_norm = NormSiLU(deter)
         self.gates = BlockLinear(deter, 3 * deter, blocks)
-        self.posterior_deter = Linear(deter, hidden)
-        self.posterior_tokens = nn.Parameter(torch.empty(hidden, tokens))
-        init_weights(self.posterior_deter.weight, deter + tokens)
-        init_weights(self.posterior_tokens, deter + tokens)
-        self.posterior = nn.Sequential(NormSiLU(hidden), Linear(hidden, flat))
+        self.posterior_deter = nn.Parameter(torch.empty(hidden, deter))
+        self.posterior_tokens = Linear(tokens, hidden)
+        init_weights(self.posterior_deter, deter + tokens)
+        init_weights(self.posterior_tokens.weight, deter + tokens)
+        self.posterior_norm = NormSiLU(hidden)
+        self.posterior_out = Linear(hidden, flat)
         self.prior = MLP(deter, hidden, 2, flat)
 
     @property
@@ -334,44 +327,35 @@ class RSSM(nn.Module):
         """Return n states of zeros: what is believed before an episode's first observation."""
         return State(torch.zeros(n, self.deter), torch.zeros(n, self.stoch * self.classes))
 
+    def weights(self) -> Weights:
+        """Return what a step reads."""
+        hidden = len(self.deter_in.weight)
+        return Weights(
+            deter_in=self.deter_in.weight,
+            deter_bias=self.deter_in.bias,
+            stoch_in=self.stoch_in.weight,
+            stoch_bias=self.stoch_in.bias,
+            embedding_scale=self.embedding_norm.scale,
+            mix_blocks=self.mix_blocks.weight,
+            mix_bias=self.mix_blocks.bias,
+            mix_embeddings=self.mix_embeddings[:, : 2 * hidden],
+            mix_scale=self.mix_norm.scale,
+            gates=self.gates.weight,
+            gates_bias=self.gates.bias,
+            posterior_in=self.posterior_deter,
+            posterior_scale=self.posterior_norm.scale,
+            posterior_out=self.posterior_out.weight,
+            posterior_bias=self.posterior_out.bias,
+        )
+
     def action_table(self) -> Tensor:
-        """Return what each action adds to the GRU's input, [n_actions + 1, D]; last: no action."""
+        """Return what each action adds to the GRU's input, [A + 1, D].
+
+        The last row is for "no action", at an episode's first step.
+        """
         one_hot = torch.eye(self.n_actions + 1, self.n_actions)  # the last row is zeros
         hidden = self.action_in(one_hot)
         return F.linear(hidden, self.mix_embeddings[:, -hidden.shape[-1] :])
-
-    def advance(self, state: State, action_input: Tensor) -> Tensor:
-        """Return the next deter [N, D] (the sequence model).
-
-        Args:
-            state: of N.
-            action_input: [N, D], rows of `action_table`.
-        """
-        deter, stoch = state
-        embeddings = torch.cat([self.deter_in(deter), self.stoch_in(stoch)], -1)  # [N, 2 * hidden]
-        mixed = torch.addmm(
-            action_input, embeddings, self.mix_embeddings[:, : embeddings.shape[-1]].t()
-        )
-        mixed = self.mix_norm(mixed + self.mix_blocks(deter).reshape(mixed.shape))
-        gates = self.gates(mixed)  # [N, G, 3 * D / G]
-        reset, candidate, update = gates.chunk(3, -1)
-        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
-        before = deter.view(candidate.shape)  # [N, G, D / G]
-        # The bias of -1 keeps the old state at first (the paper's GRU).
-        return torch.lerp(before, candidate, torch.sigmoid(update - 1)).reshape(deter.shape)
-
-    def token_input(self, tokens: Tensor) -> Tensor:
-        """Return the tokens' share of the posterior's hidden layer, [..., hidden]."""
-        return F.linear(tokens, self.posterior_tokens, self.posterior_deter.bias)
-
-    def posterior_logits(self, deter: Tensor, token_input: Tensor) -> Tensor:
-        """Return logits [N, S, K] of the stochastic state, having seen the observation."""
-        hidden = torch.addmm(token_input, deter, self.posterior_deter.weight.t())
-        return self.posterior(hidden).view(-1, self.stoch, self.classes)
-
-    def prior_logits(self, deter: Tensor) -> Tensor:
-        """Return logits [..., S, K] of the stochastic state, not having seen the observation."""
-        return self.prior(deter).unflatten(-1, (self.stoch, self.classes))
 
     def observe(
         self, tokens: Tensor, actions: Tensor, is_first: Tensor
@@ -387,25 +371,37 @@ class RSSM(nn.Module):
         Returns:
             deter [T, B, D], stoch [T, B, S * K] (straight-through), posterior logits [T, B, S, K].
         """
-        steps, batch = is_first.shape
-        rows = torch.where(is_first, self.n_actions, actions)
-        action_inputs = self.action_table()[rows]  # [T, B, D]
-        token_inputs = self.token_input(tokens)  # [T, B, hidden]
-        noise = exponential_noise(steps, batch, self.stoch, self.classes)
-        keep = (~is_first).to(tokens.dtype).unsqueeze(-1)  # [T, B, 1]
-        state = self.initial_state(batch)
-        deters, stochs, logits = [], [], []
-        for t in range(steps):
-            state = State(state.deter * keep[t], state.stoch * keep[t])
-            deter = self.advance(state, action_inputs[t])
-            logit = self.posterior_logits(deter, token_inputs[t])
-            probs = unimix_probs(logit)
-            stoch = straight_through(sample_one_hot(probs, noise[t]), probs).flatten(1)
-            state = State(deter, stoch)
-            deters.append(deter)
-            stochs.append(stoch)
-            logits.append(logit)
-        return torch.stack(deters), torch.stack(stochs), torch.stack(logits)
+        noise = exponential_noise(*is_first.shape, self.stoch, self.classes)
+        deter, stoch, logits = Follow.apply(
+            self.action_table()[torch.where(is_first, self.n_actions, actions)],  # [T, B, D]
+            self.posterior_tokens(tokens),  # [T, B, hidden]
+            (~is_first).to(tokens.dtype).unsqueeze(-1),  # [T, B, 1]
+            noise,
+            *self.weights(),
+        )
+        return deter, stoch, logits.unflatten(-1, (self.stoch, self.classes))
+
+    def observe_step(
+        self, state: State, tokens: Tensor, action_input: Tensor, noise: Tensor
+    ) -> State:
+        """Return the state after an action and an observation.
+
+        Args:
+            state: of N.
+            tokens: [N, tokens].
+            action_input: [N, D], rows of `action_table`.
+            noise: [N, S, K], see `sample_one_hot`.
+        """
+        w = self.weights()
+        deter = advance(w, *state, action_input).deter
+        logits = believe(w, deter, self.posterior_tokens(tokens)).logits
+        return State(
+            deter, sample_one_hot(unimix_probs(logits.view(noise.shape)), noise).flatten(1)
+        )
+
+    def prior_logits(self, deter: Tensor) -> Tensor:
+        """Return logits [..., S, K] of the stochastic state, not having seen the observation."""
+        return self.prior(deter).unflatten(-1, (self.stoch, self.classes))
 
     def imagine_step(self, state: State, action_input: Tensor, noise: Tensor) -> State:
         """Return the state after an action, the stochastic part sampled from the prior.
@@ -415,6 +411,7 @@ class RSSM(nn.Module):
             action_input: [N, D], rows of `action_table`.
             noise: [N, S, K], see `sample_one_hot`.
         """
-        deter = self.advance(state, action_input)
-        probs = unimix_probs(self.prior_logits(deter))
-        return State(deter, sample_one_hot(probs, noise).flatten(1))
+        deter = advance(self.weights(), *state, action_input).deter
+        return State(
+            deter, sample_one_hot(unimix_probs(self.prior_logits(deter)), noise).flatten(1)
+        )

@@ -344,7 +344,7 @@ def test_members_are_independent_networks() -> None:
         rows = slice(8 * m, 8 * m + 8)
         hidden = torch.cat([x, actions], -1) @ ensemble.first.weight[rows].t()
         hidden = torch.nn.functional.silu(
-            torch.nn.functional.rms_norm(hidden, (8,), ensemble.scale[m], networks.NORM_EPS)
+            torch.nn.functional.rms_norm(hidden, (8,), ensemble.norm.scale[m], networks.NORM_EPS)
         )
         torch.testing.assert_close(together[m], hidden @ ensemble.weight[m], rtol=1e-4, atol=1e-5)
     loss = ensemble_loss(together, torch.zeros(6, 4), torch.tensor([1.0, 1, 1, 1, 1, 0]))

@@ -14,11 +14,9 @@ from dreamerv3.networks import (
     BlockLinear,
     Decoder,
     Encoder,
-    State,
     centered,
     init_weights,
     sample_one_hot,
-    straight_through,
     symexp,
     symlog,
     two_hot_bins,
@@ -27,6 +25,7 @@ from dreamerv3.networks import (
     unimix_probs,
 )
 from dreamerv3.optim import LaProp, clip_adaptively
+from dreamerv3.recurrence import Follow, Weights, advance, believe
 
 SIZES = {"deter": 16, "hidden": 6, "stoch": 3, "classes": 4, "blocks": 4}
 
@@ -105,17 +104,11 @@ def test_unimix_keeps_one_percent_uniform() -> None:
     torch.testing.assert_close(probs, torch.tensor([0.9925, 0.0025, 0.0025, 0.0025]))
 
 
-def test_samples_follow_their_probabilities_and_pass_gradients_straight_through() -> None:
+def test_samples_follow_their_probabilities() -> None:
     probs = torch.tensor([0.5, 0.3, 0.15, 0.05]).expand(20_000, 4)
     sample = sample_one_hot(probs, networks.exponential_noise(20_000, 4))
     assert (sample.sum(-1) == 1).all()
     torch.testing.assert_close(sample.mean(0), probs[0], rtol=0, atol=0.015)
-
-    leaf = torch.tensor([0.2, 0.8], requires_grad=True)
-    out = straight_through(torch.tensor([1.0, 0.0]), leaf)
-    torch.testing.assert_close(out.detach(), torch.tensor([1.0, 0.0]))
-    (out * torch.tensor([3.0, 5.0])).sum().backward()
-    torch.testing.assert_close(leaf.grad, torch.tensor([3.0, 5.0]))
 
 
 def test_initial_weights_have_the_wanted_spread() -> None:
@@ -137,21 +130,20 @@ def test_a_block_sees_its_own_part_of_the_input_only() -> None:
     torch.testing.assert_close(layer(x).flatten(1), x @ dense + layer.bias.flatten())
 
 
-def test_the_table_of_actions_is_the_gru_of_the_paper() -> None:
-    """`advance` against the plain form: every block reads its part of deter and all embeddings."""
+def test_a_step_is_the_gru_of_the_paper() -> None:
+    """Against the plain form: every block reads its part of deter and all three embeddings."""
     rssm = RSSM(5, 7, **SIZES)
     n, blocks, size = 6, SIZES["blocks"], SIZES["deter"] // SIZES["blocks"]
-    state = State(torch.randn(n, 16), torch.randn(n, 12))
+    deter, stoch = torch.randn(n, 16), torch.randn(n, 12)
     actions = torch.tensor([0, 1, 2, 3, 4, 5])  # 5: none
     one_hot = torch.eye(6, 5)[actions]
-    embeddings = torch.cat(
-        [rssm.deter_in(state.deter), rssm.stoch_in(state.stoch), rssm.action_in(one_hot)], -1
-    )
+    inputs = torch.stack([rssm.deter_in(deter), rssm.stoch_in(stoch)], 1)
+    embeddings = torch.cat([rssm.embedding_norm(inputs).flatten(1), rssm.action_in(one_hot)], -1)
     mixed = []
     for g in range(blocks):
         rows = slice(g * size, (g + 1) * size)
         weight = torch.cat([rssm.mix_blocks.weight[g], rssm.mix_embeddings[rows].t()])
-        inputs = torch.cat([state.deter[:, rows], embeddings], -1)
+        inputs = torch.cat([deter[:, rows], embeddings], -1)
         mixed.append(inputs @ weight + rssm.mix_blocks.bias[g])
     hidden = rssm.mix_norm(torch.cat(mixed, -1))
     new = []
@@ -161,10 +153,55 @@ def test_the_table_of_actions_is_the_gru_of_the_paper() -> None:
         reset, candidate, update = gates.split(size, -1)
         update = torch.sigmoid(update - 1)
         candidate = torch.tanh(torch.sigmoid(reset) * candidate)
-        new.append(update * candidate + (1 - update) * state.deter[:, rows])
-    torch.testing.assert_close(
-        rssm.advance(state, rssm.action_table()[actions]), torch.cat(new, -1), rtol=1e-5, atol=1e-6
-    )
+        new.append(update * candidate + (1 - update) * deter[:, rows])
+    stepped = advance(rssm.weights(), deter, stoch, rssm.action_table()[actions]).deter
+    torch.testing.assert_close(stepped, torch.cat(new, -1), rtol=1e-5, atol=1e-6)
+
+
+def follow_by_autograd(
+    action_inputs: Tensor, token_inputs: Tensor, keep: Tensor, noise: Tensor, *weights: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`Follow.forward` in operations that autograd differentiates."""
+    w = Weights(*weights)
+    steps, batch, size, classes = noise.shape
+    deter = torch.zeros_like(action_inputs[0])
+    stoch = action_inputs.new_zeros(batch, size * classes)
+    outputs = []
+    for t in range(steps):
+        deter = advance(w, deter * keep[t], stoch * keep[t], action_inputs[t]).deter
+        logits = believe(w, deter, token_inputs[t]).logits
+        probs = unimix_probs(logits.view(batch, size, classes))
+        stoch = (sample_one_hot(probs, noise[t]) + probs - probs.detach()).flatten(1)
+        outputs.append((deter, stoch, logits))
+    return tuple(torch.stack(x) for x in zip(*outputs, strict=True))  # type: ignore[return-value]
+
+
+def test_the_gradient_by_hand_is_autograds() -> None:
+    """Every input's and every weight's, through episodes that end inside of the sequences."""
+    rssm = RSSM(5, 7, **SIZES).double()
+    for norm in (rssm.embedding_norm, rssm.mix_norm, rssm.posterior_norm):
+        torch.nn.init.normal_(norm.scale)
+    for bias in (rssm.mix_blocks.bias, rssm.gates.bias, rssm.posterior_out.bias):
+        torch.nn.init.normal_(bias)
+    steps, batch = 7, 3
+    keep = torch.ones(steps, batch, 1, dtype=torch.float64)
+    keep[0], keep[3, 1], keep[5, 2] = 0, 0, 0
+    given = [torch.randn(steps, batch, 16), torch.randn(steps, batch, 6)]
+    inputs = [x.double().requires_grad_() for x in given]
+    noise = networks.exponential_noise(steps, batch, 3, 4).double()
+    weights = [weight.detach().clone().requires_grad_() for weight in rssm.weights()]
+    push = [torch.randn(steps, batch, size).double() for size in (16, 12, 12)]
+
+    def gradients(follow: object) -> list[Tensor]:
+        outputs = follow(*inputs, keep, noise, *weights)  # type: ignore[operator]
+        loss = sum((out * p).sum() for out, p in zip(outputs, push, strict=True))
+        return [*outputs, *torch.autograd.grad(loss, [*inputs, *weights])]
+
+    by_hand, by_autograd = gradients(Follow.apply), gradients(follow_by_autograd)
+    names = ["deter", "stoch", "logits", "action_inputs", "token_inputs", *Weights._fields]
+    for name, one, other in zip(names, by_hand, by_autograd, strict=True):
+        torch.testing.assert_close(one, other, msg=lambda text, name=name: f"{name}: {text}")
+        assert one.abs().max() > 1e-3, f"{name} is not tested by zeros"
 
 
 @pytest.mark.usefixtures("no_noise")

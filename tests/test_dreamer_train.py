@@ -1,0 +1,356 @@
+"""DreamerV3 as a person runs it: the command, its folder, resuming, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import evaluate_mario
+from dreamerv3.dreamer import (
+    CONFIGS,
+    DreamerConfig,
+    Trainer,
+    config_as_dict,
+    config_from_dict,
+    main,
+    parse_config,
+)
+from dreamerv3.envs.mario import FinishedEpisode
+from mario_policies import load_policy
+from mario_rollout import Critic, evaluate
+from mario_runs import BadModelFile, RunFolder, read_metrics, read_model_zip
+from mario_runtime import UsageError, in_process, reward_signature
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import demos_to_episodes  # noqa: E402  (scripts/ is not a package)
+
+DEMO = ROOT / "demos" / "1-1.npz"
+DEBUG = ["--configs", "mario_fast", "debug"]
+QUIET = ["--eval-every", "0"]
+WITH_ALL = ["--exploration.behaviour", "plan2explore", "--model.imitation-scale", "0.1"]
+
+
+class Done(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def dreamer(capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """Run the trainer's main to its end, in this process: imports are half of a tiny run."""
+
+    def run(logdir: Path, *flags: str | Path) -> Done:
+        capsys.readouterr()
+        code = main([*DEBUG, "--logdir", str(logdir), *map(str, flags)])
+        return Done(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def episodes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clear of 1-1 as episodes."""
+    folder = tmp_path_factory.mktemp("episodes")
+    assert demos_to_episodes.main([str(DEMO), "--output", str(folder), *DEBUG]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run by the real command, from inside dreamerv3/, with an evaluation."""
+    folder = tmp_path_factory.mktemp("run")
+    done = subprocess.run(
+        [
+            sys.executable,
+            "dreamer.py",
+            *DEBUG,
+            "--logdir",
+            str(folder),
+            "--steps",
+            "4e2",
+            *WITH_ALL,
+        ],
+        cwd=ROOT / "dreamerv3",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "every 8 environment steps, plan2explore" in done.stdout
+    return RunFolder(folder)
+
+
+def assert_same_tensors(one: Path, other: Path) -> None:
+    first, second = read_model_zip(one)[1], read_model_zip(other)[1]
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), f"{name} differs"
+
+
+def test_a_run_writes_its_folder(run: RunFolder) -> None:
+    lines = read_metrics(run.metrics_path)
+    assert [line["step"] for line in lines] == [100, 200, 300, 400]
+    assert lines[-1].keys() >= {
+        *("wall_s", "env_steps_per_s", "entropy", "value_loss", "policy_loss", "learning_rate"),
+        *("episode_return", "episode_length", "max_x", "clear_rate", "intrinsic_reward"),
+        *("explained_variance", "dreamer/image_loss", "dreamer/kl", "dreamer/updates"),
+    }
+    assert all(line.get("intrinsic_reward", 0) >= 0 for line in lines)
+    assert lines[-1]["dreamer/updates"] == pytest.approx((400 - 100) / 8, abs=1)
+    assert [p.name for p in run.checkpoints()] == [
+        "mario_dreamerv3_400_steps.zip",
+        "mario_dreamerv3_300_steps.zip",
+    ]
+    summary = json.loads((run.evaluations / "step_300" / "summary.json").read_text())
+    assert (summary["episodes"], summary["deterministic"]) == (2, True)
+    assert summary["sampled"]["deterministic"] is False
+    assert run.best_model.is_file()
+    assert list(run.tensorboard.glob("events.*"))
+    content = json.loads(run.config_path.read_text())
+    assert (content["agent"], content["steps"]) == ("dreamerv3", 400)
+
+
+def test_its_policy_plays_like_any_other(run: RunFolder) -> None:
+    policy = load_policy(run.path)
+    assert isinstance(policy, Critic)
+    config = in_process(policy.env_config)
+    summaries = [
+        evaluate(
+            policy, config, protocol="noop", episodes=2, deterministic=False, seed=s, max_steps=30
+        )[1]
+        for s in (5, 5, 6)
+    ]
+    assert summaries[0] == summaries[1], "an episode is its seed's"
+    assert summaries[0][1].actions == summaries[2][0].actions, "whoever plays beside it"
+    observations = np.zeros((3, 1, 64, 64), np.uint8)
+    logits, state = policy.logits(observations, np.full(3, -1), policy.initial_state(3))
+    assert logits.shape == (3, 5)
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(np.exp(logits).sum(1), 1, rtol=1e-5)
+    assert policy.values(observations, state).shape == (3,)
+
+
+def test_a_policys_memory_begins_anew_with_an_episode(run: RunFolder) -> None:
+    policy = load_policy(run.path)
+    observations = np.random.default_rng(0).integers(0, 256, (2, 1, 64, 64), np.uint8)
+    first, state = policy.logits(observations, np.array([-1, -1]), policy.initial_state(2))
+    later, _ = policy.logits(observations, np.array([2, -1]), state)
+    assert not np.allclose(later[0], first[0])
+    np.testing.assert_allclose(later[1], first[1], rtol=1e-5)
+
+
+def test_evaluate_judges_it(run: RunFolder, tmp_path: Path) -> None:
+    flags = f"--model {run.path} --episodes 2 --max-steps 30 --no-video --output-dir {tmp_path}"
+    assert evaluate_mario.main(flags.split()) == 0
+    assert json.loads((tmp_path / "summary.json").read_text())["episodes"] == 2
+
+
+def rewrite(source: Path, target: Path, change: Callable[[dict], None]) -> Path:
+    """Copy a model file with another train_config.json."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            data = old.read(name)
+            if name == "train_config.json":
+                content = json.loads(data)
+                change(content)
+                data = json.dumps(content).encode()
+            new.writestr(name, data)
+    return target
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["model"].update(deter=64), "disagree, first at"),
+        (lambda c: c["model"].update(deter=2**40), "disagree|incomplete"),
+        (lambda c: c["model"].update(strides=[2, 2]), "incomplete"),
+        (lambda c: c["model"].update(payload="x"), "incomplete"),
+        (lambda c: c["exploration"].update(behaviour="greedy"), "disagree"),
+        (lambda c: c.pop("env"), "incomplete"),
+        (lambda c: c.update(agent="dreamerv4"), "known: ppo, dreamerv3"),
+    ],
+)
+def test_a_model_file_that_lies_is_refused(
+    run: RunFolder, tmp_path: Path, change: Callable[[dict], None], message: str
+) -> None:
+    path = rewrite(run.final_model, tmp_path / "model.zip", change)
+    with pytest.raises(BadModelFile, match=message):
+        load_policy(path)
+
+
+def test_a_run_cut_off_at_any_moment_goes_on_to_the_same_bits(
+    tmp_path: Path, dreamer: Callable[..., Done], episodes: Path
+) -> None:
+    """What a kill leaves: rows and log lines after the newest whole checkpoint."""
+    flags = [
+        *QUIET,
+        *WITH_ALL,
+        *("--checkpoint-every", "160", "--seed-demos", episodes),
+        *("--curriculum.backward-demos", DEMO),
+    ]
+    whole, broken = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "broken")
+    assert dreamer(whole.path, *flags, "--steps", 400).returncode == 0
+    assert dreamer(broken.path, *flags, "--steps", 250).returncode == 0
+    newest = broken.checkpoints()[0]
+    newest.unlink()
+    newest.with_suffix(".state").unlink()
+    for stream in (0, 1):
+        rows = max((broken.path / "replay" / "0" / str(stream)).glob("*.rows"))
+        with rows.open("ab") as file:
+            file.write(b"half of a row")
+    again = dreamer(broken.path, *flags, "--steps", 400)
+    assert again.returncode == 0, again.stderr
+    assert "at 160 steps" in again.stdout
+    assert_same_tensors(whole.final_model, broken.final_model)
+    timing = {"wall_s", "env_steps_per_s"}
+    lines = [
+        [
+            {k: v for k, v in line.items() if k not in timing}
+            for line in read_metrics(r.metrics_path)
+        ]
+        for r in (whole, broken)
+    ]
+    assert lines[0] == lines[1]
+    assert lines[0][-1]["dreamer/demo_fraction"] == 0.25
+    assert lines[0][-1]["dreamer/backward_start_x"] > 2900
+
+
+def test_another_reward_is_refused_or_paid_anew(
+    tmp_path: Path, dreamer: Callable[..., Done]
+) -> None:
+    run = RunFolder(tmp_path)
+    assert dreamer(tmp_path, *QUIET, "--steps", 200).returncode == 0
+    before = {p: p.read_bytes() for p in tmp_path.glob("replay/**/*") if p.is_file()}
+    other = [*QUIET, "--env.reward.death-penalty", "9", "--steps", "300"]
+    refused = dreamer(tmp_path, *other)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: ")
+    assert "--relabel" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert before == {p: p.read_bytes() for p in tmp_path.glob("replay/**/*") if p.is_file()}
+    relabelled = dreamer(tmp_path, *other, "--relabel")
+    assert relabelled.returncode == 0, relabelled.stderr
+    assert "death_penalty 3.0 -> 9.0" in relabelled.stdout
+    index = json.loads((tmp_path / "replay" / "replay.json").read_text())
+    config = config_from_dict(json.loads(run.config_path.read_text()))
+    assert index["reward_signature"] == reward_signature(config.env)
+    assert dreamer(tmp_path, *other[:-1], "320").returncode == 0
+
+
+def test_a_folder_that_is_held_or_of_another_game_is_refused(
+    tmp_path: Path, dreamer: Callable[..., Done]
+) -> None:
+    assert dreamer(tmp_path, *QUIET, "--steps", 20).returncode == 0
+    with RunFolder(tmp_path).locked():
+        held = dreamer(tmp_path, *QUIET)
+    assert held.returncode == 2
+    assert "is held by" in held.stderr
+    for flags, message in (
+        (["--env.stage", "2"], "made with stage 1-1, not 1-2"),
+        (["--env.action-set", "simple"], "made with action_set fast, not simple"),
+        (["--model.deter", "64"], "holds another model"),
+    ):
+        done = dreamer(tmp_path, *QUIET, *flags)
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(
+    tmp_path: Path, dreamer: Callable[..., Done]
+) -> None:
+    done = dreamer(tmp_path, *QUIET, "--model.learning-rate", "1e30")
+    assert done.returncode == 1
+    assert "loss is not finite" in done.stderr
+    assert not RunFolder(tmp_path).final_model.exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--configs", "nothing"], "no config 'nothing'; there are: defaults, size1m"),
+        (["--replay.batch", "0"], "batch must be at least 1"),
+        (["--model.imagined-starts", "5"], "imagined_starts must be at least replay.batch"),
+        (["--model.learning-rate", "nan"], "must be above 0"),
+        (["--model.blocks", "7"], "not a multiple of model.blocks"),
+        (["--env.world", "9"], "no stage 9-1"),
+        (["--env.screen-size", "84"], "do not take 84 px to 4 px"),
+        (["--seed-demos", "nowhere"], "holds no episodes"),
+        (["--curriculum.backward-demos", "nowhere.npz"], "cannot read nowhere.npz"),
+    ],
+)
+def test_wrong_flags_are_one_line(
+    flags: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*flags, "--logdir", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_any_key_can_be_set_and_the_command_line_wins() -> None:
+    config = parse_config(
+        "--configs mario_plan2explore size12m --steps 7e5 --env.reward.flag-bonus 42 "
+        "--model.hidden 128 --exploration.members 4 --replay.train_ratio 16".split()
+    )
+    assert config.run.steps == 700_000
+    assert (config.model.deter, config.model.hidden, config.model.classes) == (2048, 128, 16)
+    reward = config.env.reward
+    assert (reward.flag_bonus, reward.death_penalty, reward.milestone_bonus) == (42, 50, 5)
+    assert reward.hurdle_x == (600, 1200, 1800, 2400, 3000)
+    assert (config.exploration.behaviour, config.exploration.members) == ("plan2explore", 4)
+    assert config.replay.train_ratio == 16
+    assert config.env.discount == pytest.approx(1 - 1 / 333)
+
+
+def test_every_overlay_is_a_config() -> None:
+    for name in yaml.safe_load(CONFIGS.read_text()):
+        assert isinstance(parse_config(["--configs", name]), DreamerConfig), name
+
+
+def test_a_config_survives_the_file() -> None:
+    config = parse_config([*DEBUG, "--seed-demos", "a", "--curriculum.backward-demos", "b"])
+    assert config_from_dict(json.loads(json.dumps(config_as_dict(config)))) == config
+    with pytest.raises(UsageError, match="agent 'ppo'"):
+        config_from_dict(config_as_dict(config) | {"agent": "ppo"})
+
+
+def test_demos_leave_the_batches_when_they_help_no_more(tmp_path: Path, episodes: Path) -> None:
+    config = parse_config([*DEBUG, "--logdir", str(tmp_path), "--seed-demos", str(episodes)])
+    trainer = Trainer(config)
+    trainer.begin()
+    while not trainer.replay.can_sample():
+        trainer.collect()
+    batch = trainer.make_batch()
+    assert batch.is_demo.float().mean().item() == 0.25
+    assert batch.image.dtype == torch.uint8
+    assert batch.image.shape == (16, 4, 1, 64, 64)
+    trainer.episodes.extend([trainer_episode(flag=True)] * 9 + [trainer_episode(flag=False)])
+    assert not trainer.make_batch().is_demo.any()
+
+
+def trainer_episode(flag: bool) -> FinishedEpisode:
+    return FinishedEpisode(1.0, 10, 100, flag, -1)
+
+
+def test_demos_that_the_action_set_lacks_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [str(DEMO), "--output", str(tmp_path), *DEBUG, "--max-unfit", "0.001"]
+    assert demos_to_episodes.main(flags) == 2
+    assert "lacks the buttons of" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
