@@ -159,6 +159,8 @@ class RunFlags:
     """A checkpoint (.zip) or a run folder to continue, with its own flags unless given here."""
     warm_start: Path | None = None
     """A model whose weights alone begin a new run, under any stage or reward."""
+    warm_temperature: float = 1.0
+    """Sampling temperature of a warm start's policy. 4 makes one that was sharpened try again."""
     seed: int = 0
     """Seeds networks, sampling and environments (environment i: seed + i)."""
     checkpoint_freq: int = 50_000
@@ -210,8 +212,12 @@ class TrainConfig:
         for name in ("timesteps", "n_epochs"):
             if getattr(self.ppo, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self.ppo, name)}")
-        if self.ppo.temperature_final <= 0:
-            raise UsageError(f"temperature_final must be above 0, not {self.ppo.temperature_final}")
+        for name, temperature in {
+            "temperature_final": self.ppo.temperature_final,
+            "warm_temperature": self.run.warm_temperature,
+        }.items():
+            if temperature <= 0:
+                raise UsageError(f"{name} must be above 0, not {temperature}")
         for name in ("gamma", "gae_lambda", "temperature_from"):
             if not 0 <= getattr(self.ppo, name) <= 1:
                 raise UsageError(f"{name} must be in [0, 1], not {getattr(self.ppo, name)}")
@@ -972,6 +978,7 @@ def train(config: TrainConfig) -> int:
                 resume(model, config)
             elif config.run.warm_start:
                 load_weights(model, read_model_zip(config.run.warm_start)[1], config.run.warm_start)
+                model.policy.sharpen(1 / config.run.warm_temperature)  # type: ignore[operator]
             write_json(run.config_path, content)
             rollout = config.ppo.n_steps * config.env.n_envs
             print(

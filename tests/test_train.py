@@ -187,9 +187,18 @@ def test_resume_says_what_changed_and_refuses_what_must_not(
     warm = trainer(
         *TINY.split(), "--warm-start", newest.with_name("mario_ppo_128_steps.zip"),
         *"--flag-bonus 7 --rnd-coef 0.3 --rnd-warmup-steps 8".split(),
+        *"--warm-temperature 4 --learning-rate 0".split(),
         *("--timesteps", "128", "--run-dir", tmp_path / "warm"),
     )  # fmt: skip
     assert warm.returncode == 0, warm.stderr
+    before, after = (
+        read_model_zip(path)[1]["action_net.weight"]
+        for path in (
+            newest.with_name("mario_ppo_128_steps.zip"),
+            RunFolder(tmp_path / "warm").final_model,
+        )
+    )
+    assert torch.equal(after, before / 4)
 
 
 @pytest.mark.parametrize(
@@ -198,6 +207,7 @@ def test_resume_says_what_changed_and_refuses_what_must_not(
         ("--world 9", "no stage 9-1"),
         ("--batch-size 100", "does not divide a rollout"),
         ("--temperature-final 0", "temperature_final must be above 0"),
+        ("--warm-temperature 0", "warm_temperature must be above 0"),
         ("--config nowhere.yaml", "cannot read nowhere.yaml"),
         ("--resume-model nowhere", "there is no checkpoint nowhere"),
         ("--warm-start nowhere.zip", "there is no model file nowhere.zip"),
