@@ -297,6 +297,8 @@ def with_flat_values(instance: Any, values: dict[str, Any], nested: bool = False
             value = tuple(value) if isinstance(value, list) else value
             if "float" in str(field.type) and isinstance(value, (int, str)):
                 value = float(value)  # YAML reads 1 and 2.5e-4 as an int and a string
+            elif "Path" in str(field.type) and value is not None:
+                value = Path(value)
             changes[field.name] = value
     if nested:
         return dataclasses.replace(instance, **changes), rest

@@ -187,7 +187,7 @@ def test_resume_says_what_changed_and_refuses_what_must_not(
     warm = trainer(
         *TINY.split(), "--warm-start", newest.with_name("mario_ppo_128_steps.zip"),
         *"--flag-bonus 7 --rnd-coef 0.3 --rnd-warmup-steps 8".split(),
-        *"--warm-temperature 4 --learning-rate 0".split(),
+        *"--warm-temperature 4 --temperature-final 1 --learning-rate 0 --learning-rate-final 0".split(),
         *("--timesteps", "128", "--run-dir", tmp_path / "warm"),
     )  # fmt: skip
     assert warm.returncode == 0, warm.stderr
@@ -332,7 +332,10 @@ RECIPES = sorted(path.name for path in (ROOT / "configs").glob("p[0-9p]*.yaml"))
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_parses(recipe: str) -> None:
     flags = ["--config", f"configs/{recipe}"]
-    assert parse_config(flags).run.config == Path(flags[1])
+    run = parse_config(flags).run
+    assert run.config == Path(flags[1])
+    for path in (run.warm_start, run.backward_demos):
+        assert path is None or path.exists()
 
 
 def test_the_temperature_falls_to_its_end_and_only_the_policy_knows(tmp_path: Path) -> None:
