@@ -187,7 +187,8 @@ def test_resume_says_what_changed_and_refuses_what_must_not(
     warm = trainer(
         *TINY.split(), "--warm-start", newest.with_name("mario_ppo_128_steps.zip"),
         *"--flag-bonus 7 --rnd-coef 0.3 --rnd-warmup-steps 8".split(),
-        *"--warm-temperature 4 --temperature-final 1 --learning-rate 0 --learning-rate-final 0".split(),
+        *"--warm-temperature 4 --temperature-final 1".split(),
+        *"--learning-rate 0 --learning-rate-final 0".split(),
         *("--timesteps", "128", "--run-dir", tmp_path / "warm"),
     )  # fmt: skip
     assert warm.returncode == 0, warm.stderr
