@@ -15,9 +15,11 @@ from pathlib import Path
 import tyro
 from tqdm import tqdm
 
+from mario_demos import record, save_demo
 from mario_policies import find_model, load_policy, shipped_model
 from mario_rollout import (
     Episode,
+    Policy,
     ProtocolName,
     Summary,
     best_episode,
@@ -25,10 +27,11 @@ from mario_rollout import (
     film,
     game_fps,
     protocol_config,
+    watch,
     write_video,
 )
 from mario_runs import BadModelFile, write_json
-from mario_runtime import EmulatorName, UsageError, WorkerDied, in_process
+from mario_runtime import EmulatorName, EnvConfig, UsageError, WorkerDied, in_process
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +62,8 @@ class EvaluateFlags:
     """Unset: evaluation_<protocol>_<argmax|sampled> in the current folder's runs/."""
     video: bool = True
     """Write evaluation.mp4, the best episode at the game's speed."""
+    demos: Path | None = None
+    """A folder where every clear is kept as a demo, <seed>.npz."""
 
 
 def print_summary(summary: Summary) -> None:
@@ -80,6 +85,18 @@ def print_summary(summary: Summary) -> None:
         )
     if summary.note:
         print(f"  note      {summary.note}")
+
+
+def keep_demo(path: Path, episode: Episode, policy: Policy, config: EnvConfig, model: str) -> None:
+    """Write an episode as a demo; it is played again for its frames' buttons."""
+    pressed: list[int] = []
+    noops = 0
+    for moment in watch(policy, config, episode.seed, actions=episode.actions, every_frame=True):
+        noops = noops if moment.step else len(moment.frames)
+        pressed += [frame.buttons for frame in moment.frames]
+    stage = (config.world, config.stage)
+    source = f"policy:{model}"
+    save_demo(path, record(*stage, pressed, source=source, seed=episode.seed, noops=noops))
 
 
 def judge(flags: EvaluateFlags) -> Summary:
@@ -120,10 +137,16 @@ def judge(flags: EvaluateFlags) -> Summary:
     kind = "argmax" if flags.deterministic else "sampled"
     output = flags.output_dir or Path("runs") / f"evaluation_{flags.protocol}_{kind}"
     write_json(output / "summary.json", dataclasses.asdict(summary))
+    played = protocol_config(config, flags.protocol)
     if flags.video:
-        filmed = protocol_config(config, flags.protocol)
-        frames = film(best_episode(episodes), filmed)
-        write_video(output / "evaluation.mp4", frames, game_fps(filmed))
+        frames = film(best_episode(episodes), played)
+        write_video(output / "evaluation.mp4", frames, game_fps(played))
+    if flags.demos:
+        for episode in episodes:
+            if episode.flag:
+                keep_demo(
+                    flags.demos / f"{episode.seed}.npz", episode, policy, played, summary.model
+                )
     print_summary(summary)
     print(f"  written   {output}")
     return summary

@@ -33,7 +33,16 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 from mario_demos import BackwardStarts, load_demos
 from mario_doctor import Doctor, Finding
 from mario_ppo import PPOPolicy, PPOWithRND, SmallCNN, TwoHeadCnnPolicy, linear_schedule, plain
-from mario_rollout import Summary, best_episode, evaluate, film, game_fps, play, write_video
+from mario_rollout import (
+    ProtocolName,
+    Summary,
+    best_episode,
+    evaluate,
+    film,
+    game_fps,
+    play,
+    write_video,
+)
 from mario_runs import (
     BadModelFile,
     MetricsLog,
@@ -166,7 +175,9 @@ class RunFlags:
     checkpoint_freq: int = 50_000
     """Agent steps between checkpoints; the newest two are kept. 0: only at the end."""
     eval_freq: int = 50_000
-    """Agent steps between evaluations (noop protocol) that keep best_eval.zip. 0: never."""
+    """Agent steps between evaluations that keep best_eval.zip. 0: never."""
+    eval_protocol: ProtocolName = "noop"
+    """fixed, noop or sticky: docs/protocol.md."""
     eval_episodes: int = 3
     """Episodes of an evaluation, each with no-ops of its own."""
     eval_modes: Literal["argmax", "both"] = "argmax"
@@ -788,7 +799,7 @@ class CheckpointCallback(BetweenRollouts):
 
 
 class EvalCallback(BetweenRollouts):
-    """Plays episodes from random no-op starts and keeps the best model as best_eval.zip."""
+    """Plays episodes under a protocol and keeps the best model as best_eval.zip."""
 
     def __init__(self, run: RunFolder, config: TrainConfig, content: dict[str, Any]) -> None:
         super().__init__(config.run.eval_freq)
@@ -848,7 +859,7 @@ class EvalCallback(BetweenRollouts):
         return evaluate(
             PPOPolicy(self.model.policy, self.config.env),  # type: ignore[arg-type]
             config,
-            protocol="noop",
+            protocol=flags.eval_protocol,
             episodes=flags.eval_episodes,
             deterministic=mode == "argmax",
             seed=flags.seed + 10_000,  # starts that training does not begin with

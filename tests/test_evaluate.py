@@ -13,6 +13,7 @@ import pytest
 
 import evaluate_mario
 import quick_mario_smoke
+from mario_demos import load_demo, replay
 from mario_policies import find_model, load_policy
 from mario_runs import BadModelFile, write_model_zip
 from train_mario import TrainConfig, config_as_dict, make_model, make_training_env, parse_config
@@ -51,6 +52,26 @@ def test_summary_and_video(model_zip: Path, tmp_path: Path) -> None:
     assert all(250 < x < 3161 for x in summary["max_x_positions"])
     frames = imageio.mimread(tmp_path / "evaluation.mp4", memtest=False)
     assert len(frames) == 1 + summary["episode_lengths"][int(np.argmax(summary["max_x_positions"]))]
+
+
+def test_clears_are_kept_as_demos(model_zip: Path, tmp_path: Path) -> None:
+    flags = [
+        "--no-video",
+        "--deterministic",
+        "--output-dir",
+        str(tmp_path),
+        "--demos",
+        str(tmp_path),
+    ]
+    assert evaluate_mario.main([*flags, "--model", str(model_zip), "--episodes", "1"]) == 0
+    assert not list(tmp_path.glob("*.npz")), "it clears nothing"
+    assert evaluate_mario.main([*flags, "--episodes", "2", "--seed", "7"]) == 0
+    steps = json.loads((tmp_path / "summary.json").read_text())["episode_lengths"]
+    demos = [load_demo(tmp_path / f"{seed}.npz") for seed in (7, 8)]
+    assert [demo.agent_steps for demo in demos] == steps
+    assert demos[0].noops != demos[1].noops
+    for demo in demos:
+        assert demo.cleared and replay(demo).parted_at is None
 
 
 def test_the_emulators_give_the_same_summary(model_zip: Path, tmp_path: Path) -> None:
