@@ -6,7 +6,6 @@ A file from a stranger runs no code here: JSON and tensors are read, pickles are
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,13 @@ from dreamerv3.policy import policy_from_tensors
 from mario_ppo import PPOPolicy, SmallCNN, TwoHeadCnnPolicy
 from mario_rollout import Policy
 from mario_runs import CONFIG_MEMBER, BadModelFile, RunFolder, read_model_zip
-from mario_runtime import UsageError, action_space, env_config_from_dict, observation_space
+from mario_runtime import (
+    UsageError,
+    action_space,
+    env_config_from_dict,
+    observation_space,
+    stage_name,
+)
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 
@@ -81,9 +86,9 @@ def find_model(path: Path) -> Path:
 
 def shipped_model(world: int, stage: int) -> Path | None:
     """Return the shipped policy of a stage, None if there is none (yet)."""
-    for config_path in sorted(PRETRAINED.glob("**/" + CONFIG_MEMBER)):
-        env = json.loads(config_path.read_text())["env"]
-        model = config_path.parent / "best_eval.zip"
-        if (env["world"], env["stage"]) == (world, stage) and model.is_file():
+    name = stage_name(world, stage)
+    for folder in (f"ppo_mario_{name}", f"ppo_levels/{name}"):
+        model = PRETRAINED / folder / "best_eval.zip"
+        if model.is_file():
             return model
     return None

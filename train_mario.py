@@ -304,7 +304,7 @@ def with_flat_values(instance: Any, values: dict[str, Any], nested: bool = False
         if dataclasses.is_dataclass(current):
             changes[field.name], rest = with_flat_values(current, rest, nested=True)
         elif field.name in rest:
-            value = rest.pop(field.name)
+            value: Any = rest.pop(field.name)
             value = tuple(value) if isinstance(value, list) else value
             if "float" in str(field.type) and isinstance(value, (int, str)):
                 value = float(value)  # YAML reads 1 and 2.5e-4 as an int and a string
@@ -336,13 +336,17 @@ def config_as_dict(config: TrainConfig) -> dict[str, Any]:
 def config_from_dict(content: dict[str, Any]) -> TrainConfig:
     """Return the flags of a train_config.json; where it ran and what it resumed are left out.
 
+    What it was warm-started from stays: a resumed run's weights come from there, too.
+
     Raises:
         UsageError: keys that this version does not know.
     """
     try:
         run = {**content["run"], "config": None, "run_dir": None, "resume_model": None}
+        for name in ("warm_start", "backward_demos"):
+            run[name] = Path(run[name]) if run.get(name) else None
         return TrainConfig(
-            run=RunFlags(**{**run, "warm_start": None}),
+            run=RunFlags(**run),
             env=env_config_from_dict(content["env"]),
             ppo=PPOFlags(**content["ppo"]),
             rnd=RNDFlags(**content["rnd"]),
@@ -991,7 +995,7 @@ def train(config: TrainConfig) -> int:
                 resume(model, config)
             elif config.run.warm_start:
                 load_weights(model, read_model_zip(config.run.warm_start)[1], config.run.warm_start)
-                model.policy.sharpen(1 / config.run.warm_temperature)  # type: ignore[operator]
+                model.policy.sharpen(1 / config.run.warm_temperature)
             write_json(run.config_path, content)
             rollout = config.ppo.n_steps * config.env.n_envs
             print(

@@ -239,6 +239,13 @@ def test_the_issues_command_parses_and_nothing_is_lost(tmp_path: Path) -> None:
     assert (back.env, back.ppo, back.rnd) == (config.env, config.ppo, config.rnd)
 
 
+def test_a_resumed_run_still_says_what_it_was_warm_started_from() -> None:
+    config = parse_config(["--warm-start", "runs/before.zip", "--backward-demos", "demos"])
+    back = config_from_dict(json.loads(json.dumps(config_as_dict(config))))
+    assert back.run.warm_start == Path("runs/before.zip")
+    assert back.run.backward_demos == Path("demos")
+
+
 def test_every_flag_of_the_foundation_exists(capsys: pytest.CaptureFixture[str]) -> None:
     names = (
         "world stage goal-line-x timesteps resume-model n-envs vec-backend emulator frame-skip "
