@@ -57,8 +57,7 @@ RECIPES = {
         "--run-dir",
         "runs/ppo_1-2_finetune",
         (
-            *("--config", "configs/ppo_1-1.yaml", "--world", "1", "--stage", "2"),
-            *("--warm-start", "pretrained/ppo_mario_1-1/best_eval.zip"),
+            *("--config", "configs/ppo_level.yaml", "--world", "1", "--stage", "2"),
             *("--preview-freq", "100000"),
         ),
     ),
