@@ -41,6 +41,7 @@ FRAMES_PER_SECOND = 60
 MAX_PX_PER_FRAME = 4
 # An area pointer: 2 bits of type (water, ground, underground, castle), 5 bits of offset.
 N_AREA_POINTERS = 128
+NO_LIMIT_X = 1 << 16  # px, more than x can be
 
 
 EmulatorName = Literal["fast", "nes-py"]
@@ -204,15 +205,16 @@ class Stage:
     goal_line_x: int  # px, Mario's x when he touches the pole or the axe
     goal_area: int  # area pointer of the area that holds the goal
     width: int  # px, width of the area that holds the goal
+    exit_pipe_x: int | None = None  # px, the pipe to the goal's area, where that is another one
 
 
 STAGES: dict[tuple[int, int], Stage] = {
     (1, 1): Stage(40, 0x25, "flag", 3161, 0x25, 3328),
-    (1, 2): Stage(40, 0x40, "flag", 3161, 0x25, 3328),
+    (1, 2): Stage(40, 0x40, "flag", 3161, 0x25, 3328, exit_pipe_x=2656),
     (1, 3): Stage(40, 0x26, "flag", 2425, 0x26, 2560),
     (1, 4): Stage(40, 0x60, "axe", 2244, 0x60, 2560),
     (2, 1): Stage(40, 0x28, "flag", 3193, 0x28, 3328),
-    (2, 2): Stage(40, 0x01, "flag", 3161, 0x25, 3328),
+    (2, 2): Stage(40, 0x01, "flag", 3161, 0x25, 3328, exit_pipe_x=3024),
     (2, 3): Stage(40, 0x27, "flag", 3593, 0x27, 3840),
     (2, 4): Stage(40, 0x62, "axe", 2244, 0x62, 2560),
     (3, 1): Stage(40, 0x24, "flag", 3193, 0x24, 3328),
@@ -220,7 +222,7 @@ STAGES: dict[tuple[int, int], Stage] = {
     (3, 3): Stage(40, 0x20, "flag", 2409, 0x20, 2560),
     (3, 4): Stage(40, 0x63, "axe", 2244, 0x63, 2560),
     (4, 1): Stage(40, 0x22, "flag", 3593, 0x22, 3840),
-    (4, 2): Stage(40, 0x41, "flag", 3161, 0x25, 3328),
+    (4, 2): Stage(40, 0x41, "flag", 3161, 0x25, 3328, exit_pipe_x=2992),
     (4, 3): Stage(40, 0x2C, "flag", 2345, 0x2C, 2560),
     (4, 4): Stage(40, 0x61, "axe", 2756, 0x61, 3072),
     (5, 1): Stage(40, 0x2A, "flag", 3177, 0x2A, 3328),
@@ -232,7 +234,7 @@ STAGES: dict[tuple[int, int], Stage] = {
     (6, 3): Stage(40, 0x2D, "flag", 2665, 0x2D, 2816),
     (6, 4): Stage(40, 0x60, "axe", 2244, 0x60, 2560),
     (7, 1): Stage(40, 0x33, "flag", 2857, 0x33, 3072),
-    (7, 2): Stage(40, 0x01, "flag", 3161, 0x25, 3328),
+    (7, 2): Stage(40, 0x01, "flag", 3161, 0x25, 3328, exit_pipe_x=3024),
     (7, 3): Stage(40, 0x27, "flag", 3593, 0x27, 3840),
     (7, 4): Stage(40, 0x64, "axe", 3268, 0x64, 3584),
     (8, 1): Stage(40, 0x30, "flag", 6009, 0x30, 6144),
@@ -425,12 +427,14 @@ def reward_signature(config: EnvConfig) -> str:
     """Return 16 hex digits that change when the reward's formula or any of its numbers does.
 
     Stored beside every checkpoint and replay folder, so that data made under another reward is
-    refused, not mixed. The goal line is part of the reward: it caps the forward term.
+    refused, not mixed. Goal line and exit pipe are part of the reward: they cap the forward term.
     """
     reward = dataclasses.asdict(config.reward)
     goals: Any = [config.goal_of(*stage) for stage in config.stage_list]
     goals = goals if config.stages else config.goal
     content = {"formula": RewardShaper.FORMULA, "goal_line_x": goals, "reward": reward}
+    if pipes := [pipe for stage in config.stage_list if (pipe := STAGES[stage].exit_pipe_x)]:
+        content["exit_pipe_x"] = pipes
     if config.reward.goal_potential_scale:
         content["discount"] = config.discount
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
@@ -456,7 +460,9 @@ class RewardShaper:
       from the place of return, since the way has to be walked again.
     - A page wrap (x reads as 65,5xx px for a frame when Mario is pushed left of 0) or any other
       leap: no movement, and the best x of the area is left alone.
-    - x beyond the goal line, in the goal's area: no ground beyond it pays.
+    - x beyond the goal line, in the goal's area, or beyond the pipe that leads there, in the area
+      before: no ground pays. Behind that pipe lies a warp zone in 1-2 and 4-2: paid for walking on,
+      an agent passes the pipe by.
     """
 
     FORMULA = 1  # raise it when a term's meaning changes: data of another formula is refused
@@ -479,7 +485,9 @@ class RewardShaper:
         self.env_config = config
         self.config = config.reward
         self.goal = np.zeros(n_envs, dtype=np.int64)  # px, of the stage that each episode began in
-        self.goal_area = np.zeros(n_envs, dtype=np.int64)
+        self.limit = np.zeros(
+            (n_envs, N_AREA_POINTERS), dtype=np.int64
+        )  # px, no ground beyond pays
         self.discount = config.discount
         self.hurdles = np.array(config.reward.hurdle_x, dtype=np.int64)
         self.x = np.zeros(n_envs, dtype=np.int64)
@@ -492,7 +500,7 @@ class RewardShaper:
         self.cleared = np.zeros(n_envs, dtype=bool)
 
     STATE = (
-        *("goal", "goal_area", "x", "area", "clock", "best_x", "stall_x", "stalled_steps"),
+        *("goal", "limit", "x", "area", "clock", "best_x", "stall_x", "stalled_steps"),
         *("hurdle_paid", "cleared"),
     )
 
@@ -514,8 +522,11 @@ class RewardShaper:
         """Begin an episode in the environments envs; facts hold just these, in this order."""
         envs = np.arange(len(self.x))[envs]
         for i, world, stage in zip(envs, facts.world.tolist(), facts.stage.tolist(), strict=True):
+            table = STAGES[world, stage]
             self.goal[i] = self.env_config.goal_of(world, stage)
-            self.goal_area[i] = STAGES[world, stage].goal_area
+            self.limit[i] = NO_LIMIT_X
+            self.limit[i, table.start_area] = table.exit_pipe_x or NO_LIMIT_X
+            self.limit[i, table.goal_area] = self.goal[i]
         self.x[envs], self.area[envs], self.clock[envs] = (
             facts.x_pos,
             facts.area_pointer,
@@ -547,8 +558,7 @@ class RewardShaper:
         leapt = ~same_area | (np.abs(dx) > MAX_PX_PER_FRAME * frames)
         moved = np.where(leapt, 0, dx)
 
-        at_goal = facts.area_pointer == self.goal_area
-        x = np.where(at_goal, np.minimum(facts.x_pos, self.goal), facts.x_pos)
+        x = np.minimum(facts.x_pos, self.limit[rows, facts.area_pointer])
         old_best = self.best_x[rows, facts.area_pointer]
         # A leap within the area moves no mark; a change of area sets the mark at the entry.
         new_best = np.where(leapt & same_area, old_best, np.maximum(old_best, x))

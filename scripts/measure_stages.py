@@ -142,6 +142,8 @@ class MeasuredStage:
     areas: tuple[int, ...]
     """Every area that pipes and vines reach from the start, warp zones left out."""
     exits: tuple[Exit, ...]
+    exit_pipe_x: int | None
+    """Left edge of the pipe to the goal's area, where that is not the start area."""
 
 
 class LevelData:
@@ -467,6 +469,9 @@ def measure_static(levels: LevelData, world: int, stage: int, start_x: int) -> M
         goal_width=levels.width(goal_area),
         areas=tuple(sorted(areas)),
         exits=tuple(sorted(exits, key=lambda found: (found.area, found.x_px))),
+        exit_pipe_x=levels.sideways_pipes(start_area)[-1] * COLUMN_PX
+        if goal_area != start_area
+        else None,
     )
 
 
@@ -486,8 +491,8 @@ def measure_stage(levels: LevelData, world: int, stage: int) -> MeasuredStage:
     touched = game.goal_line(measured.goal_area, column)
     if touched != measured.goal_line_x:
         raise ValueError(f"{name}: the goal is touched at {touched}, not {measured.goal_line_x}")
-    if measured.goal_area != measured.start_area:
-        pipe = levels.sideways_pipes(measured.start_area)[-1]
+    if measured.exit_pipe_x is not None:
+        pipe = measured.exit_pipe_x // COLUMN_PX
         area, x_px = game.pipe_leads_to(measured.start_area, pipe)
         leads_to = [
             (found.to_area, found.entrance_page)
@@ -568,7 +573,10 @@ def runtime_differences(stages: dict[str, Any]) -> list[str]:
         if error.name != "mario_runtime":
             raise
         return []
-    fields = {name: name for name in ("start_x", "start_area", "goal", "goal_line_x", "goal_area")}
+    fields = {
+        name: name
+        for name in ("start_x", "start_area", "goal", "goal_line_x", "goal_area", "exit_pipe_x")
+    }
     fields["width"] = "goal_width"
     used = {
         f"{world}-{stage}": {field: getattr(entry, field) for field in fields}

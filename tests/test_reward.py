@@ -54,7 +54,8 @@ def shaper(reward: RewardConfig = SHAPED, start: int = START, **changes: object)
     """A shaper whose episode begins at start px."""
     config = EnvConfig(reward=reward, **changes)  # type: ignore[arg-type]
     shaper = RewardShaper(config)
-    shaper.reset(facts(start, world=config.world, stage=config.stage))
+    area = STAGES[config.world, config.stage].start_area
+    shaper.reset(facts(start, area, world=config.world, stage=config.stage))
     return shaper
 
 
@@ -102,6 +103,24 @@ def test_round_trips_over_known_ground_never_pay() -> None:
     sums = walk_all(config, [np.concatenate([known, trip]) for trip in trips]) - explored
     assert sums.max() <= 1e-9
     assert sums.min() < 0, "walking back costs"
+
+
+@pytest.mark.parametrize("stage", [key for key, entry in STAGES.items() if entry.exit_pipe_x])
+def test_a_warp_zone_behind_the_exit_pipe_pays_nothing(stage: tuple[int, int]) -> None:
+    table, (world, number) = STAGES[stage], stage
+    assert table.exit_pipe_x
+    start = table.exit_pipe_x - 100
+    walker = shaper(start=start, world=world, stage=number)
+    for x in run_to(table.exit_pipe_x + 500, start):
+        walker.step(facts(x, table.start_area), FRAMES)
+    assert walker.max_x == table.exit_pipe_x
+    assert walker.stalled_steps > 30, "and it is a stall"
+    in_the_goals_area = facts(2872, table.goal_area)
+    assert walker.step(in_the_goals_area, FRAMES)[0] == 0
+    assert walker.step(facts(2884, table.goal_area), FRAMES)[0] > 0
+    assert reward_signature(EnvConfig(world=world, stage=number)) != reward_signature(
+        EnvConfig(world=1, stage=1, goal_line_x=table.goal_line_x)
+    )
 
 
 def test_forward_pay_of_any_walk_is_bounded_by_the_ground_it_covered() -> None:
