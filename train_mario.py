@@ -72,6 +72,7 @@ from mario_runtime import (
 )
 
 DEFAULT_RECIPE = Path(__file__).parent / "configs" / "ppo_1-1.yaml"
+ENOUGH = "enough clears"  # what stops a run that --eval-enough ends
 LEAP_PX = 64  # in an agent step; more is a pipe or a maze, no walk
 # Metrics of finished episodes, and what VecMonitor calls them.
 EPISODE_METRICS = {
@@ -182,6 +183,8 @@ class RunFlags:
     """Episodes of an evaluation, each with no-ops of its own."""
     eval_modes: Literal["argmax", "both"] = "argmax"
     """Play argmax only, or argmax and sampled episodes: the worse of the two ranks the model."""
+    eval_enough: float = 0.0
+    """End the run, as finished, once an evaluation clears this share in every mode. 0: never."""
     eval_stages: str = ""
     """Stages to evaluate, as --stages; more than are trained shows what is forgotten. Unset: those
     that are trained."""
@@ -576,7 +579,7 @@ class BetweenRollouts(BaseCallback):
 
 
 def stop_requested(model: Any) -> bool:
-    """Return whether a signal asked this model's training to stop."""
+    """Return whether this model's training was asked to stop."""
     return bool(getattr(model, "_stop_signal", None))
 
 
@@ -824,6 +827,10 @@ class EvalCallback(BetweenRollouts):
             tuple(float(part) for part in np.mean([by[mode].rank for by in found.values()], axis=0))
             for mode in modes
         )
+        if 0 < self.config.run.eval_enough <= rank[0] and (
+            self.num_timesteps < self.config.ppo.timesteps
+        ):
+            self.model._stop_signal = ENOUGH  # type: ignore[attr-defined]
         first, *_ = found.values()
         content = dataclasses.asdict(first["argmax"]) | {"step": self.num_timesteps, "rank": rank}
         if "sampled" in modes:
@@ -1038,14 +1045,15 @@ def run_training(
         raise
     finally:
         monitor.conclude()
-    if stop_requested(model):
+    if stop_requested(model) and model._stop_signal != ENOUGH:  # type: ignore[attr-defined]
         assert stop.kept
         path = save_checkpoint(run, model, stop.kept, content)
         print(f"stopped by {model._stop_signal}; go on with --resume-model {path}")  # type: ignore[attr-defined]
         return 1 if monitor.stopped_by else 0
-    save_checkpoint(run, model, capture_state(model), content)
+    state = (stop.kept if stop_requested(model) else None) or capture_state(model)
+    save_checkpoint(run, model, state, content)
     write_model_zip(run.final_model, model.save, content)
-    print(f"finished at {model.num_timesteps:,} steps: {run.final_model}")
+    print(f"finished at {state['learner']['counters']['num_timesteps']:,} steps: {run.final_model}")
     return 0
 
 

@@ -202,6 +202,23 @@ def test_resume_says_what_changed_and_refuses_what_must_not(
     assert torch.equal(after, before / 4)
 
 
+def test_a_run_that_clears_enough_is_finished(tmp_path: Path, trainer: Callable[..., Done]) -> None:
+    run = RunFolder(tmp_path / "run")
+    shipped = ROOT / "pretrained" / "ppo_mario_1-1" / "best_eval.zip"
+    done = trainer(
+        *TINY.split(), "--warm-start", shipped, "--learning-rate", "1e-9",
+        *"--learning-rate-final 1e-9 --timesteps 1024 --eval-freq 128 --eval-episodes 2".split(),
+        *("--eval-enough", "1", "--run-dir", run.path),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "finished at 128 steps" in done.stdout
+    assert [line["step"] for line in read_metrics(run.metrics_path)] == [128]
+    assert [path.stem for path in run.checkpoints()] == ["mario_ppo_128_steps"]
+    assert run.final_model.is_file()
+    more = trainer("--resume-model", run.path, "--eval-enough", "0")
+    assert "finished at 1,024 steps" in more.stdout, more.stderr
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
