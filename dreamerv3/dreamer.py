@@ -469,6 +469,7 @@ class Trainer:
             UsageError: it is of other environments, or rows of its replay are gone.
         """
         self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.param_groups[0].update(self.optimizer.defaults)  # flags may have changed
         self.step, self.updates, self.owed, self.summed = state["counters"]
         self.sums = state["sums"]
         self.episodes.extend(FinishedEpisode(*episode) for episode in state["episodes"])

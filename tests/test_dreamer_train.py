@@ -228,6 +228,15 @@ def test_a_run_cut_off_at_any_moment_goes_on_to_the_same_bits(
     assert lines[0][-1]["dreamer/backward_start_x"] > 2900
 
 
+def test_a_run_goes_on_with_changed_flags(tmp_path: Path, dreamer: Callable[..., Done]) -> None:
+    flags = ["--log-every", "50", "--model.warmup-steps", "0", *QUIET]
+    assert dreamer(tmp_path, "--steps", "150", *flags).returncode == 0
+    more = dreamer(tmp_path, "--steps", "200", *flags, "--model.learning-rate", "1e-3")
+    assert "resuming with model.learning_rate 4e-05 -> 0.001" in more.stdout
+    rates = [line["learning_rate"] for line in read_metrics(RunFolder(tmp_path).metrics_path)]
+    assert rates[-2:] == [4e-5, 1e-3]
+
+
 def test_another_reward_is_refused_or_paid_anew(
     tmp_path: Path, dreamer: Callable[..., Done]
 ) -> None:
