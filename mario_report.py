@@ -55,6 +55,33 @@ def points(rows: Sequence[dict[str, Any]], key: str) -> list[tuple[int, float]]:
     return found[::-1][::stride][::-1]
 
 
+def evaluation_rows(reader: RunReader) -> list[dict[str, Any]]:
+    """Return a run's evaluations, argmax and sampled, as flat rows in the order of their steps.
+
+    `wall_s` is when the trainer came there, between lines of metrics.jsonl; `max_x` is the mean.
+    """
+    metrics = reader.read_metrics()
+    steps, walls = [row["step"] for row in metrics], [row["wall_s"] for row in metrics]
+    rows = []
+    for summary in reader.evaluations():
+        for policy, found in (("argmax", summary), ("sampled", summary.get("sampled"))):
+            if found:
+                rows.append(
+                    {
+                        "step": summary["step"],
+                        "wall_s": round(float(np.interp(summary["step"], steps, walls)), 1),
+                        "policy": policy,
+                        "protocol": found["protocol"],
+                        "episodes": found["episodes"],
+                        "clear_rate": found["clear_rate"],
+                        "max_x": float(np.mean(found["max_x_positions"])),
+                        "median_max_x": found["median_max_x"],
+                        "median_clear_steps": found["median_clear_steps"],
+                    }
+                )
+    return rows
+
+
 def rounded(value: float, digits: int) -> str:
     """Return a number with so many significant digits as a person writes it: 3,161 or 0.0042."""
     if value == 0 or not math.isfinite(value):

@@ -42,6 +42,7 @@ COMMANDS = {
     "backup": "scripts/backup_checkpoints.py",
     "launch": "scripts/launch.py",
     "bench": "bench_throughput.py",
+    "compare": "compare_agents.py",
 }
 USAGE = f"usage: run_mario.sh {'|'.join(COMMANDS)} [flags of that command]"
 RUN_REQUIREMENTS = "requirements.txt"
