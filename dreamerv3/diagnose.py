@@ -1,6 +1,7 @@
 """A run's post-mortem: did it reach the flag, where does it die, what drives and deceives it?
 
-    python dreamerv3/diagnose.py logs/run [--compare-reward death_penalty=50 flag_bonus=100]
+    python dreamerv3/diagnose.py logs/run --compare-reward death_penalty=50 flag_bonus=100
+    python dreamerv3/diagnose.py logs/run --curiosity
 
 Reads the replay (also while the run goes on), metrics.jsonl and the newest model. Writes
 <run>/diagnosis/diagnosis.json and open_loop.mp4, in which the model sees a sequence's beginning and
@@ -18,14 +19,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 import tyro
+from scipy.stats import spearmanr
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dreamerv3.dreamer import DreamerConfig, config_from_dict, with_values
 from dreamerv3.envs.mario import mario_row, recompute_rewards, replay_contents
+from dreamerv3.exploration import Ensemble, disagreement, ensemble_loss
 from dreamerv3.models import Agent
-from dreamerv3.networks import centered
+from dreamerv3.networks import centered, unimix_probs
 from dreamerv3.policy import policy_from_tensors
 from dreamerv3.replay import Replay
 from mario_policies import find_model
@@ -34,6 +39,8 @@ from mario_runs import BadModelFile, RunFolder, read_metrics, read_model_zip, wr
 from mario_runtime import GameFacts, UsageError
 from mario_status import exit_code
 
+CURIOSITY_EPISODES = 64  # the newest ones
+ENSEMBLE_UPDATES = 300  # of an ensemble for an agent that has none
 PLACE_PX = 100  # width of the places that deaths are counted in
 SEEN_STEPS = 8  # of an open-loop prediction's sequence
 FACT = {name: number for number, name in enumerate(GameFacts._fields)}
@@ -47,6 +54,8 @@ class DiagnoseFlags:
     """The run folder."""
     compare_reward: tuple[str, ...] = ()
     """Reward flags, as death_penalty=50, to set the reward's profile under them beside its own."""
+    curiosity: bool = False
+    """Set what disagreement pays beside what its logarithm pays, on the newest episodes."""
     best: int = 5
     """Episodes listed as the best."""
     video: bool = True
@@ -153,6 +162,79 @@ def signals(lines: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 @torch.no_grad()
+def transitions(agent: Agent, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Return what the ensemble reads [T - 1, F + A] and predicts [T - 1, S * K] of an episode."""
+    images = torch.from_numpy(rows["image"].copy())  # [T, C, H, W]
+    actions = torch.from_numpy(rows["action"].astype(np.int64))
+    is_first = torch.from_numpy(rows["is_first"].copy())
+    tokens = agent.world.encoder(centered(images)).unsqueeze(1)  # [T, 1, tokens]
+    deter, stoch, posterior = agent.world.rssm.observe(tokens, actions[:, None], is_first[:, None])
+    one_hot = F.one_hot(actions[1:], agent.n_actions).float()
+    inputs = torch.cat([deter[:-1, 0], stoch[:-1, 0], one_hot], -1)
+    return inputs, unimix_probs(posterior[1:, 0]).flatten(1)
+
+
+def fitted_ensemble(agent: Agent, inputs: Tensor, targets: Tensor) -> Ensemble:
+    """Return an ensemble for an agent that was trained without one."""
+    config = agent.exploration
+    ensemble = Ensemble(inputs.shape[1], config.units, config.members, targets.shape[1])
+    optimizer = torch.optim.Adam(ensemble.parameters(), 1e-3)
+    for _ in range(ENSEMBLE_UPDATES):
+        chosen = torch.randint(len(inputs), (512,))
+        features, actions = inputs[chosen].split(inputs.shape[1] - agent.n_actions, -1)
+        optimizer.zero_grad()
+        ensemble_loss(ensemble(features, actions), targets[chosen], torch.ones(512)).backward()
+        optimizer.step()
+    return ensemble
+
+
+def curiosity(
+    agent: Agent, replay: Replay, episodes: Sequence[StoredEpisode], seed: int
+) -> dict[str, dict[str, float]]:
+    """Return what disagreement pays, as a variance (Plan2Explore) and as the variance's logarithm.
+
+    Both on the same world model, ensemble and states. A dead agent is paid nothing more: where the
+    discounted pay still to come is below 0, dying at once is the better choice.
+
+    Returns:
+        of either signal: `mean`, `min` and `max` a step, `better_dead` (share of the states where
+        that is so) and `life` (rank correlation of an episode's length with its pay).
+    """
+    torch.manual_seed(seed)
+    long_enough = [episode for episode in episodes if episode.length > 2]
+    newest = sorted(long_enough, key=lambda episode: episode.first)[-CURIOSITY_EPISODES:]
+    found = [transitions(agent, replay.read(e.stream, e.first, e.length)) for e in newest]
+    inputs, targets = (torch.cat(parts) for parts in zip(*found, strict=True))
+    ensemble = agent.ensemble if agent.curious else fitted_ensemble(agent, inputs, targets)
+    lengths = [len(part) for part, _ in found]
+    with torch.no_grad():
+        features, actions = inputs.split(inputs.shape[1] - agent.n_actions, -1)
+        variance = disagreement(ensemble(features, actions))
+    pays = {"variance": variance, "logarithm": variance.log()}
+    return {name: what_it_pays(pay, lengths, agent.config.discount) for name, pay in pays.items()}
+
+
+def what_it_pays(pay: Tensor, lengths: Sequence[int], discount: float) -> dict[str, float]:
+    """Return `curiosity`'s figures of one signal [steps of all episodes]."""
+    still_to_come = []  # of each episode, the discounted pay from each state on
+    for steps in pay.split(list(lengths)):
+        come = [0.0]
+        for value in reversed(steps.tolist()):
+            come.append(value + discount * come[-1])
+        still_to_come.append(come[:0:-1])
+    totals = [come[0] for come in still_to_come]
+    figures = {
+        "mean": pay.mean().item(),
+        "min": pay.min().item(),
+        "max": pay.max().item(),
+        "better_dead": float(np.mean([c < 0 for come in still_to_come for c in come])),
+    }
+    if len(set(lengths)) > 1:
+        figures["life"] = float(spearmanr(lengths, totals).statistic)
+    return figures
+
+
+@torch.no_grad()
 def open_loop(agent: Agent, rows: np.ndarray) -> Iterator[np.ndarray]:
     """Yield frames uint8[H, 3 W, 3] of a sequence: truth, dream (seen at first), difference.
 
@@ -233,11 +315,14 @@ def diagnose(flags: DiagnoseFlags) -> None:
         "reward": reward_profiles(replay, config, flags.compare_reward),
         "signals": signals(read_metrics(RunFolder(flags.run).metrics_path)),
     }
+    agent = trained_agent(flags.run) if flags.video or flags.curiosity else None
+    if flags.curiosity and agent:
+        findings["curiosity"] = curiosity(agent, replay, episodes, flags.seed)
     output = flags.run / "diagnosis"
     write_json(output / "diagnosis.json", findings)
     print("\n".join(report(findings)))
-    if flags.video:
-        write_open_loop(flags, config, replay, output / "open_loop.mp4")
+    if flags.video and agent:
+        write_open_loop(flags, agent, config, replay, output / "open_loop.mp4")
     print(f"written to {output}")
 
 
@@ -260,18 +345,24 @@ def report(findings: dict[str, Any]) -> Iterator[str]:
         yield f"reward, {name}: " + ", ".join(f"{k} {v:.3g}" for k, v in values.items())
     for name, value in findings["signals"].items():
         yield f"  {name}: {value:.4g}"
+    for name, values in findings.get("curiosity", {}).items():
+        yield f"curiosity, {name}: " + ", ".join(f"{k} {v:.3g}" for k, v in values.items())
+
+
+def trained_agent(run: Path) -> Agent | None:
+    """Return the agent of a run's model; None, and a line that says so, if it has none yet."""
+    try:
+        model = find_model(run)
+    except BadModelFile:
+        print("no model yet: no open-loop video, no curiosity")
+        return None
+    return policy_from_tensors(*read_model_zip(model), str(model)).agent
 
 
 def write_open_loop(
-    flags: DiagnoseFlags, config: DreamerConfig, replay: Replay, path: Path
+    flags: DiagnoseFlags, agent: Agent, config: DreamerConfig, replay: Replay, path: Path
 ) -> None:
-    """Film open-loop predictions of the newest model, if there is one."""
-    try:
-        model = find_model(flags.run)
-    except BadModelFile:
-        print("no model yet: no open-loop video")
-        return
-    agent = policy_from_tensors(*read_model_zip(model), str(model)).agent
+    """Film open-loop predictions of an agent's world model."""
     rng = np.random.default_rng(flags.seed)
     frames: list[np.ndarray] = []
     streams = [s for s, end in enumerate(replay.end) if end - replay.first[s] >= flags.length]

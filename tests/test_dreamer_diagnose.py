@@ -1,0 +1,37 @@
+"""What dreamerv3/diagnose.py says of Plan2Explore's pay: by hand, and of a real run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from dreamerv3.diagnose import main, what_it_pays
+from dreamerv3.dreamer import main as train
+
+
+def test_pay_by_hand() -> None:
+    lengths, discount = (1, 3), 0.5
+    found = what_it_pays(torch.tensor([2.0, 2.0, 2.0, 2.0]), lengths, discount)
+    assert found == {"mean": 2, "min": 2, "max": 2, "better_dead": 0, "life": pytest.approx(1)}
+    found = what_it_pays(torch.tensor([-1.0, -1.0, -1.0, -1.0]), lengths, discount)
+    assert (found["better_dead"], found["life"]) == (1, pytest.approx(-1))
+    # Still to come in the long episode: 1 - 4 / 2 + 8 / 4 = 1, -4 + 8 / 2 = 0, 8.
+    found = what_it_pays(torch.tensor([-3.0, 1.0, -4.0, 8.0]), lengths, discount)
+    assert found["better_dead"] == 1 / 4
+    assert "life" not in what_it_pays(torch.tensor([1.0, 1.0]), (1, 1), discount)
+
+
+@pytest.mark.parametrize("behaviour", ["greedy", "plan2explore"])
+def test_the_logarithm_makes_death_the_better_choice(behaviour: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    flags = f"--configs debug --steps 300 --eval-every 0 --exploration.behaviour {behaviour}"
+    assert train(["--logdir", str(run), *flags.split()]) == 0
+    assert main([str(run), "--curiosity", "--no-video"]) == 0
+    found = json.loads((run / "diagnosis" / "diagnosis.json").read_text())["curiosity"]
+    assert found["variance"]["min"] >= 0
+    assert found["variance"]["better_dead"] == 0
+    assert found["logarithm"]["max"] < 0, "variances of probabilities are below 1"
+    assert found["logarithm"]["better_dead"] == 1
