@@ -9,6 +9,7 @@ be recognised; P8, which learns slowly, never.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -77,14 +78,16 @@ def value_explosion(rows: Sequence[Row]) -> str | None:
     """The value loss drowns the policy's gradient."""
     for row in _last(rows, 1, "value_loss"):
         loss = row["value_loss"]
-        earlier = sorted(r["value_loss"] for r in rows[:-1] if "value_loss" in r)
-        usual = earlier[len(earlier) // 2] if len(earlier) >= 2 * SEVERAL else loss
         if loss > VALUE_LOSS_ALARM:
             return (
                 f"value loss {loss:.2g}, above {VALUE_LOSS_ALARM:.0f}: it drowns the policy "
                 "gradient; normalise the reward"
             )
-        if loss > VALUE_LOSS_GROWTH * usual and loss > 1:
+        if loss <= 1:  # as nearly always: sorting all rows for every row is slow
+            continue
+        earlier = sorted(r["value_loss"] for r in rows[:-1] if "value_loss" in r)
+        usual = earlier[len(earlier) // 2] if len(earlier) >= 2 * SEVERAL else loss
+        if loss > VALUE_LOSS_GROWTH * usual:
             return f"value loss {loss:.2g}, {loss / usual:.0f} times the run's median {usual:.2g}"
     return None
 
@@ -95,14 +98,16 @@ def death_wall(rows: Sequence[Row]) -> str | None:
     if not _last(rows, 1, *keys):
         return None
     newest = rows[-1]
-    since = [
-        row
-        for row in rows
-        if all(key in row for key in keys)
-        and newest["ppo/episodes"] - row["ppo/episodes"] <= WALL_EPISODES
-    ]
-    begun = newest["ppo/episodes"] - since[0]["ppo/episodes"]
-    if begun < 0.9 * WALL_EPISODES or newest.get("clear_rate", 0.0) >= COMPETENT:
+    if newest.get("clear_rate", 0.0) >= COMPETENT:
+        return None
+    backwards = (row for row in reversed(rows) if all(key in row for key in keys))
+    since = list(
+        itertools.takewhile(
+            lambda row: newest["ppo/episodes"] - row["ppo/episodes"] <= WALL_EPISODES, backwards
+        )
+    )
+    begun = newest["ppo/episodes"] - since[-1]["ppo/episodes"]
+    if begun < 0.9 * WALL_EPISODES:
         return None
     low = min(row["ppo/max_x_p25"] for row in since)
     high = max(row["ppo/max_x_p75"] for row in since)

@@ -727,6 +727,10 @@ class MetricsCallback(BetweenRollouts):
             "ppo/rnd_loss": trained.get("train/rnd_loss"),
             "ppo/intrinsic_value_loss": trained.get("train/intrinsic_value_loss"),
         }
+        model: Any = self.model
+        if model.n_epochs == 1 and model.batch_size == model.n_steps * model.n_envs:
+            # Measured before the rollout's only step, these are 0 whatever the policy does.
+            scalars["approx_kl"] = scalars["clip_fraction"] = None
         scalars |= self.statistics.scalars()
         self.episodes += self.statistics.episodes
         scalars["ppo/episodes"] = self.episodes

@@ -148,3 +148,13 @@ def test_real_runs_made_to_fail_are_recognised(tmp_path: Path, flags: str, rule:
     rows = read_metrics(run.metrics_path)
     assert rule in [finding.rule for finding in diagnose(rows)]
     assert any(row.get(f"doctor/{rule}") for row in rows)
+
+
+def test_one_update_a_rollout_is_no_frozen_policy(tmp_path: Path) -> None:
+    tiny = "--n-envs 2 --n-steps 64 --batch-size 128 --n-epochs 1 --timesteps 640 --eval-freq 0"
+    run = RunFolder(tmp_path / "run")
+    assert main([*tiny.split(), "--run-dir", str(run.path)]) == 0
+    rows = read_metrics(run.metrics_path)
+    assert len(rows) == 5
+    assert not any("approx_kl" in row for row in rows), "0 by definition, so it says nothing"
+    assert diagnose(rows) == []
