@@ -48,7 +48,16 @@ from dreamerv3.models import Batch, ModelConfig
 from dreamerv3.networks import exponential_noise, unimix_probs
 from dreamerv3.policy import DreamerPolicy, make_agent, tuples
 from dreamerv3.replay import Replay, read_index, relabel
-from mario_rollout import Summary, evaluate
+from mario_rollout import (
+    Episode,
+    Summary,
+    best_episode,
+    evaluate,
+    film,
+    game_fps,
+    protocol_config,
+    write_video,
+)
 from mario_runs import (
     POLICY_MEMBER,
     BadModelFile,
@@ -120,7 +129,8 @@ class RunConfig:
     checkpoint_every: int = 10_000
     """Agent steps between checkpoints; the newest two are kept."""
     eval_every: int = 25_000
-    """Agent steps between evaluations (noop protocol, argmax and sampled). 0: never."""
+    """Agent steps between evaluations (noop protocol, argmax and sampled) and the preview, the
+    best of the sampled episodes. 0: never."""
     eval_episodes: int = 16
     """Episodes of each."""
     eval_steps: int = 1_000
@@ -572,10 +582,12 @@ class Loop:
         )
 
     def evaluate(self) -> None:
-        """Play argmax and sampled episodes and keep the model whose worse half is the best."""
-        summaries = [self._judge(deterministic) for deterministic in (True, False)]
-        argmax, sampled = summaries
-        step, rank = self.trainer.step, min(summary.rank for summary in summaries)
+        """Play argmax and sampled episodes and keep the model whose worse half is the best.
+
+        The best sampled episode is the preview.
+        """
+        (argmax, _), (sampled, episodes) = (self._judge(mode) for mode in (True, False))
+        step, rank = self.trainer.step, min(argmax.rank, sampled.rank)
         content = dataclasses.asdict(argmax) | {
             **{"step": step, "rank": rank, "sampled": dataclasses.asdict(sampled)}
         }
@@ -585,6 +597,9 @@ class Loop:
                 self.save_model(self.run.best_model)
                 write_json(self.run.best_summary, content)
                 self.best = rank
+            config = protocol_config(in_process(self.config.env), "noop")
+            preview = self.run.previews / f"step_{step}" / "preview.mp4"
+            write_video(preview, film(best_episode(episodes), config), game_fps(config))
         except OSError as error:
             print(f"warning: evaluation not written: {error}", file=sys.stderr)
         print(
@@ -594,7 +609,7 @@ class Loop:
             flush=True,
         )
 
-    def _judge(self, deterministic: bool) -> Summary:
+    def _judge(self, deterministic: bool) -> tuple[Summary, list[Episode]]:
         flags, env = self.config.run, self.config.env
         return evaluate(
             DreamerPolicy(self.trainer.agent, env),
@@ -605,7 +620,7 @@ class Loop:
             seed=flags.seed + 10_000,  # starts that training does not begin with
             max_steps=flags.eval_steps,
             model=f"{self.run.path.name} at {self.trainer.step} steps",
-        )[0]
+        )
 
     def save_model(self, path: Path) -> None:
         """Write the weights, with the run's config, as a model file."""
@@ -614,6 +629,8 @@ class Loop:
     def _write_weights(self, file: Any) -> None:
         with zipfile.ZipFile(file, "w") as archive:
             archive.writestr(POLICY_MEMBER, tensor_bytes(self.trainer.agent.state_dict()))
+            # In the member and under the name that SB3 has it.
+            archive.writestr("data", json.dumps({"num_timesteps": self.trainer.step}))
 
     def save_checkpoint(self) -> None:
         """Write weights and state; a full disk is said, and training goes on."""

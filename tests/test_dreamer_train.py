@@ -118,6 +118,7 @@ def test_a_run_writes_its_folder(run: RunFolder) -> None:
     assert (summary["episodes"], summary["deterministic"]) == (2, True)
     assert summary["sampled"]["deterministic"] is False
     assert run.best_model.is_file()
+    assert (run.previews / "step_300" / "preview.mp4").is_file()
     assert list(run.tensorboard.glob("events.*"))
     content = json.loads(run.config_path.read_text())
     assert (content["agent"], content["steps"]) == ("dreamerv3", 400)
