@@ -38,7 +38,9 @@ def flag_values(group: dict[str, Any]) -> str:
     """Return a group of flags as "name value, name value", nested groups inside."""
     flat = {**group, **group.get("reward", {})}
     flat.pop("reward", None)
-    return ", ".join(f"{name} {value}" for name, value in flat.items() if value not in (None, []))
+    return ", ".join(
+        f"{name} {value}" for name, value in flat.items() if value not in (None, [], "")
+    )
 
 
 def describe(path: Path) -> Iterator[str]:
@@ -61,9 +63,8 @@ def describe(path: Path) -> Iterator[str]:
     yield f"size       {path.stat().st_size:,} bytes, {sum(members.values()):,} unpacked"
     yield f"agent      {config.get('agent')}"
     in_name = re.search(r"(\d+)_steps", path.stem)
-    steps = data.get("num_timesteps", in_name[1] if in_name else "unknown")
-    yield f"steps      {steps}"
-    yield f"stage      {env.get('world')}-{env.get('stage')}, goal line {env.get('goal_line_x')}"
+    yield f"steps      {data.get('num_timesteps', in_name[1] if in_name else 'unknown')}"
+    yield f"stage      {env.get('stages') or f'{env.get("world")}-{env.get("stage")}'}"
     yield f"weights    {parameters:,} numbers in {len(tensors)} tensors"
     largest = sorted(tensors.items(), key=lambda item: -item[1].numel())[:3]
     for name, tensor in largest:

@@ -101,13 +101,16 @@ def gpus() -> list[str]:
     if not shutil.which("nvidia-smi"):
         return []
     query = "name,utilization.gpu,memory.used,memory.total,temperature.gpu"
-    done = subprocess.run(
-        ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=20,
-    )
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=20,
+        )
+    except subprocess.TimeoutExpired:
+        return ["nvidia-smi does not answer"]
     return done.stdout.splitlines() if done.returncode == 0 else []
 
 

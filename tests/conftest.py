@@ -1,4 +1,4 @@
-"""What several test files look at: a small real run, made once."""
+"""What several test files look at: a small real run of each agent, made once."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ TINY_RUN = (
     "--action-set simple --n-envs 2 --n-steps 64 --batch-size 64 --n-epochs 1 --timesteps 256 "
     "--checkpoint-freq 128 --eval-freq 128 --eval-episodes 2 --eval-steps 20 "
     "--preview-freq 128 --preview-steps 20 --device cpu --seed 3"
+)
+TINY_DREAMER_RUN = (
+    "--configs debug --steps 200 --exploration.prefill 150 --checkpoint-every 100 "
+    "--eval-every 200 --threads 1"
 )
 
 
@@ -23,4 +27,14 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     run = tmp_path_factory.mktemp("runs") / "tiny"
     assert main([*TINY_RUN.split(), "--run-dir", str(run)]) == 0
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_dreamer_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished DreamerV3 run of 200 steps, as `tiny_run`."""
+    from dreamerv3.dreamer import main
+
+    run = tmp_path_factory.mktemp("runs") / "dream"
+    assert main([*TINY_DREAMER_RUN.split(), "--logdir", str(run)]) == 0
     return run

@@ -32,6 +32,9 @@ import launch  # noqa: E402
 import run_health  # noqa: E402
 
 import auto_update_mario_monitor  # noqa: E402
+import dreamerv3.dreamer  # noqa: E402
+import render_best_checkpoint  # noqa: E402
+import watch_mario  # noqa: E402
 from mario_runs import RunFolder, read_model_zip  # noqa: E402
 from mario_status import RunReader  # noqa: E402
 from train_mario import parse_config  # noqa: E402
@@ -107,8 +110,10 @@ def test_every_powershell_launcher_passes_flags_that_exist(
     name: str, helps: dict[str, str]
 ) -> None:
     parser = tree_sitter.Parser(tree_sitter.Language(tree_sitter_powershell.language()))
-    root = parser.parse((SCRIPTS / f"{name}.ps1").read_bytes()).root_node
+    source = (SCRIPTS / f"{name}.ps1").read_bytes()
+    root = parser.parse(source).root_node
     assert not root.has_error
+    assert re.search(rb" @(args|More)\r?\n", source), "a user's further flags are handed on"
     words = strings(root)
     target = words[words.index("run_mario.ps1") + 1 :]
     command = next(word for word in target if word in front_door.COMMANDS)
@@ -133,6 +138,10 @@ def test_recipes_are_flags_that_the_trainer_takes() -> None:
             assert config.run.warm_start
             weights = read_model_zip(REPOSITORY / config.run.warm_start)
             assert weights[0]["env"]["action_set"] == config.env.action_set
+    command = launch.command_of(launch.RECIPES["plan2explore"], RunFolder(Path("nowhere")), [])
+    dreamer = dreamerv3.dreamer.parse_config(command[2:])
+    assert (dreamer.run.logdir, dreamer.run.steps) == (Path("nowhere"), 700_000)
+    assert dreamer.exploration.behaviour == "plan2explore"
 
 
 # --------------------------------------------------------------------------------------------
@@ -278,6 +287,47 @@ def test_what_a_checkpoint_is(
     torn.write_bytes(checkpoint.read_bytes()[:3000])
     assert inspect_checkpoint.main([str(torn)]) == 2
     assert "is not a whole zip file" in capsys.readouterr().err
+
+
+def test_every_tool_takes_a_run_of_dreamerv3_as_well(
+    tiny_dreamer_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(os, "nice", lambda _: 0)
+    run, demo = tiny_dreamer_run, tmp_path / "demo.npz"
+    page, film = tmp_path / "page.html", tmp_path / "film"
+    short = "--max-steps 12"
+    for main, flags, said in (
+        (run_health.main, f"--run {run}", r"dreamerv3 on 1-1\n  state     finished"),
+        (eval_summary.main, f"{run}", r"200 .* argmax .* 0/2(.|\n)*200 .* sampled .* 0/2"),
+        (inspect_checkpoint.main, f"{run}", r"agent      dreamerv3\nsteps      200\n"),
+        (
+            diagnose_latest.main,
+            f"--run {run} --episodes 2 {short}",
+            r"mario_dreamerv3_200_steps.zip sampled 0/2",
+        ),
+        (backup_checkpoints.main, f"--run {run} --to {tmp_path}/backup", "2 new checkpoints"),
+        (
+            auto_update_mario_monitor.main,
+            f"--run-dir {run} --once",
+            r"finished .* dreamerv3 .* 0/2",
+        ),
+        (auto_update_mario_monitor.main, f"--run-dir {run} --once --html {page}", "written"),
+        (
+            render_best_checkpoint.main,
+            f"--model {run} --seeds 2 {short} --captions --no-gif --output-dir {film}",
+            r"stochastic: 0/2 cleared(.|\n)*in 12 agent steps",
+        ),
+        (watch_mario.main, f"--model {run} --record {demo} --headless", f"recorded {demo}"),
+        (watch_mario.main, f"--replay {demo} --headless --emulator nes-py", "as recorded"),
+    ):
+        assert main(flags.split()) == 0
+        assert re.search(said, capsys.readouterr().out)
+    assert page.read_text().count("<polyline") == 7
+    assert "data:video/mp4;base64," in page.read_text(), "its preview"
+    assert (film / "best.mp4").is_file()
 
 
 # --------------------------------------------------------------------------------------------
