@@ -35,6 +35,7 @@ from mario_runtime import EmulatorName, UsageError, in_process
 from mario_status import best_run, exit_code, newest_model, newest_run
 
 MODES = ("deterministic", "stochastic")
+MAX_WIDTH = 4096  # px; what plays H.264 seldom takes more
 RANKS = {"default": furthest, "fastest_clear": fastest_clear}
 
 
@@ -117,11 +118,13 @@ def as_dict(episode: Episode, mode: str) -> dict[str, Any]:
 
 def render(flags: RenderFlags) -> None:
     """Play, rank, film and write."""
-    modes = flags.policy_modes.split(",")
+    modes = list(dict.fromkeys(flags.policy_modes.split(",")))
     if unknown := [mode for mode in modes if mode not in MODES]:
         raise UsageError(f"no policy mode {unknown[0]!r}; there are: {', '.join(MODES)}")
-    if flags.fps < 0 or flags.export_max_width < 16:
-        raise UsageError("--fps must not be negative, --export-max-width at least 16")
+    if min(flags.fps, flags.max_steps, flags.seed_base) < 0:
+        raise UsageError("--fps, --max-steps and --seed-base must not be negative")
+    if not 16 <= flags.export_max_width <= MAX_WIDTH:
+        raise UsageError(f"--export-max-width must be from 16 to {MAX_WIDTH}")
     model = find(flags)
     output = flags.output_dir or Path("runs") / f"render_{name_of(model)}"
     policy = load_policy(model)

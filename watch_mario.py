@@ -470,12 +470,18 @@ def run(flags: WatchFlags) -> int:
     """Do what the flags ask for."""
     if sum((flags.human, flags.replay is not None, flags.model is not None)) > 1:
         raise UsageError("--model, --human and --replay exclude each other")
+    if flags.replay and flags.record:
+        raise UsageError("--replay plays a demo that is there, --record makes one: not both")
     if flags.headless and flags.human:
         raise UsageError("--human needs the window")
     if flags.headless and not (flags.record or flags.replay):
         raise UsageError("--headless needs --record or --replay: there is nothing to see")
-    if flags.speed <= 0:
+    if not flags.speed > 0:  # nan is not
         raise UsageError("--speed must be above 0")
+    if flags.episodes < 0 or flags.seed < 0:
+        raise UsageError("--episodes and --seed must not be negative")
+    if 0 in (flags.world, flags.stage):
+        raise UsageError("worlds and stages count from 1")
     if flags.replay:
         demo = load_demo(flags.replay)
         code = 1  # closed before its end, it has shown nothing
