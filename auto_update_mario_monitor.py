@@ -167,8 +167,9 @@ class LiveGames:
         due = time.monotonic()
         for moment in watch(policy, config, seed):
             yield part(with_caption(moment))
-            due = max(due + (ENDING_S if moment.done else tick_s), time.monotonic())
-            time.sleep(due - time.monotonic())
+            now = time.monotonic()
+            due = max(due + (ENDING_S if moment.done else tick_s), now)
+            time.sleep(due - now)
 
 
 def part(picture: np.ndarray) -> bytes:
@@ -305,6 +306,7 @@ class RunPanel:
             self.state = ui.badge().classes("run-state px-2 py-1")
             self.why = ui.label().classes(MUTED)
         self.findings = ui.column().classes("w-full gap-1")
+        self.findings.set_visibility(False)
         with ui.row().classes("w-full gap-8"):
             self.tiles = {
                 key: self._tile(key)
@@ -381,8 +383,10 @@ class RunPanel:
     def _update_head(self, status: RunStatus) -> None:
         self.state.set_text(status.state)
         self.state.style(f"background: {STATE_COLORS[status.state]} !important; color: #0b1120")
-        self.why.set_text(status.why)
+        # What it collapsed of stands among the findings below.
+        self.why.set_text("" if status.state == "collapsed" else status.why)
         if len(status.findings) != len(list(self.findings)):
+            self.findings.set_visibility(bool(status.findings))
             self.findings.clear()
             with self.findings:
                 for finding in status.findings:
@@ -513,8 +517,10 @@ def monitor(flags: MonitorFlags) -> None:
             readers = [board.readers[status.name] for status in board.statuses]
             write_html(flags.html, readers, readers[:1])
             print(f"written: {flags.html}")
-        else:
+        elif board.statuses:
             print_runs(board.statuses)
+        else:
+            print(f"no runs in {board.root} yet")
         return
     serve(board, flags)
 
@@ -535,7 +541,9 @@ def serve(board: Board, flags: MonitorFlags) -> None:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOCAL_HOSTS))
     add_files(board)
     add_page(board)
-    warm_up()  # compiling takes most of a minute: before the first visitor, not under him
+    # Compiling and the first reading may take most of a minute: not under the first visitor.
+    warm_up()
+    board.refresh()
     where = f"http://{flags.host}:{flags.port} shows the runs in {board.root}; Ctrl-C ends it"
     app.on_startup(lambda: print(where, flush=True))
     ui.run(
@@ -550,6 +558,7 @@ def serve(board: Board, flags: MonitorFlags) -> None:
         binding_refresh_interval=0.5,
         # It would hold back the pictures of a stream until enough of them have come together.
         gzip_middleware_factory=None,
+        timeout_graceful_shutdown=1,  # s: a game's stream never ends by itself
     )
 
 

@@ -86,6 +86,8 @@ def rounded(value: float, digits: int) -> str:
     """Return a number with so many significant digits as a person writes it: 3,161 or 0.0042."""
     if value == 0 or not math.isfinite(value):
         return str(round(value)) if value == 0 else str(value)
+    if abs(value) < 1e-4:
+        return f"{value:.{digits}g}"
     decimals = digits - 1 - math.floor(math.log10(abs(value)))
     return f"{value:,.{max(0, decimals)}f}"
 
@@ -272,7 +274,7 @@ video { image-rendering: pixelated; border-radius: 8px }
 {% for run in runs %}
 <h2>{{ run.status.name }}</h2>
 <p><b style="color: {{ colors[run.status.state] }}">{{ run.status.state }}</b>
-{{ run.status.why }}</p>
+{{ run.status.why if run.status.state != "collapsed" }}</p>
 {% for finding in run.status.findings %}
 <p class="muted">{{ finding.rule }} at {{ finding.step }}: {{ finding.message }}</p>
 {% endfor %}

@@ -40,7 +40,7 @@ from mario_runtime import STAGES
 from mario_status import RunReader, find_runs
 
 ROOT = Path(__file__).parents[1]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 
 
 def write_rows(run: Path, rows: list[dict[str, Any]], mode: str = "w") -> None:
@@ -157,13 +157,18 @@ def test_two_hundred_runs_are_read_once_and_then_only_what_is_new(
     assert board.statuses[0].name == "run_007"
 
 
-def test_tensorboard_shows_the_same_numbers_under_the_same_names(tiny_run: Path) -> None:
-    board = EventAccumulator(str(tiny_run / "tensorboard"))
+@pytest.mark.parametrize("agent", ["tiny_run", "tiny_dreamer_run"])
+def test_tensorboard_shows_the_same_numbers_under_the_same_names(
+    agent: str, request: pytest.FixtureRequest
+) -> None:
+    run: Path = request.getfixturevalue(agent)
+    board = EventAccumulator(str(run / "tensorboard"))
     board.Reload()
-    rows = RunReader(tiny_run).read_metrics()
+    rows = RunReader(run).read_metrics()
     names = set().union(*rows) - {"step"}
     assert names == set(board.Tags()["scalars"])
-    assert {"max_x", "entropy", "env_steps_per_s"} <= names
+    shared = "episode_return max_x clear_rate env_steps_per_s entropy value_loss policy_loss"
+    assert set(shared.split()) <= names
     for name in names:
         logged = [(row["step"], pytest.approx(row[name], rel=1e-4)) for row in rows if name in row]
         assert [(event.step, event.value) for event in board.Scalars(name)] == logged
@@ -181,6 +186,7 @@ def test_curves_are_thinned_to_their_last_point() -> None:
     assert thin[-1] == (1000, 1000.0)
     assert points(rows, "entropy") == []
     numbers = {0.0: "0", 3161.0: "3,161", 0.00421: "0.0042", -0.5: "-0.50", 123456.0: "123,456"}
+    numbers[2.53e-7] = "2.5e-07"
     assert {value: rounded(value, 2) for value in numbers} == numbers
 
 
@@ -220,6 +226,10 @@ def test_once_writes_a_page_that_holds_everything(
     line = next(line for line in capsys.readouterr().out.splitlines() if "tiny" in line)
     assert "finished" in line
     assert "256" in line
+    (tmp_path / "empty").mkdir()
+    flags = ["--runs-root", str(tmp_path / "empty"), "--once"]
+    assert auto_update_mario_monitor.main(flags) == 0
+    assert capsys.readouterr().out == f"no runs in {tmp_path / 'empty'} yet\n"
 
 
 def test_a_report_shows_hostile_names_as_text(tmp_path: Path) -> None:
@@ -260,10 +270,12 @@ def test_what_does_not_fit_is_one_line(
 @contextlib.contextmanager
 def process(*command: str | Path) -> Iterator[subprocess.Popen[str]]:
     """Run a program of the repository, and end it."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    environment.pop("PYTEST_CURRENT_TEST", None)  # NiceGUI takes it for a test of its own kind
     running = subprocess.Popen(
         [sys.executable, *map(str, command)],
         cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"},
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -313,12 +325,13 @@ PIXELS = """element => {
 def test_the_page_of_a_training_in_a_browser(tmp_path: Path) -> None:
     sync_api = pytest.importorskip("playwright.sync_api")
     root = tmp_path / "runs"
-    (tmp_path / "secret.txt").write_text("secret")
+    secret = tmp_path / "secret.txt"
+    secret.write_text("secret")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     training = (
-        "--action-set fast --n-envs 2 --n-steps 64 --batch-size 128 --n-epochs 1 --device cpu "
+        "--action-set fast --n-envs 2 --n-steps 64 --batch-size 32 --ent-coef 0.05 --device cpu "
         "--timesteps 10000000 --checkpoint-freq 512 --eval-freq 512 --eval-episodes 2 "
         "--eval-steps 40 --preview-freq 1024 --preview-steps 60"
     )
@@ -352,7 +365,7 @@ def test_the_page_of_a_training_in_a_browser(tmp_path: Path) -> None:
             assert page.locator(".run-state").inner_text() == "training"
 
             def curve() -> str | None:
-                return page.locator(".curve-max_x svg path").last.get_attribute("d")
+                return page.locator(".curve-max_x [clip-path] path").get_attribute("d")
 
             before, value = curve(), page.locator(".curve-entropy .font-semibold").inner_text()
             wait_for(lambda: curve() != before)
@@ -375,9 +388,23 @@ def test_the_page_of_a_training_in_a_browser(tmp_path: Path) -> None:
             level = page.locator(".level img")
             wait_for(lambda: level.evaluate("i => i.naturalWidth") == 3328)
             page.screenshot(path=tmp_path / "page.png")
+
+            # Two hundred runs more, a way out of the root, and a film that is none of its run's.
+            for i in range(200):
+                write_rows(root / f"run_{i:03}", [healthy(100 * j) for j in range(1, 301)])
+            (root / "out").symlink_to(tmp_path)
+            film = root / "run_000" / "previews" / "step_9" / "preview.mp4"
+            film.parent.mkdir(parents=True)
+            film.symlink_to(secret)
+            page.get_by_text("1 training, 200 stopped").wait_for()
+            for _ in range(2):
+                before = curve()
+                wait_for(lambda before=before: curve() != before)
             assert errors == []
 
             hostile = [
+                "/preview/out/runs/live",
+                "/preview/run_000",
                 "/preview/../../secret.txt",
                 "/preview/%2e%2e/%2e%2e/secret.txt",
                 "/preview/..%2f..%2fsecret.txt",
@@ -390,12 +417,13 @@ def test_the_page_of_a_training_in_a_browser(tmp_path: Path) -> None:
             assert {path: answer(port, path) for path in hostile} == dict.fromkeys(hostile, 404)
             assert answer(port, "/preview/live") == 200
             assert answer(port, "/preview/live", host="elsewhere.example") == 400
-            (root / "out").symlink_to(tmp_path)
-            time.sleep(2)
-            assert answer(port, "/preview/out") == 404
             page.goto(f"http://127.0.0.1:{port}/?run=../secret", wait_until="domcontentloaded")
             page.get_by_text("1 training").wait_for()
             assert "secret" not in page.content()
             listening = psutil.Process(server.pid).net_connections("tcp")
             addresses = {c.laddr.ip for c in listening if c.status == psutil.CONN_LISTEN}
             assert addresses == {"127.0.0.1"}
+
+            wait_for(lambda: live.evaluate("i => i.naturalWidth") == 512)
+            server.send_signal(signal.SIGINT)
+            server.wait(timeout=120)  # a game that is being watched does not hold it
