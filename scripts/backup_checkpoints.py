@@ -81,6 +81,8 @@ def back_up_all(flags: BackupFlags) -> None:
         raise UsageError("--every-s must be above 0 and --keep not negative")
     if flags.run and not flags.run.is_dir():
         raise UsageError(f"there is no run folder {flags.run}")
+    if not flags.run and not flags.runs_root.is_dir():
+        raise UsageError(f"there is no folder {flags.runs_root}; --runs-root names another")
     while True:
         runs = {flags.run.resolve().name: flags.run} if flags.run else find_runs(flags.runs_root)
         copied = [

@@ -156,6 +156,8 @@ def look(flags: HealthFlags) -> int:
         else:
             newest = newest_run(flags.runs_root)
             found = {newest.name: newest}
+        if not found:  # a heartbeat that says nothing would pass for a healthy one
+            raise UsageError(f"there are no runs in {flags.runs_root}")
         unwell = False
         for name, path in found.items():
             reader = readers.setdefault(name, RunReader(path, name))

@@ -161,8 +161,12 @@ def test_health_of_a_run(
         assert part in text
     assert run_health.main(["--runs-root", str(tiny_run.parent), "--brief"]) == 0
     assert re.fullmatch(r"\S+ tiny: finished, 256/256 .*\n", capsys.readouterr().out)
-    assert run_health.main(["--run", str(tmp_path / "nowhere")]) == 2
-    assert "no run folder" in capsys.readouterr().err
+    for flags, said in (
+        (["--run", str(tmp_path / "nowhere")], "no run folder"),
+        (["--brief", "--runs-root", str(tmp_path)], "there are no runs in"),
+    ):
+        assert run_health.main(flags) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_health_of_a_living_trainer_names_process_and_parent(
@@ -251,6 +255,7 @@ def test_backups_are_run_folders_and_keep_the_newest(tiny_run: Path, tmp_path: P
     before = {path: path.stat().st_mtime_ns for path in kept}
     assert backup_checkpoints.main(flags) == 0
     assert {path: path.stat().st_mtime_ns for path in kept} == before, "copied once"
+    assert backup_checkpoints.main(["--runs-root", str(tmp_path / "nowhere")]) == 2
 
 
 def test_the_table_of_evaluations(
