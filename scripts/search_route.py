@@ -11,8 +11,9 @@ Two searches, both in whole agent steps (4 frames), so that an agent could press
    one by loading it and presses random buttons from there. A cell that is reached again in fewer
    steps is overwritten. No reward, no map.
 2. `shorten` makes it fast: beam search in layers of one agent step. Of the states that are equally
-   old, those stay that are furthest along the best route so far; from beam to beam the route gets
-   shorter, or the beam doubles, until the time is up.
+   old, those stay that are nearest to the goal over the ways that exploring has seen (mazes send
+   Mario back: x says little); from beam to beam the route gets shorter, or the beam doubles,
+   until the time is up.
 
 Each clear is replayed in both emulators before demos/W-S.npz is written.
 """
@@ -43,7 +44,6 @@ from mario_demos import AGENT_FRAMES, Demo, load_demo, record, replay, save_demo
 from mario_runs import provenance, write_json
 from mario_runtime import (
     BUTTON_BITS,
-    MAX_PX_PER_FRAME,
     N_AREA_POINTERS,
     STAGES,
     EmulatorName,
@@ -55,12 +55,14 @@ from mario_runtime import (
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "docs" / "results" / "routes.json"
 TABLE = REPOSITORY / "docs" / "routes.md"
+PRETRAINED = REPOSITORY / "pretrained"
 
 # RAM addresses that only a search looks at; the rest is in mario_runtime.
 RAM_X_SPEED = 0x57  # signed, 1/16 px a frame
 RAM_Y_SPEED = 0x9F  # signed, px a frame
 RAM_X_FRACTION = 0x0400  # 1/256 px
 RAM_MAZE_CORRECT, RAM_MAZE_PASSED = 0x06D9, 0x06DA  # what the mazes with several checks count
+RAM_COINS = 0x075E
 
 A, B = BUTTON_BITS["A"], BUTTON_BITS["B"]
 RIGHT, LEFT, DOWN, UP = (BUTTON_BITS[name] for name in ("right", "left", "down", "up"))
@@ -78,15 +80,18 @@ NEWEST = 256  # cells that get half of all runs: where the archive grows, it goe
 FIRST_WIDTH, MAX_WIDTH = 64, 8192  # states of a beam
 CHILDREN = 3  # of each state: the same buttons, the same with A changed, random ones
 MAX_SPEED_PX = 3  # a frame, of a running Mario (FACTS.md)
-MAX_X = 8192  # px; the longest stage has 6,144
-STEPS_PER_SPEED = 0.01  # what 1/16 px a frame more is worth, in agent steps of lead (by hand)
+COLUMN_PX = 16
+COLUMNS = 512  # of an area; the longest stage has 384
+DETOUR_WEIGHT = 0.75  # over 0.5, or a dead end is left too late; 1 would trust coarse places
+SPEED_WORTH = 0.01  # what 1/16 px a frame more is worth, in columns of lead (by hand)
 
 TABLE_INTRODUCTION = """# Routes
 
 A clear of each stage, searched without a player, a map or a reward by `scripts/search_route.py`:
-random play from snapshots until one run reaches the flag or the axe (Go-Explore's archive), then
-beam search along that route. Each is kept as `demos/W-S.npz`, buttons only, held for whole agent
-steps of 4 frames; `pytest -m slow tests/test_demos.py` replays all of them in both emulators.
+random play from snapshots until one run reaches the flag or the axe (Go-Explore's archive), then a
+beam of states, ranked by how far the goal is over the ways that the random play has seen. Each is
+kept as `demos/W-S.npz`, buttons only, held for whole agent steps of 4 frames;
+`pytest -m slow tests/test_demos.py` replays all of them in both emulators.
 
 - floor: agent steps at top speed (12 px a step) from the start to the goal line, where one area
   holds both; nobody starts at top speed.
@@ -113,6 +118,13 @@ class Route(NamedTuple):
     def steps(self) -> int:
         """Agent steps, the last one perhaps cut short by the flag."""
         return len(self.buttons)
+
+
+class Explored(NamedTuple):
+    """What exploring found: a clear, and what leads where."""
+
+    route: Route
+    ways: Ways
 
 
 def move_odds(level: Level, pipes: bool) -> dict[int, float]:
@@ -148,19 +160,62 @@ def pack(parts: Sequence[tuple[np.ndarray, int]]) -> np.ndarray:
 # --------------------------------------------------------------------------------------------
 
 
-def cell_keys(ram: np.ndarray, facts: GameFacts) -> np.ndarray:
-    """Return the cell of each game, int64[n]: what tells apart states worth returning to."""
+def hidden_blocks(ram: np.ndarray, facts: GameFacts) -> np.ndarray:
+    """Return how many hidden blocks of 8-4 were hit, int64[n]: its second pipe is above one.
+
+    The game does not note that it was hit, but it pays a coin, and there are no others in 8-4.
+    """
+    return np.where(at_home(facts, (8, 4)), ram[:, RAM_COINS].astype(np.int64), 0)
+
+
+def place_keys(ram: np.ndarray, facts: GameFacts) -> np.ndarray:
+    """Return where each game is, int64[n]: column, height, and what a maze counts."""
     return pack(
         [
             (facts.area_pointer, N_AREA_POINTERS),
-            (facts.x_pos // 16, MAX_X // 16),
+            (facts.x_pos // COLUMN_PX, COLUMNS),
             (facts.y_pos // 24, 32),
-            (ram[:, RAM_MAZE_CORRECT].astype(np.int64), 256),
-            (ram[:, RAM_MAZE_PASSED].astype(np.int64), 256),
+            (ram[:, RAM_MAZE_CORRECT].astype(np.int64), 16),
+            (ram[:, RAM_MAZE_PASSED].astype(np.int64), 16),
+            (hidden_blocks(ram, facts), 4),
             (facts.player_state, 16),
-            (x_speed(ram) // 16, 8),
         ]
     )
+
+
+PLACES_PER_COLUMN = 32 * 16 * 16 * 4 * 16  # as packed above
+SPEEDS = 8
+
+
+def cell_keys(ram: np.ndarray, facts: GameFacts) -> np.ndarray:
+    """Return the cell of each game, int64[n]: what tells apart states worth returning to."""
+    return pack([(place_keys(ram, facts), 1 << 60), (x_speed(ram) // 16, SPEEDS)])
+
+
+START, GOAL = -1, -2  # places that are not in the game's
+
+
+class Ways:
+    """Which places lead to which, as seen in play."""
+
+    def __init__(self) -> None:
+        self.came_from: dict[int, set[int]] = {}
+
+    def add(self, place: int, came_from: int) -> None:
+        """Add what one agent step led to."""
+        self.came_from.setdefault(place, set()).add(came_from)
+
+    def steps_to_goal(self) -> dict[int, int]:
+        """Return the fewest agent steps from each place from which the goal was reached."""
+        steps = {GOAL: 0}
+        layer, depth = [GOAL], 0
+        while layer:
+            depth += 1
+            reached = {p for place in layer for p in self.came_from.get(place, ())}
+            layer = [place for place in reached if place not in steps]
+            steps |= dict.fromkeys(layer, depth)
+        del steps[GOAL]
+        return steps
 
 
 class RandomButtons:
@@ -197,6 +252,7 @@ class Archive:
 
     def __init__(self, start: np.ndarray) -> None:
         self.cells: dict[int, int] = {}  # key to index; the start has no key
+        self.places = [START]
         self.states = [start]
         self.steps = [0]
         self.nodes = [0]
@@ -216,6 +272,7 @@ class Archive:
         self.node_buttons.append(buttons)
         cell = self.cells.setdefault(key, len(self.states))
         if cell == len(self.states):
+            self.places.append(key // SPEEDS)
             self.states.append(state)
             self.steps.append(steps)
             self.nodes.append(node)
@@ -251,7 +308,7 @@ def explore(
     is_over: Callable[[int, int], bool],
     pipes: bool = False,
     threads: int = 1,
-) -> Route | None:
+) -> Explored | None:
     """Return a clear of a stage, or None if the search was ended before there was one.
 
     Args:
@@ -266,6 +323,8 @@ def explore(
     machines = BatchMachine(MACHINES, frames=AGENT_FRAMES, threads=threads)
     archive = Archive(start_snapshot(*level))
     random_buttons = RandomButtons(MACHINES, move_odds(level, pipes), rng)
+    ways = Ways()
+    places = [0] * MACHINES
     nodes, steps, left = [0] * MACHINES, [0] * MACHINES, [0] * MACHINES
     since = [bytearray() for _ in range(MACHINES)]  # buttons after the node
     waiting: list[int] = []  # cells to go on from
@@ -277,25 +336,32 @@ def explore(
                 cell = waiting.pop()
                 machines.states[i] = archive.states[cell]
                 nodes[i], steps[i], left[i] = archive.nodes[cell], archive.steps[cell], RUN_STEPS
+                places[i] = archive.places[cell]
                 since[i].clear()
         pressed = random_buttons.draw()
         machines.step(pressed, draw=False)
         batches += 1
         facts = read_facts(machines.ram_before)
         keys = cell_keys(machines.ram_before, facts).tolist()
+        cleared = has_cleared(facts, level).tolist()
         goes_on = (~machines.terminated & at_home(facts, level)).tolist()
         for i, button in enumerate(pressed.tolist()):
             since[i].append(button)
             steps[i] += 1
             left[i] = left[i] - 1 if goes_on[i] else 0
-            if goes_on[i] and archive.is_new(keys[i], steps[i]):
+            if cleared[i]:
+                ways.add(GOAL, places[i])
+                buttons = archive.route(nodes[i]) + bytes(since[i])
+                return Explored(Route(buttons, route_frames(buttons, machines.frames_run[i])), ways)
+            if not goes_on[i]:
+                continue
+            place = keys[i] // SPEEDS
+            ways.add(place, places[i])
+            places[i] = place
+            if archive.is_new(keys[i], steps[i]):
                 state = machines.snapshot(i)
                 nodes[i] = archive.add(keys[i], state, steps[i], nodes[i], bytes(since[i]))
                 since[i].clear()
-        cleared = np.flatnonzero(has_cleared(facts, level)).tolist()
-        if cleared:
-            buttons = archive.route(nodes[cleared[0]]) + bytes(since[cleared[0]])
-            return Route(buttons, route_frames(buttons, machines.frames_run[cleared[0]]))
     return None
 
 
@@ -309,31 +375,38 @@ def route_frames(buttons: bytes, last_frames: int) -> int:
 # --------------------------------------------------------------------------------------------
 
 
-def progress_along(level: Level, route: Route) -> np.ndarray:
-    """Return float32[areas, MAX_X]: the agent step at which the route was last at an x of an area.
+class Distances:
+    """How far from the goal a game is, by the ways seen: what a beam keeps its best states by.
 
-    -1 where it never was. The last time counts: a way that the route went twice (a maze's jump
-    back, a turn) is one to be cut short.
+    A column is 16 px of an area. Places that were not seen count as near as the nearest of their
+    column, and what their parent was farther than that: its detour. So a dead end, or the wrong
+    fork of a maze, looks bad long before it ends.
     """
-    progress = np.full((N_AREA_POINTERS, MAX_X), -1, np.float32)
-    machine = BatchMachine(1, frames=AGENT_FRAMES, threads=1)
-    machine.restore(0, start_snapshot(*level))
-    places = []
-    for button in [None, *route.buttons]:
-        if button is not None:
-            machine.step(np.array([button], np.uint8), draw=False)
-        facts = read_facts(machine.ram_before)
-        places.append((int(facts.area_pointer[0]), min(int(facts.x_pos[0]), MAX_X - 1)))
-    for step, ((area, x), (old_area, old_x)) in enumerate(
-        zip(places, places[:1] + places[:-1], strict=True)
-    ):
-        distance = abs(x - old_x)
-        if area != old_area or distance > MAX_PX_PER_FRAME * AGENT_FRAMES:  # a pipe, a jump back
-            distance = 0
-        for px in range(distance):
-            progress[area, x - px * np.sign(x - old_x)] = step - px / distance
-        progress[area, x] = step
-    return progress
+
+    def __init__(self, ways: Ways) -> None:
+        steps = ways.steps_to_goal()
+        self.places = np.array(sorted(steps), np.int64)
+        distance = np.array([steps[place] for place in self.places.tolist()], np.float64)
+        columns = self.places // PLACES_PER_COLUMN
+        self.nearest = np.full(N_AREA_POINTERS * COLUMNS, np.inf)
+        np.minimum.at(self.nearest, columns, distance)
+        self.detours = distance - self.nearest[columns]
+        self.goal_is_right = np.append(self.nearest[1:], np.inf) <= np.roll(self.nearest, 1)
+
+    def of(
+        self, ram: np.ndarray, facts: GameFacts, parents_detours: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the distances and the detours of n games, float64[n] columns.
+
+        The distance is infinite in a column that never led to the goal.
+        """
+        places = place_keys(ram, facts)
+        at = np.minimum(np.searchsorted(self.places, places), len(self.places) - 1)
+        detours = np.where(self.places[at] == places, self.detours[at], parents_detours)
+        columns = places // PLACES_PER_COLUMN
+        part = (facts.x_pos % COLUMN_PX + ram[:, RAM_X_FRACTION] / 256) / COLUMN_PX
+        left = np.where(self.goal_is_right[columns], 1 - part, part)
+        return self.nearest[columns] + DETOUR_WEIGHT * detours + left, detours
 
 
 def beam_keys(ram: np.ndarray, facts: GameFacts, pressed: np.ndarray) -> np.ndarray:
@@ -341,10 +414,12 @@ def beam_keys(ram: np.ndarray, facts: GameFacts, pressed: np.ndarray) -> np.ndar
     return pack(
         [
             (facts.area_pointer, N_AREA_POINTERS),
-            (facts.x_pos // 2, MAX_X // 2),
+            (facts.x_pos // 2, COLUMNS * COLUMN_PX // 2),
             (facts.y_pos // 2, 256),
             (x_speed(ram) // 4, 64),
             (ram[:, RAM_Y_SPEED].astype(np.int64), 256),
+            (ram[:, RAM_MAZE_CORRECT].astype(np.int64), 16),
+            (hidden_blocks(ram, facts), 4),
             (pressed.astype(np.int64) & A, 2),
             (facts.player_state, 16),
         ]
@@ -354,6 +429,7 @@ def beam_keys(ram: np.ndarray, facts: GameFacts, pressed: np.ndarray) -> np.ndar
 def beam_search(
     level: Level,
     route: Route,
+    distances: Distances,
     width: int,
     rng: np.random.Generator,
     *,
@@ -365,20 +441,21 @@ def beam_search(
 
     Args:
         level: world and stage.
-        route: a clear; where it goes, the beam goes.
+        route: a clear.
+        distances: by which the best states of a layer are chosen.
         width: states kept of each layer.
         rng: draws a third of all buttons, and breaks ties.
         is_over: called before every layer; True ends the search.
         pipes: press down and up too.
         threads: of the emulation.
     """
-    progress = progress_along(level, route)
     odds = move_odds(level, pipes)
     moves = np.array([move | jump for move in odds for jump in (0, A)], np.uint8)
     weights = np.repeat(list(odds.values()), 2) / (2 * sum(odds.values()))
     machines = BatchMachine(width * CHILDREN, frames=AGENT_FRAMES, threads=threads)
     states = start_snapshot(*level)[None]
     held = np.zeros(1, np.uint8)
+    detours = np.zeros(1)
     layers: list[
         tuple[np.ndarray, np.ndarray]
     ] = []  # buttons, and parents' rows in the layer before
@@ -400,18 +477,17 @@ def beam_search(
             buttons = bytes([*trace(layers, int(parents[i])), pressed[i]])
             found = Route(buttons, route_frames(buttons, machines.frames_run[i]))
             return found if found.frames < route.frames else None
-        score = progress[facts.area_pointer, np.minimum(facts.x_pos, MAX_X - 1)]
-        alive = ~machines.terminated[:n] & at_home(facts, level) & (score >= 0)
-        lead = ram[:, RAM_X_FRACTION] / (256 * MAX_PX_PER_FRAME * AGENT_FRAMES)
-        score = score + lead + STEPS_PER_SPEED * (np.abs(x_speed(ram)) + rng.random(n))
-        ranked = np.argsort(-score)
+        distance, detours = distances.of(ram, facts, detours[parents])
+        distance -= SPEED_WORTH * (np.abs(x_speed(ram)) + rng.random(n))
+        alive = ~machines.terminated[:n] & at_home(facts, level) & np.isfinite(distance)
+        ranked = np.argsort(distance)
         ranked = ranked[alive[ranked]]
         _, first = np.unique(beam_keys(ram, facts, pressed)[ranked], return_index=True)
         kept = ranked[np.sort(first)][:width]
         if not len(kept):
             return None
         layers.append((pressed[kept], parents[kept]))
-        states, held = machines.states[kept], pressed[kept]
+        states, held, detours = machines.states[kept], pressed[kept], detours[kept]
     return None
 
 
@@ -426,7 +502,7 @@ def trace(layers: list[tuple[np.ndarray, np.ndarray]], row: int) -> list[int]:
 
 def shorten(
     level: Level,
-    route: Route,
+    explored: Explored,
     *,
     seed: int,
     is_over: Callable[[], bool],
@@ -438,7 +514,7 @@ def shorten(
 
     Args:
         level: world and stage.
-        route: the clear to begin with.
+        explored: the clear to begin with.
         seed: of all that is random.
         is_over: called before every layer; True ends the search.
         on_beam: called before every beam with its width and the best route.
@@ -446,11 +522,12 @@ def shorten(
         threads: of the emulation.
     """
     rng = np.random.default_rng([seed, 1])
+    route, distances = explored.route, Distances(explored.ways)
     width = FIRST_WIDTH
     while not is_over():
         on_beam(width, route)
         shorter = beam_search(
-            level, route, width, rng, is_over=is_over, pipes=pipes, threads=threads
+            level, route, distances, width, rng, is_over=is_over, pipes=pipes, threads=threads
         )
         if shorter is None:
             width = min(2 * width, MAX_WIDTH)
@@ -550,7 +627,7 @@ def search(
     figures = {
         "agent_steps": demo.agent_steps,
         "frames": demo.frames,
-        "first_agent_steps": first.steps,
+        "first_agent_steps": first.route.steps,
         "explore_wall_s": round(found.began_s - began.began_s, 1),
         "explore_cpu_s": round(found.began_cpu_s - began.began_cpu_s, 1),
         "shorten_wall_s": round(found.wall_s(), 1),
@@ -610,6 +687,12 @@ def floor_steps(name: str) -> str:
     return str((stage.goal_line_x - stage.start_x) // (MAX_SPEED_PX * AGENT_FRAMES))
 
 
+def fastest_policy_steps() -> int:
+    """Return the agent steps in which the fast policy of 1-1 clears from the fixed start."""
+    judged = PRETRAINED / "ppo_mario_1-1_speedrun" / "evaluation_fixed_argmax.json"
+    return int(json.loads(judged.read_text())["best_clear_steps"])
+
+
 def routes_page(results: dict[str, dict[str, Any]]) -> str:
     """Return docs/routes.md of what routes.json holds."""
     lines = [TABLE_INTRODUCTION]
@@ -621,6 +704,12 @@ def routes_page(results: dict[str, dict[str, Any]]) -> str:
             f"`{route['search']}`",
         )
         lines.append(f"| {' | '.join(str(cell) for cell in cells)} |\n")
+    if yardstick := results.get("1-1"):
+        lines.append(
+            f"\n1-1, the yardstick of speed: {yardstick['agent_steps']} agent steps, "
+            f"{yardstick['frames']} frames; the floor\nis {floor_steps('1-1')} and the start-up. "
+            f"The shipped policy ppo_mario_1-1_speedrun takes {fastest_policy_steps()}.\n"
+        )
     machines = {f"{r['machine']['cpus']} cores of {r['machine']['cpu']}" for r in results.values()}
     commits = sorted({r["git_commit"][:7] for r in results.values()})
     lines.append(f"\nMachine: {'; '.join(sorted(machines))}. Commits: {', '.join(commits)}.\n")
