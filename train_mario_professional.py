@@ -3,24 +3,28 @@
     python train_mario_professional.py configs/professional.yaml
     python train_mario_professional.py configs/professional.yaml --engine ray --storage /mnt/shared
 
-A plan names stages, seeds and phases. A phase is a cell: one run folder,
-<storage>/<plan>/<stage>_seed<n>/<k>_<phase>, warm-started from the phase before it. The phases of a
-stage and seed follow each other; different ones run side by side. Starting the same plan again
-skips what is finished and resumes what is not. At the end each last phase's best model is judged;
-professional_summary.json and report.md say what came out, with medians and intervals over seeds.
+A plan (read_plan says what it holds) names stages, seeds and phases, and perhaps variants of the
+flags. A phase is a cell: one run folder, <storage>/<plan>/<stage>_seed<n>/<k>_<phase>, warm-started
+from the phase before it. The phases of a stage and seed follow each other; different ones run side
+by side. Starting the same plan again skips what is finished and resumes what is not. At the end
+each last phase's best model is judged; professional_summary.json and report.md say what came out,
+with medians and intervals over seeds. Several machines: docs/scaling.md.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import statistics
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -35,12 +39,23 @@ from scipy.stats import bootstrap
 from mario_doctor import diagnose
 from mario_policies import load_policy
 from mario_rollout import evaluate
-from mario_runs import BadModelFile, RunFolder, provenance, read_metrics, write_json
+from mario_runs import (
+    BadModelFile,
+    RunFolder,
+    RunLocked,
+    provenance,
+    read_metrics,
+    read_model_zip,
+    write_json,
+)
 from mario_runtime import UsageError, in_process, parse_stages, stage_name
 from train_mario import parse_config, read_yaml
 
-TRAINER = Path(__file__).with_name("train_mario.py")
-ATTEMPTS = 3  # of a cell on Ray, each on from its last checkpoint
+ROOT = Path(__file__).parent
+TRAINER = ROOT / "train_mario.py"
+RETRIES = 3  # of a chain whose node is lost, each on from its last checkpoint
+LOST_TRAINER_S = 60  # a lost node's trainer may live on for so long and hold its run folder
+PLAN_KEYS = {"stages", "seeds", "timesteps", "config", "flags", "phases", "variants", "group"}
 REFRESH_S = 2.0
 
 
@@ -49,7 +64,7 @@ class ProfessionalFlags:
     """Which plan, where, and on what."""
 
     plan: tyro.conf.Positional[Path]
-    """A YAML file: stages, seeds, timesteps, flags, phases (configs/professional.yaml)."""
+    """A YAML file: configs/professional*.yaml, configs/ablations/*.yaml."""
     storage: Path = Path("runs")
     """Where the run folders go; for Ray on several machines a folder that all of them share."""
     engine: Literal["local", "ray"] = "local"
@@ -64,6 +79,9 @@ class ProfessionalFlags:
     """GPUs that Ray sets aside for a training."""
     episodes: int = 100
     """Episodes (noop) that judge each last phase, argmax and sampled."""
+    output: Path | None = None
+    """Also keep what counts here, in a folder of docs/results/: summary, report, and of each chain
+    evaluations, learning curves and train_config.json."""
 
 
 # --------------------------------------------------------------------------------------------
@@ -81,8 +99,9 @@ class Phase:
 
 @dataclasses.dataclass(frozen=True)
 class Chain:
-    """The phases of one stage and seed, each after the other."""
+    """The phases of one variant, stage and seed, each after the other."""
 
+    variant: str  # "" if the plan has none
     stage: str
     seed: int
     folder: Path
@@ -96,6 +115,10 @@ class Chain:
         """Return the run folders of all phases."""
         return [self.run(number) for number in range(len(self.phases))]
 
+    def is_finished(self) -> bool:
+        """Return whether every phase is."""
+        return all(run.final_model.is_file() for run in self.runs())
+
     def command(self, number: int) -> list[str]:
         """Return the trainer's flags for a phase: to begin it, or to go on with it."""
         run = self.run(number)
@@ -107,50 +130,96 @@ class Chain:
         return flags
 
     def write_flags(self, number: int) -> Path:
-        """Write a phase's flags beside its run folder, as the recipe that it follows."""
+        """Write a phase's flags beside its run folder, as the recipe that it follows.
+
+        Raises:
+            UsageError: the phase was begun with other flags.
+        """
         world, stage = self.stage.split("-")
-        flags = {"world": int(world), "stage": int(stage), "seed": self.seed}
-        path = self.run(number).path.with_suffix(".yaml")
-        write_json(path, self.phases[number].flags | flags)  # JSON is YAML
+        place = {"world": int(world), "stage": int(stage), "seed": self.seed}
+        flags = self.phases[number].flags | place
+        run = self.run(number)
+        path = run.path.with_suffix(".yaml")
+        if run.config_path.is_file() and path.is_file() and json.loads(path.read_text()) != flags:
+            raise UsageError(
+                f"{run.path} was begun with other flags than the plan's now: "
+                "remove it, or choose another --storage"
+            )
+        write_json(path, flags)  # JSON is YAML
         return path
+
+
+def read_recipe(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return the flags of an entry's `config` under those of its `flags`."""
+    recipe = read_yaml(ROOT / entry["config"]) if entry.get("config") else {}
+    return recipe | (entry.get("flags") or {})
+
+
+def read_phase(plan: dict[str, Any], part: dict[str, Any], variant: dict[str, Any]) -> Phase:
+    """Return a phase: the plan's flags, under the phase's, under the variant's."""
+    config = variant.get("config", plan.get("config"))
+    flags = read_recipe({"config": config, "flags": plan.get("flags")})
+    flags |= read_recipe(part) | (variant.get("flags") or {})
+    if "timesteps" in plan:
+        flags["timesteps"] = round(float(part["share"]) * int(plan["timesteps"]))
+    return Phase(str(part["name"]), flags)
 
 
 def read_plan(path: Path, storage: Path) -> list[Chain]:
     """Return the chains of a plan, every flag of which is checked.
 
+    A plan is a YAML file of
+
+    - stages: "1-1,1-2" or all; seeds: a list
+    - config, flags: of every phase; a recipe (a path from the repository), and single flags over it
+    - phases: a list, each with a name and perhaps its own config and flags over the plan's. Unset:
+      one phase, `train`
+    - timesteps: of a chain; each phase has its `share`. Unset: what each phase's flags say
+    - variants: names, each with flags over all others; its config stands in for the plan's. One
+      more dimension, as stages and seeds
+    - group: the folder of the chains, so that plans can have some in common. Unset: the plan's name
+
     Raises:
-        UsageError: a key or a flag that does not exist, or shares that are not 1 together.
+        UsageError: a key or a flag that does not exist, shares that are not 1 together, or a phase
+            that was begun with other flags.
     """
     content = read_yaml(path)
-    known = {"stages", "seeds", "timesteps", "flags", "phases"}
-    if unknown := sorted(content.keys() - known):
-        raise UsageError(f"{path}: no key {unknown[0]!r}; there are: {', '.join(sorted(known))}")
+    if unknown := sorted(content.keys() - PLAN_KEYS):
+        known = ", ".join(sorted(PLAN_KEYS))
+        raise UsageError(f"{path}: no key {unknown[0]!r}; there are: {known}")
     try:
         stages = [stage_name(*stage) for stage in parse_stages(str(content["stages"]))]
         seeds = [int(seed) for seed in content["seeds"]]
-        parts = [
-            (str(p["name"]), float(p["share"]), p.get("flags") or {}) for p in content["phases"]
-        ]
-        timesteps = int(content["timesteps"])
-    except (KeyError, TypeError, ValueError) as error:
+        parts = list(content.get("phases") or [{"name": "train", "share": 1}])
+        shares = sum(float(part["share"]) for part in parts) if "timesteps" in content else 1.0
+        variants = {
+            str(name): tuple(read_phase(content, part, variant or {}) for part in parts)
+            for name, variant in (content.get("variants") or {"": {}}).items()
+        }
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UsageError(
             f"{path}: stages, seeds, timesteps and phases must be there: {error}"
         ) from error
-    if not (stages and seeds and parts) or abs(sum(share for _, share, _ in parts) - 1) > 1e-6:
+    if not (stages and seeds) or abs(shares - 1) > 1e-6:
         raise UsageError(f"{path}: needs a stage, a seed, and phases whose shares are 1 together")
-    base = content.get("flags") or {}
-    phases = tuple(
-        Phase(name, {**base, **flags, "timesteps": round(share * timesteps)})
-        for name, share, flags in parts
-    )
-    home = storage / path.stem
+    home = storage / str(content.get("group") or path.stem)
     chains = [
-        Chain(stage, seed, home / f"{stage}_seed{seed}", phases)
+        Chain(
+            variant,
+            stage,
+            seed,
+            home / "_".join(filter(None, (variant, stage, f"seed{seed}"))),
+            phases,
+        )
+        for variant, phases in variants.items()
         for stage in stages
         for seed in seeds
     ]
-    for number in range(len(phases)):
-        parse_config(["--config", str(chains[0].write_flags(number))])
+    for chain in chains:
+        for number in range(len(chain.phases)):
+            flags = chain.write_flags(number)
+            if (chain.stage, chain.seed) == (stages[0], seeds[0]):
+                parse_config(["--config", str(flags)])
     return chains
 
 
@@ -190,6 +259,8 @@ class LocalEngine:
                     start_new_session=True,  # Ctrl-C is ours to hand on
                 )
                 self.processes.add(process)
+                if self.is_stopping.is_set():  # since it was asked above
+                    process.terminate()
                 code = process.wait()
                 self.processes.discard(process)
             if code or not run.final_model.is_file():
@@ -200,13 +271,13 @@ class LocalEngine:
         """Ask every training to save and end."""
         self.is_stopping.set()
         for process in list(self.processes):
-            process.send_signal(signal.SIGTERM)
+            process.terminate()
 
 
 def run_local(
     chains: list[Chain], flags: ProfessionalFlags, show: Callable[[], None]
 ) -> dict[str, str]:
-    """Run all chains here; return what went wrong by chain folder."""
+    """Run all chains here; return what went wrong by the name of the chain's folder."""
     parallel = flags.parallel or max(1, (os.cpu_count() or 1) // flags.cpus_per_cell)
     engine = LocalEngine(flags.cpus_per_cell)
     with concurrent.futures.ThreadPoolExecutor(parallel) as pool:
@@ -219,17 +290,41 @@ def run_local(
         except KeyboardInterrupt:
             engine.stop()
             raise
-        return {str(futures[f].folder): f.result() for f in futures if f.result()}
+        return {futures[f].folder.name: f.result() for f in futures if f.result()}
 
 
-def train_chain(chain: Chain) -> str:
-    """Train a chain within a Ray worker, whose death ends the training; return its last folder."""
+def wait_until_free(run: RunFolder) -> None:
+    """Wait until no trainer holds a run folder, or for LOST_TRAINER_S."""
+    for _ in range(LOST_TRAINER_S):
+        try:
+            with run.locked():
+                return
+        except RunLocked:
+            time.sleep(1)
+
+
+def train_chain(chain: Chain) -> None:
+    """Train a chain within a Ray worker, whose death ends the training.
+
+    Raises:
+        RuntimeError: a training failed.
+    """
     from train_mario import main
 
     for number, run in enumerate(chain.runs()):
-        if not run.final_model.is_file() and (code := main(chain.command(number))):
-            raise RuntimeError(f"{run.path} ended with exit code {code}")
-    return str(chain.folder)
+        if run.final_model.is_file():
+            continue
+        wait_until_free(run)
+        flags = chain.command(number)
+        sys.argv = [TRAINER.name, *flags]  # what train_config.json says it was made by
+        with (
+            (run.path / "trainer.log").open("a") as log,
+            contextlib.redirect_stdout(log),
+            contextlib.redirect_stderr(log),
+        ):
+            code = main(flags)
+        if code or not run.final_model.is_file():
+            raise RuntimeError(f"{run.path} ended with exit code {code}: see its trainer.log")
 
 
 def run_ray(
@@ -240,18 +335,20 @@ def run_ray(
         import ray
     except ImportError as error:
         raise UsageError("--engine ray needs Ray: pip install -r requirements-ray.txt") from error
-    here = str(TRAINER.parent)
     if not ray.is_initialized():
-        environment = {"PYTHONPATH": here, **cell_environment(flags.cpus_per_cell)}
-        ray.init(
-            address=flags.ray_address,
-            runtime_env={"env_vars": {k: environment[k] for k in ("PYTHONPATH", *THREAD_KEYS)}},
-            log_to_driver=False,
-        )
+        environment = {"PYTHONPATH": str(ROOT), **cell_environment(flags.cpus_per_cell)}
+        try:
+            ray.init(
+                address=flags.ray_address,
+                runtime_env={"env_vars": {k: environment[k] for k in ("PYTHONPATH", *THREAD_KEYS)}},
+                log_to_driver=False,
+            )
+        except (ConnectionError, ValueError) as error:
+            raise UsageError(f"no Ray cluster at {flags.ray_address}: {error}") from error
     task = ray.remote(
         num_cpus=flags.cpus_per_cell,
         num_gpus=flags.gpus_per_cell,
-        max_retries=ATTEMPTS,
+        max_retries=RETRIES,
         max_calls=1,  # a fresh process a chain: torch's state and our signal handlers end with it
     )(train_chain)
     chains = [dataclasses.replace(chain, folder=chain.folder.resolve()) for chain in chains]
@@ -264,7 +361,7 @@ def run_ray(
             try:
                 ray.get(reference)
             except ray.exceptions.RayError as error:
-                failed[str(chain.folder)] = str(error).strip().splitlines()[-1]
+                failed[chain.folder.name] = str(error).strip().splitlines()[-1]
         show()
     return failed
 
@@ -279,15 +376,14 @@ THREAD_KEYS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")
 
 def live_table(chains: list[Chain]) -> Table:
     """Return where every chain is."""
-    table = Table("stage", "seed", "phase", "steps", "max-x", "clears", "doctor")
+    table = Table("chain", "phase", "steps", "max-x", "clears", "doctor")
     for chain in chains:
         finished = [run.final_model.is_file() for run in chain.runs()]
         number = finished.index(False) if not all(finished) else len(finished) - 1
         rows = read_metrics(chain.run(number).metrics_path)
         last = rows[-1] if rows else {}
         table.add_row(
-            chain.stage,
-            str(chain.seed),
+            chain.folder.name,
             "finished" if all(finished) else f"{number + 1} {chain.phases[number].name}",
             f"{last.get('step', 0):,}",
             f"{last['max_x']:.0f}" if "max_x" in last else "",
@@ -295,6 +391,9 @@ def live_table(chains: list[Chain]) -> Table:
             ", ".join(finding.rule for finding in diagnose(rows)),
         )
     return table
+
+
+LAST_METRICS = ("clear_rate", "max_x", "entropy", "value_loss", "approx_kl")
 
 
 def judge(chain: Chain, episodes: int) -> dict[str, Any]:
@@ -312,14 +411,20 @@ def judge(chain: Chain, episodes: int) -> dict[str, Any]:
     rows = [read_metrics(run.metrics_path) for run in runs]
     model = runs[-1].best_model if runs[-1].best_model.is_file() else runs[-1].final_model
     policy = load_policy(model)
+    content = read_model_zip(model)[0]
     row = {
+        "variant": chain.variant,
         "stage": chain.stage,
         "seed": chain.seed,
         "episodes": episodes,
         "steps": sum(part[-1]["step"] for part in rows),
+        "git_commit": content["provenance"]["git_commit"],
+        "machine": content["provenance"]["machine"],
         "wall_s": round(sum(part[-1]["wall_s"] for part in rows), 1),
         "findings": [f"{f.rule} at {f.step}" for part in rows for f in diagnose(part)],
         "folder": chain.folder.name,
+        # how it trained at the end: samples of the last model, where the kept one is judged below
+        "last": {key: rows[-1][-1][key] for key in LAST_METRICS if key in rows[-1][-1]},
     }
     for mode in ("argmax", "sampled"):
         summary, _ = evaluate(
@@ -361,36 +466,59 @@ def report(name: str, rows: list[dict[str, Any]]) -> str:
     """Return the results as Markdown: a row a chain, and medians and intervals over seeds."""
     lines = [
         f"# {name}\n\nnoop protocol, emulator fast, {rows[0]['episodes']} episodes each.\n",
-        "| stage | seed | argmax | sampled | median steps (sampled) | steps | minutes | doctor |",
-        "|---|---|---|---|---|---|---|---|",
+        "| variant | stage | seed | argmax | sampled | median max-x (sampled) "
+        "| median steps (sampled) | steps | minutes | doctor |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         steps = row["sampled"]["median_clear_steps"]
-        lines.append(
-            f"| {row['stage']} | {row['seed']} | {row['argmax']['clear_rate']:.0%} "
-            f"| {row['sampled']['clear_rate']:.0%} | {'-' if steps is None else f'{steps:.0f}'} "
-            f"| {row['steps']:,} | {row['wall_s'] / 60:.0f} | {', '.join(row['findings']) or '-'} |"
+        cells = (
+            *(row["variant"] or "-", row["stage"], row["seed"]),
+            *(f"{row[mode]['clear_rate']:.0%}" for mode in ("argmax", "sampled")),
+            f"{row['sampled']['median_max_x']:.0f}",
+            "-" if steps is None else f"{steps:.0f}",
+            f"{row['steps']:,}",
+            f"{row['wall_s'] / 60:.0f}",
+            ", ".join(row["findings"]) or "-",
         )
+        lines.append(f"| {' | '.join(str(cell) for cell in cells)} |")
     lines += [
-        "\n| stage | policy | seeds | median clear rate | mean, 95 % bootstrap interval |",
-        "|---|---|---|---|---|",
+        "\nOver seeds: the median, then the mean with its 95 % bootstrap interval.\n",
+        "| variant | stage | policy | seeds | clear rate | median max-x |",
+        "|---|---|---|---|---|---|",
     ]
-    for stage in dict.fromkeys(row["stage"] for row in rows):
+    for variant, stage in dict.fromkeys((row["variant"], row["stage"]) for row in rows):
+        of_both = [row for row in rows if (row["variant"], row["stage"]) == (variant, stage)]
         for mode in ("argmax", "sampled"):
-            rates = [row[mode]["clear_rate"] for row in rows if row["stage"] == stage]
-            found = over_seeds(rates)
+            rate = over_seeds([row[mode]["clear_rate"] for row in of_both])
+            x = over_seeds([row[mode]["median_max_x"] for row in of_both])
             lines.append(
-                f"| {stage} | {mode} | {len(rates)} | {found['median']:.0%} "
-                f"| {found['mean']:.0%} ({found['low']:.0%}-{found['high']:.0%}) |"
+                f"| {variant or '-'} | {stage} | {mode} | {len(of_both)} | {rate['median']:.0%}, "
+                f"{rate['mean']:.0%} ({rate['low']:.0%}-{rate['high']:.0%}) | {x['median']:.0f}, "
+                f"{x['mean']:.0f} ({x['low']:.0f}-{x['high']:.0f}) |"
             )
     return "\n".join(lines) + "\n"
+
+
+def keep(chain: Chain, output: Path) -> None:
+    """Copy a judged chain's evaluations, configs and learning curves to a folder of output."""
+    kept = output / chain.folder.name
+    kept.mkdir(parents=True, exist_ok=True)
+    for path in chain.folder.glob("evaluation_*.json"):
+        shutil.copy(path, kept)
+    curve = [sys.executable, str(ROOT / "scripts" / "learning_curve.py")]
+    for run in chain.runs():
+        shutil.copy(run.config_path, kept / f"{run.path.name}_train_config.json")
+        table = kept / f"{run.path.name}_curve.csv"
+        subprocess.run([*curve, str(run.path), "--output", str(table)], check=True)
 
 
 def run_plan(flags: ProfessionalFlags) -> int:
     """Run a plan, judge it, write what came out; 1 if a chain failed."""
     chains = read_plan(flags.plan, flags.storage)
-    home = chains[0].folder.parent
-    print(f"{home}: {len(chains)} chains of {len(chains[0].phases)} phases", flush=True)
+    home = flags.storage / flags.plan.stem
+    folder = chains[0].folder.parent
+    print(f"{folder}: {len(chains)} chains of {len(chains[0].phases)} phases", flush=True)
     console = Console()
     with Live(live_table(chains), console=console, auto_refresh=False) as live:
 
@@ -401,28 +529,30 @@ def run_plan(flags: ProfessionalFlags) -> int:
         engine = run_ray if flags.engine == "ray" else run_local
         failed = engine(chains, flags, show)
         live.update(live_table(chains))
-    for folder, why in failed.items():
-        print(f"error: {folder}: {why}", file=sys.stderr)
-    rows = [
-        judge(chain, flags.episodes)
-        for chain in chains
-        if all(run.final_model.is_file() for run in chain.runs())
-    ]
-    if rows:
+    for name, why in failed.items():
+        print(f"error: {name}: {why}", file=sys.stderr)
+    finished = [chain for chain in chains if chain.is_finished()]
+    if finished:
+        rows = [judge(chain, flags.episodes) for chain in finished]
+        text = report(flags.plan.stem, rows)
         summary = {
             "plan": flags.plan.name,
             "engine": flags.engine,
             "chains": rows,
             "failed": failed,
         }
-        write_json(home / "professional_summary.json", summary | provenance())
-        (home / "report.md").write_text(report(flags.plan.stem, rows))
-        print(report(flags.plan.stem, rows))
+        for place in filter(None, (home, flags.output)):
+            write_json(place / "professional_summary.json", summary | provenance())
+            (place / "report.md").write_text(text)
+        if flags.output:
+            for chain in finished:
+                keep(chain, flags.output)
+        print(text)
     return 1 if failed else 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse and run; an expected failure is one line and exit code 2, Ctrl-C 130."""
+    """Parse and run; an expected failure is one line and exit code 1 or 2, Ctrl-C 130."""
     flags = tyro.cli(ProfessionalFlags, args=arguments, description=__doc__)
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):  # in the background, SIGINT may be ignored
@@ -432,6 +562,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UsageError, BadModelFile) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
         return 130
