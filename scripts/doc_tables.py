@@ -7,7 +7,7 @@ A table stands between `<!-- table: KIND PATH... -->` and `<!-- end -->`. Kinds:
 
     evaluations FOLDER     every <protocol>_<argmax|sampled>.json of a policy
     policies FOLDER...     a row a policy: cleared under noop and sticky, steps
-    seeds FOLDER           summary.json of scripts/run_seeds.py
+    seeds FOLDER           summary.json of a recipe's seeds
     speed FILE             bench_throughput.py --json
     comparison FOLDER      compare_agents.py: results
     milestones FOLDER      compare_agents.py: how soon it came how far
