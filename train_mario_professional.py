@@ -6,9 +6,10 @@
 A plan (read_plan says what it holds) names stages, seeds and phases, and perhaps variants of the
 flags. A phase is a cell: one run folder, <storage>/<plan>/<stage>_seed<n>/<k>_<phase>, warm-started
 from the phase before it. The phases of a stage and seed follow each other; different ones run side
-by side. Starting the same plan again skips what is finished and resumes what is not. At the end
-each last phase's best model is judged; professional_summary.json and report.md say what came out,
-with medians and intervals over seeds. Several machines: docs/scaling.md.
+by side. Starting the same plan again skips what is finished and resumes what is not. When its last
+phase is done, a chain's best model is judged (judged.json, evaluation_noop_*.json); in the end
+professional_summary.json and report.md say what came out, with medians and intervals over seeds.
+Ablations and several machines: docs/scaling.md.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 import tyro
 from rich.console import Console
 from rich.live import Live
@@ -517,12 +519,15 @@ def run_plan(flags: ProfessionalFlags) -> int:
     """Run a plan, judge it, write what came out; 1 if a chain failed."""
     chains = read_plan(flags.plan, flags.storage)
     home = flags.storage / flags.plan.stem
+    torch.set_num_threads(1)  # judging goes on beside the trainings
     folder = chains[0].folder.parent
     print(f"{folder}: {len(chains)} chains of {len(chains[0].phases)} phases", flush=True)
     console = Console()
     with Live(live_table(chains), console=console, auto_refresh=False) as live:
 
         def show() -> None:
+            for chain in filter(Chain.is_finished, chains):
+                judge(chain, flags.episodes)
             if console.is_terminal:
                 live.update(live_table(chains), refresh=True)
 
