@@ -382,8 +382,14 @@ def test_a_launched_training_lives_on_is_refused_twice_and_stops_as_told(
     ],
 )
 def test_a_launch_that_fails_says_so(
-    flags: str, code: int, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    flags: str,
+    code: int,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr(launch, "START_S", 3600.0)  # a busy machine imports for minutes
     assert launch.main(flags.format(tmp_path / "run").split()) == code
     error = capsys.readouterr().err
     assert message in error
