@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import itertools
 import os
 import statistics
 import sys
@@ -19,10 +20,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import cv2
 import gymnasium as gym
 import numpy as np
 import torch
 import tyro
+from gym_super_mario_bros._roms import smb1_rom_path
 from gym_super_mario_bros.actions import SIMPLE_MOVEMENT
 from gym_super_mario_bros.smb_env import SuperMarioBrosEnv
 from nes_py.wrappers import JoypadSpace
@@ -35,6 +38,11 @@ from fastnes.game import start_snapshot
 from mario_runs import provenance, write_json
 from mario_runtime import BatchedMarioVecEnv, EnvConfig, RewardConfig, UsageError, make_vec_env
 from train_mario import PPOFlags, RNDFlags, TrainConfig, make_model, make_training_env
+
+try:  # its pyglet is not nes-py's: pip install --no-deps --target DIR, and PYTHONPATH=DIR
+    import stable_retro
+except ImportError:
+    stable_retro = None
 
 Part = Literal["emulator", "ppo"]
 SUBPROCESSES = 8
@@ -98,6 +106,36 @@ def vec_stepper(venv: VecEnv) -> Callable[[], int]:
     return step
 
 
+def retro_stepper() -> Callable[[], int]:
+    """Stable Retro's low-level loop: skip 4, max of 2, gray, 84x84; no reward, no done."""
+    emulator = stable_retro.RetroEmulator(smb1_rom_path())
+    names = stable_retro.get_system_info("Nes")["buttons"]
+
+    def hold(*buttons: str, frames: int) -> None:
+        emulator.set_button_mask(np.array([name in buttons for name in names], np.uint8), 0)
+        for _ in range(frames):
+            emulator.step()
+
+    hold(frames=60)
+    hold("START", frames=5)
+    hold(frames=250)  # the screen before 1-1
+    start, steps = emulator.get_state(), 0
+
+    def step() -> int:
+        nonlocal steps
+        if steps % 100 == 0:  # before the first Goomba has led to the title screen
+            emulator.set_state(start)
+        steps += 1
+        hold("RIGHT", "B", frames=3)
+        first = emulator.get_screen()
+        emulator.step()
+        gray = cv2.cvtColor(np.maximum(first, emulator.get_screen()), cv2.COLOR_RGB2GRAY)
+        cv2.resize(gray, (84, 84), interpolation=cv2.INTER_AREA)
+        return 1
+
+    return step
+
+
 def emulator_measures(seconds: float) -> list[Measure]:
     """The emulator's issue's table."""
     single = usual_env()
@@ -130,10 +168,11 @@ def emulator_measures(seconds: float) -> list[Measure]:
         for i in range(THREADS_BATCH):
             machines.restore(i, start_snapshot(1, 1))
         screens = np.zeros((THREADS_BATCH, 84, 84), dtype=np.uint8)
+        rightward = np.array([0x80, 0x82, 0x83], dtype=np.uint8)
+        buttons = itertools.cycle(rng.choice(rightward, (1000, THREADS_BATCH)))
 
         def step() -> int:
-            buttons = rng.choice(np.array([0x80, 0x82, 0x83], dtype=np.uint8), THREADS_BATCH)
-            machines.step(buttons, observation=screens)
+            machines.step(next(buttons), observation=screens)
             for i in np.flatnonzero(machines.terminated):
                 machines.restore(int(i), start_snapshot(1, 1))
             return THREADS_BATCH
@@ -149,12 +188,22 @@ def emulator_measures(seconds: float) -> list[Measure]:
     def measured(step: Callable[[], int]) -> Callable[[], float]:
         return lambda: rate(step, seconds)
 
+    over_retro = []
+    if stable_retro is not None:
+        over_retro.append(
+            Measure(
+                "the same over Stable Retro's low-level loop",
+                *("agent steps/s", 4.0, 8.0),
+                *(measured(one_core), measured(retro_stepper())),
+            )
+        )
     return [
         Measure(
             "agent steps/s/core over gym-super-mario-bros + SB3's wrappers",
             *("agent steps/s", 20.0, 40.0),
             *(measured(one_core), measured(usual_step)),
         ),
+        *over_retro,
         Measure(
             "frames/s undrawn over nes-py",
             *("frames/s", 30.0, 60.0),
