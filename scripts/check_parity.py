@@ -3,15 +3,17 @@
     python scripts/check_parity.py --frames 20000              from the title screen
     python scripts/check_parity.py --frames 1500 --stages all  each of the 32 stages, as
                                                                gym-super-mario-bros plays them
+    python scripts/check_parity.py --demos demos/*.npz         recorded clears, to the flag
 
 Exit code 0: equal; 1: they part, and the frame and the first address or pixel are named.
 """
 
 import argparse
+import itertools
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -21,6 +23,8 @@ import numpy as np
 import fastnes
 from fastnes import game
 from fastnes.tables import PALETTE_RGB
+from mario_demos import Demo, load_demo, replay
+from mario_runtime import UsageError
 
 MAIN_BUTTONS = (0x80, 0x82, 0x81, 0x83, 0x00, 0x40, 0x20)  # right, B, A, both, none, left, down
 ALL_STAGES = [(world, stage) for world in range(1, 9) for stage in range(1, 5)]
@@ -95,7 +99,24 @@ def compare_frames(frames: int, seed: int, screens: bool = True) -> int:
 
 
 def compare_stage(world: int, stage: int, frames: int, seed: int, screens: bool = True) -> int:
-    """Play `frames` environment steps of a stage, one frame each, with random buttons.
+    """Play `frames` frames of a stage with random buttons, as `compare_play` says."""
+    buttons = random_buttons(np.random.default_rng([seed, world, stage]), with_start=False)
+    return compare_play(world, stage, itertools.islice(buttons, frames), screens)
+
+
+def compare_demo(demo: Demo, screens: bool = True) -> int:
+    """Play a recorded clear, as `compare_play` says, to the flag; return the frames compared.
+
+    Raises:
+        PartedError: they differ, or are not at the flag after the last frame.
+    """
+    if replay(demo) != (None, True, demo.frames):
+        raise PartedError(f"the clear of {demo.world}-{demo.stage} does not end on the flag")
+    return compare_play(demo.world, demo.stage, demo.buttons.tolist(), screens)
+
+
+def compare_play(world: int, stage: int, buttons: Iterable[int], screens: bool = True) -> int:
+    """Play environment steps of a stage, one frame and one byte of `buttons` each.
 
     Compares what SuperMarioBrosEnv reads (RAM before its interventions), what it leaves, the
     screen, and termination; both reset when the episode ends. Returns the frames compared.
@@ -120,9 +141,9 @@ def compare_stage(world: int, stage: int, frames: int, seed: int, screens: bool 
     batch.restore(0, start, start_screen)
     ram = batch.states[0, :2048]
     compare(f"{what}, start", 0, ram, reference.ram, batch.screen(0), reference.screen)
-    buttons = random_buttons(np.random.default_rng([seed, world, stage]), with_start=False)
-    for frame in range(frames):
-        pressed = next(buttons)
+    frames = 0
+    for frame, pressed in enumerate(buttons):
+        frames += 1
         _, _, terminated, _, _ = reference.step(pressed)
         batch.step(np.array([pressed], np.uint8))
         compare(
@@ -161,6 +182,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--frames", type=int, default=20_000, help="frames (of each stage)")
     parser.add_argument("--stages", help="'all' or such as '1-1,8-4'; default: the title screen")
+    parser.add_argument("--demos", type=Path, nargs="+", default=[], help="recorded clears")
     parser.add_argument("--seed", type=int, default=0, help="of the random buttons")
     parser.add_argument("--no-screens", action="store_true", help="compare RAM only")
     parser.add_argument("--json", type=Path, help="write the result to this file")
@@ -170,8 +192,14 @@ def main() -> int:
     except ValueError as error:
         print(f"--stages {arguments.stages}: {error}", file=sys.stderr)
         return 2
+    try:
+        demos = [load_demo(path) for path in arguments.demos]
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     result = {
         "frames": 0,
+        "demos": [str(path) for path in arguments.demos],
         "stages": [f"{world}-{stage}" for world, stage in stages],
         "seed": arguments.seed,
         "screens": not arguments.no_screens,
@@ -180,7 +208,11 @@ def main() -> int:
     began = time.monotonic()
     screens = not arguments.no_screens
     try:
-        if stages:
+        if demos:
+            for demo in demos:
+                result["frames"] += compare_demo(demo, screens)
+                print(f"{demo.world}-{demo.stage}: {demo.frames} frames equal", flush=True)
+        elif stages:
             for world, stage in stages:
                 result["frames"] += compare_stage(
                     world, stage, arguments.frames, arguments.seed, screens

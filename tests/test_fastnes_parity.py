@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import fastnes
+from mario_demos import load_demo
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -36,6 +38,19 @@ def test_stages_with_the_interventions(world: int, stage: int) -> None:
 @pytest.mark.parametrize(("world", "stage"), check_parity.ALL_STAGES)
 def test_every_stage_for_long(world: int, stage: int) -> None:
     check_parity.compare_stage(world, stage, 1500, seed=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted((ROOT / "demos").glob("*.npz")), ids=lambda path: path.stem)
+def test_every_recorded_clear_to_the_flag(path: Path) -> None:
+    demo = load_demo(path)
+    assert check_parity.compare_demo(demo) == demo.frames
+
+
+def test_a_recording_that_misses_the_flag_is_no_clear() -> None:
+    demo = load_demo(ROOT / "demos" / "1-1.npz")
+    with pytest.raises(check_parity.PartedError, match="does not end on the flag"):
+        check_parity.compare_demo(dataclasses.replace(demo, buttons=demo.buttons ^ 0x01))
 
 
 def test_a_difference_is_found_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
