@@ -196,14 +196,25 @@ def with_program(code: bytes) -> Rom:
     [
         (b"\x02", r"(?i)opcode.*\$?02"),
         (b"\xa9\x01\x8d\x00\x60", r"(?i)write.*6000"),
+        (b"\x8d\x02\x20", r"(?i)write.*2002"),
+        (b"\xa9\x00\x8d\x06\x20\x8d\x06\x20\x8d\x07\x20", r"(?i)write.*video.*0000"),
+        (b"\xa9\x80\x8d\x14\x40", r"DMA from page \$80"),
         (b"\xad\x00\x50", r"(?i)read.*5000"),
+        (b"\xad\x00\x20", r"(?i)read.*2000"),
+        (b"\x4c\x00\x02", r"(?i)jump to \$0200"),
     ],
-    ids=["opcode", "write", "read"],
+    ids=["opcode", "write", "PPU write", "pattern", "DMA", "read", "PPU read", "jump"],
 )
 def test_what_the_core_lacks_is_an_error_that_names_it(code: bytes, message: str) -> None:
     machine = Machine(with_program(code))
     with pytest.raises(EmulationError, match=message):
         machine.step(0, frames=2)
+
+
+def test_a_batch_says_which_machine_met_it() -> None:
+    batch = BatchMachine(5, rom=with_program(b"\x02"), threads=3)
+    with pytest.raises(EmulationError, match=r"machine 0: opcode \$02"):
+        batch.step(np.zeros(5, np.uint8))
 
 
 def test_wrong_arguments_are_refused() -> None:
