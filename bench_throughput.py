@@ -2,6 +2,7 @@
 
     python bench_throughput.py                       # the emulator
     python bench_throughput.py --parts emulator ppo --json docs/results/bench/throughput.json
+    python bench_throughput.py --parts dreamer       # beside TorchRL, of requirements-dev.txt
 
 The two sides of a ratio take turns, `--repeats` times; a figure is the median of its turns. Run it
 on a machine that does nothing else. The usual stack is gym-super-mario-bros with SB3's wrappers.
@@ -15,6 +16,7 @@ import itertools
 import os
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,10 +35,28 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.atari_wrappers import MaxAndSkipEnv, WarpFrame
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecFrameStack, VecTransposeImage
 
+from dreamerv3.dreamer import (
+    CONFIGS,
+    DreamerConfig,
+    Trainer,
+    keep_freed_memory,
+    read_overlays,
+    with_overlay,
+)
+from dreamerv3.models import Batch
+from dreamerv3.policy import make_agent
 from fastnes import BatchMachine, Machine
 from fastnes.game import start_snapshot
 from mario_runs import provenance, write_json
-from mario_runtime import BatchedMarioVecEnv, EnvConfig, RewardConfig, UsageError, make_vec_env
+from mario_runtime import (
+    BatchedMarioVecEnv,
+    EnvConfig,
+    RewardConfig,
+    UsageError,
+    action_space,
+    make_vec_env,
+)
+from scripts.dreamer_peers import torchrl_update
 from train_mario import PPOFlags, RNDFlags, TrainConfig, make_model, make_training_env
 
 try:  # its pyglet is not nes-py's: pip install --no-deps --target DIR, and PYTHONPATH=DIR
@@ -44,7 +64,7 @@ try:  # its pyglet is not nes-py's: pip install --no-deps --target DIR, and PYTH
 except ImportError:
     stable_retro = None
 
-Part = Literal["emulator", "ppo"]
+Part = Literal["emulator", "ppo", "dreamer"]
 SUBPROCESSES = 8
 BATCH = 16
 THREADS_BATCH = 32  # a trainer's fine-tuning width; with fewer, waking a thread is half of the loss
@@ -56,7 +76,8 @@ class BenchFlags:
     """What to measure."""
 
     parts: tuple[Part, ...] = ("emulator",)
-    """emulator: half a minute a repeat; ppo: end-to-end training, minutes a repeat."""
+    """emulator: half a minute a repeat; ppo: end-to-end training, minutes a repeat; dreamer: a
+    quarter of a minute a repeat."""
     repeats: int = 5
     """Turns of each side; the median counts."""
     seconds: float = 2.0
@@ -67,14 +88,14 @@ class BenchFlags:
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """Ours over theirs."""
+    """Ours over theirs, or ours alone."""
 
     name: str
     unit: str
     must_reach: float
     aim: float
     ours: Callable[[], float]
-    theirs: Callable[[], float]
+    theirs: Callable[[], float] | None = None
 
 
 def usual_env() -> gym.Env:
@@ -259,42 +280,123 @@ def ppo_measures() -> list[Measure]:
     ]
 
 
+def dreamer_measures(folder: Path) -> list[Measure]:
+    """DreamerV3's issue's: size1m, batch 16 x 64, horizon 15, 64x64 gray; updates, and training."""
+    overlays = read_overlays(CONFIGS)
+    paper = DreamerConfig()
+    fast = with_overlay(paper, overlays, "mario_fast")
+    env = fast.env
+    n_actions = int(action_space(env).n)
+    shape = paper.replay.length, paper.replay.batch
+    is_first = torch.zeros(shape, dtype=torch.bool)
+    is_first[0] = True
+    never = torch.zeros(shape, dtype=torch.bool)
+    batch = Batch(
+        image=torch.randint(0, 256, (*shape, 1, 64, 64), dtype=torch.uint8),
+        action=torch.randint(0, n_actions, shape),
+        reward=torch.rand(shape),
+        is_first=is_first,
+        is_last=never,
+        is_terminal=never,
+        is_demo=never,
+    )
+
+    def updates(update: Callable[[], Any]) -> Callable[[], float]:
+        def turn() -> float:
+            started = time.perf_counter()
+            update()
+            return 1 / (time.perf_counter() - started)
+
+        for _ in range(2):  # first allocations
+            turn()
+        return turn
+
+    def ours(config: DreamerConfig) -> Callable[[], float]:
+        agent = make_agent(config.model, config.exploration, env)
+        optimizer = agent.make_optimizer()
+        return updates(lambda: agent.update(batch, optimizer))
+
+    def training(config: DreamerConfig, name: str) -> Callable[[], float]:
+        run = dataclasses.replace(config.run, logdir=folder / name)
+        # Enough to sample from in every stream.
+        exploration = dataclasses.replace(config.exploration, prefill=80 * env.n_envs)
+        trainer = Trainer(dataclasses.replace(config, run=run, env=env, exploration=exploration))
+        trainer.begin()
+
+        def turn() -> float:
+            before, target = trainer.step, trainer.updates + 4
+            started = time.perf_counter()
+            while trainer.updates < target:
+                trainer.collect()
+                trainer.learn()
+            return (trainer.step - before) / (time.perf_counter() - started)
+
+        turn()  # and the prefill
+        return turn
+
+    def steps(config: DreamerConfig, name: str) -> Measure:
+        label = f"training, {name} layout, {env.n_envs} environments, train ratio 32"
+        return Measure(label, *("env steps/s", 60.0, 150.0), training(config, name))
+
+    measures = [steps(fast, "fast"), steps(paper, "paper")]
+    try:
+        theirs = updates(torchrl_update(paper.model, batch, n_actions))
+    except ImportError as error:
+        print(f"no peer: {error}")
+        return measures
+    return measures + [
+        Measure(f"updates, {name} layout, over TorchRL's", *("updates/s", 2.0, 5.0), turn, theirs)
+        for name, turn in (("fast", ours(fast)), ("paper", ours(paper)))
+    ]
+
+
+def shown(value: float) -> str:
+    """Return a figure as it is printed."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def run(measures: Sequence[Measure], repeats: int) -> list[dict[str, Any]]:
     """Take turns, print a line a measure, return the figures."""
     results = []
     for measure in measures:
         ours, theirs = [], []
         for _ in range(repeats):
-            theirs.append(measure.theirs())
+            if measure.theirs:
+                theirs.append(measure.theirs())
             ours.append(measure.ours())
-        ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-        ratio = statistics.median(ratios)
-        verdict = (
+        result = {
+            "name": measure.name,
+            "unit": measure.unit,
+            "ours": float(f"{statistics.median(ours):.4g}"),
+            "must_reach": measure.must_reach,
+            "aim": measure.aim,
+        }
+        if theirs:
+            ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+            reached = statistics.median(ratios)
+            result["theirs"] = float(f"{statistics.median(theirs):.4g}")
+            result["ratio"] = round(reached, 3)
+            result["ratios"] = [round(value, 3) for value in ratios]
+            times = "x"
+            figures = f"{reached:6.2f}x  {measure.name}: {shown(statistics.median(ours))} over "
+            figures += f"{shown(statistics.median(theirs))} {measure.unit}"
+        else:
+            reached = statistics.median(ours)
+            times = ""
+            figures = f"{shown(reached):>7}  {measure.name}: {measure.unit}"
+        result["verdict"] = (
             "aim met"
-            if ratio >= measure.aim
+            if reached >= measure.aim
             else "met"
-            if ratio >= measure.must_reach
+            if reached >= measure.must_reach
             else "NOT MET"
         )
         print(
-            f"{ratio:6.2f}x  {measure.name}: {statistics.median(ours):,.0f} over "
-            f"{statistics.median(theirs):,.0f} {measure.unit}; must reach {measure.must_reach}x, "
-            f"aim {measure.aim}x: {verdict}",
+            f"{figures}; must reach {measure.must_reach:g}{times}, aim {measure.aim:g}{times}: "
+            f"{result['verdict']}",
             flush=True,
         )
-        results.append(
-            {
-                "name": measure.name,
-                "unit": measure.unit,
-                "ratio": round(ratio, 3),
-                "ratios": [round(value, 3) for value in ratios],
-                "ours": round(statistics.median(ours), 1),
-                "theirs": round(statistics.median(theirs), 1),
-                "must_reach": measure.must_reach,
-                "aim": measure.aim,
-                "verdict": verdict,
-            }
-        )
+        results.append(result)
     return results
 
 
@@ -315,6 +417,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results += run(emulator_measures(flags.seconds), flags.repeats)
     if "ppo" in flags.parts:
         results += run(ppo_measures(), flags.repeats)
+    if "dreamer" in flags.parts:
+        keep_freed_memory()  # as dreamer.py does; the peer profits too
+        with tempfile.TemporaryDirectory() as folder:
+            results += run(dreamer_measures(Path(folder)), flags.repeats)
     if flags.json:
         facts = {"repeats": flags.repeats, "load_before": load, "threads": torch.get_num_threads()}
         write_json(flags.json, {"measures": results, **facts, **provenance()})

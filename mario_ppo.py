@@ -16,7 +16,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch as th
@@ -38,9 +38,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 from torch.nn import functional as F
 
+from mario_runs import Precision, resolve_precision
 from rnd import RND
-
-Precision = Literal["float32", "bf16", "auto"]
 
 
 class NonFiniteLoss(FloatingPointError):
@@ -53,28 +52,6 @@ def linear_schedule(initial: float, final: float) -> LinearSchedule:
     An SB3 class and not a closure, so that a zip that holds it loads without this module.
     """
     return LinearSchedule(initial, final, end_fraction=1.0)
-
-
-def resolve_precision(precision: Precision, device: th.device | str) -> th.dtype | None:
-    """The autocast type for a `precision` flag: None means plain float32.
-
-    `auto` takes bf16 only where the hardware multiplies it natively: without (Cascade Lake) a
-    gradient pass took 1.9 to 3.5 times as long as float32, both in channels_last.
-
-    :raises ValueError: for an unknown word
-    """
-    device = th.device(device)
-    if precision == "float32":
-        return None
-    if precision == "bf16":
-        return th.bfloat16
-    if precision != "auto":
-        raise ValueError(f"precision must be float32, bf16 or auto, got {precision!r}")
-    if device.type == "cuda":
-        return th.bfloat16 if th.cuda.is_bf16_supported(including_emulation=False) else None
-    capabilities = th.cpu.get_capabilities()
-    native = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
-    return th.bfloat16 if native else None
 
 
 def gae(

@@ -32,6 +32,7 @@ from dreamerv3.exploration import Ensemble, disagreement, ensemble_loss
 from dreamerv3.models import Agent
 from dreamerv3.networks import centered, unimix_probs
 from dreamerv3.policy import policy_from_tensors
+from dreamerv3.recurrence import no_noise
 from dreamerv3.replay import Replay
 from mario_policies import find_model
 from mario_rollout import game_fps, write_video
@@ -247,7 +248,8 @@ def open_loop(agent: Agent, rows: np.ndarray) -> Iterator[np.ndarray]:
     actions = torch.from_numpy(rows["action"].astype(np.int64))
     tokens = world.encoder(centered(images))  # [T, tokens]
     table = rssm.action_table()
-    noise = torch.ones(1, rssm.stoch, rssm.classes)  # the mode
+    noise = no_noise(1, rssm.stoch, rssm.classes)
+    weights = rssm.weights()
     state = rssm.initial_state(1)
     features = []
     for t in range(len(rows)):
@@ -255,7 +257,7 @@ def open_loop(agent: Agent, rows: np.ndarray) -> Iterator[np.ndarray]:
         if t < SEEN_STEPS:
             state = rssm.observe_step(state, tokens[t : t + 1], action, noise)
         else:
-            state = rssm.imagine_step(state, action, noise)
+            state = rssm.imagine_step(weights, state, action, noise)
         features.append(state.features)
     dreamt = world.decoder.to_images(world.decoder(torch.cat(features)))[:, -1].numpy()
     truth = images[:, -1].numpy() / 255

@@ -45,8 +45,8 @@ from dreamerv3.envs.mario import (
 )
 from dreamerv3.exploration import ExplorationConfig
 from dreamerv3.models import Batch, ModelConfig
-from dreamerv3.networks import exponential_noise, unimix_probs
 from dreamerv3.policy import DreamerPolicy, make_agent, tuples
+from dreamerv3.recurrence import draw_noise, noisy
 from dreamerv3.replay import Replay, read_index, relabel
 from mario_rollout import (
     Episode,
@@ -380,8 +380,7 @@ class Trainer:
             self.state,
             sample=True,
         )
-        scores = unimix_probs(logits) / exponential_noise(*logits.shape)
-        actions = scores.argmax(-1).numpy()
+        actions = noisy(logits, draw_noise(*logits.shape)).argmax(-1).numpy()
         if config.behaviour == "random" or self.step < config.prefill:
             actions = self.generator.integers(0, logits.shape[1], len(actions))
         for stream, rows in enumerate(streams.step(actions)):

@@ -73,9 +73,10 @@ class Ensemble(nn.Module):
         Returns:
             [M, N, S * K].
         """
-        hidden = self.first(torch.cat([features, actions], -1))  # [N, M * units]
+        hidden = self.first(torch.cat([features, actions.to(features.dtype)], -1))
         hidden = self.norm(hidden.unflatten(-1, (self.members, -1)))  # [N, M, units]
-        return torch.baddbmm(self.bias, hidden.transpose(0, 1), self.weight)  # [M, N, S * K]
+        predictions = torch.baddbmm(self.bias, hidden.transpose(0, 1), self.weight)
+        return predictions.float()  # [M, N, S * K]
 
 
 def ensemble_loss(predictions: Tensor, target: Tensor, counts: Tensor) -> Tensor:

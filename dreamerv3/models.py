@@ -25,13 +25,15 @@ from dreamerv3.networks import (
     Encoder,
     State,
     centered,
-    exponential_noise,
+    products_in,
     two_hot_bins,
     two_hot_cross_entropy,
     two_hot_mean,
     unimix_probs,
 )
 from dreamerv3.optim import LaProp
+from dreamerv3.recurrence import draw_noise, no_noise, noisy
+from mario_runs import Precision, resolve_precision
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +92,9 @@ class ModelConfig:
     slow_critic_rate: float = 0.02
     """Share of the critic that its slow copy takes over each update."""
 
+    precision: Precision = "auto"
+    """bf16: convolutions, heads and imagination multiply in bfloat16; auto: where the processor
+    does. What the recurrence learns from, losses and weights stay float32."""
     learning_rate: float = 4e-5
     """LaProp's step size, for all networks."""
     agc: float = 0.3
@@ -261,7 +266,8 @@ class WorldModel(nn.Module):
         config = self.config
         features = observed.features
         decoded = self.decoder(features.flatten(0, 1))  # [T * B, C * patch^2, ...]
-        image_loss = F.mse_loss(decoded, self.decoder.to_patches(images), reduction="sum")
+        patches = self.decoder.to_patches(images)
+        image_loss = F.mse_loss(decoded.float(), patches, reduction="sum")
         dyn, rep, kl = kl_losses(
             observed.posterior, self.rssm.prior_logits(observed.deter), config.free_nats
         )
@@ -361,7 +367,7 @@ class Critic(nn.Module):
 class Imagined(NamedTuple):
     """Trajectories that the model dreamt under the actor."""
 
-    features: Tensor  # [H + 1, N, F]
+    features: Tensor  # [H + 1, N, F], in the type of the products
     actions: Tensor  # int64[H, N]
 
 
@@ -385,6 +391,7 @@ class Agent(nn.Module):
         """
         super().__init__()
         self.config, self.exploration, self.n_actions = config, exploration, n_actions
+        self.products = resolve_precision(config.precision, "cpu") or torch.float32
         self.world = WorldModel(config, image_shape, n_actions)
         features = self.world.rssm.features
         self.actor = MLP(features, config.units, config.actor_layers, n_actions, output_scale=0.01)
@@ -428,33 +435,36 @@ class Agent(nn.Module):
         keep = (~is_first).float().unsqueeze(-1)  # [N, 1]
         inputs = rssm.action_table()[torch.where(is_first, rssm.n_actions, actions)]  # [N, D]
         tokens = self.world.encoder(centered(images))
-        noise_shape = len(images), rssm.stoch, rssm.classes
-        noise = exponential_noise(*noise_shape) if sample else torch.ones(noise_shape)
+        noise_of = draw_noise if sample else no_noise
+        noise = noise_of(len(images), rssm.stoch, rssm.classes)
         before = State(state.deter * keep, state.stoch * keep)
         state = rssm.observe_step(before, tokens, inputs, noise)
         return self.actor(state.features), state
 
     # -- imagining -----------------------------------------------------------------------------
 
-    @torch.no_grad()
     def imagine(self, start: State) -> Imagined:
         """Dream on from N states, with the actor's samples as actions.
 
         No gradient is needed: REINFORCE learns from the log probabilities of the actions, which
         are computed again afterwards, for all steps at once.
         """
+        with torch.no_grad(), products_in(self.products):
+            return self._imagine(start)
+
+    def _imagine(self, start: State) -> Imagined:
         rssm, steps, n = self.world.rssm, self.config.imagined_steps, len(start.deter)
-        table = rssm.action_table()
-        noise = exponential_noise(steps, n, rssm.stoch, rssm.classes)
-        action_noise = exponential_noise(steps, n, self.n_actions)
-        features = torch.empty(steps + 1, n, rssm.features)
+        weights = rssm.weights().products_in(self.products)
+        table = rssm.action_table().to(self.products)
+        noise = draw_noise(steps, n, rssm.stoch, rssm.classes)
+        action_noise = draw_noise(steps, n, self.n_actions)
+        features = torch.empty(steps + 1, n, rssm.features, dtype=self.products)
         actions = torch.empty(steps, n, dtype=torch.int64)
         state = start
         torch.cat(state, -1, out=features[0])
         for h in range(steps):
-            scores = unimix_probs(self.actor(features[h])) / action_noise[h]
-            torch.argmax(scores, -1, out=actions[h])
-            state = rssm.imagine_step(state, table[actions[h]], noise[h])
+            torch.argmax(noisy(self.actor(features[h]), action_noise.at(h)), -1, out=actions[h])
+            state = rssm.imagine_step(weights, state, table[actions[h]], noise.at(h))
             torch.cat(state, -1, out=features[h + 1])
         return Imagined(features, actions)
 
@@ -473,6 +483,10 @@ class Agent(nn.Module):
 
     def losses(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return all losses by name, weighted means [], and metrics."""
+        with products_in(self.products):
+            return self._losses(batch)
+
+    def _losses(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         images = centered(batch.image.flatten(0, 1))  # [T * B, C, H, W]
         observed = self.world.observe(batch, images)
         losses, metrics = self.world.losses(batch, images, observed)
@@ -566,7 +580,7 @@ class Agent(nn.Module):
         follows = (~batch.is_first[1:]).flatten().float()
         losses["ensemble"] = ensemble_loss(predictions, target, follows)
         with torch.no_grad():
-            actions = F.one_hot(imagined.actions.flatten(), self.n_actions).float()
+            actions = F.one_hot(imagined.actions.flatten(), self.n_actions)
             surprise = disagreement(
                 self.ensemble(imagined.features[:-1].flatten(0, 1), actions)
             ).view(imagined.actions.shape)  # [H, N]

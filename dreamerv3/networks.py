@@ -19,7 +19,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dreamerv3.recurrence import NORM_EPS, UNIMIX, Follow, Weights, advance, believe
+from dreamerv3.recurrence import (
+    NORM_EPS,
+    UNIMIX,
+    Follow,
+    Noise,
+    Weights,
+    advance,
+    believe,
+    draw_noise,
+    sample_one_hot,
+)
 
 TWO_HOT_BINS = 255
 TWO_HOT_LIMIT = 20.0  # bins reach symexp(20) = 4.85e8
@@ -89,21 +99,10 @@ def unimix_probs(logits: Tensor, unimix: float = UNIMIX) -> Tensor:
     return torch.softmax(logits, -1) * (1 - unimix) + unimix / logits.shape[-1]
 
 
-def sample_one_hot(probs: Tensor, noise: Tensor) -> Tensor:
-    """Return a one-hot sample of categoricals [..., K], without a gradient.
-
-    Args:
-        probs: [..., K].
-        noise: [..., K], drawn from the exponential distribution: the largest probs / noise is
-            distributed as probs (the Gumbel-max trick).
-    """
-    scores = probs.detach() / noise
-    return (scores == scores.amax(-1, keepdim=True)).to(probs.dtype)
-
-
-def exponential_noise(*shape: int) -> Tensor:
-    """Return noise for `sample_one_hot`, float32[shape]."""
-    return torch.empty(shape).exponential_()
+def products_in(dtype: torch.dtype) -> torch.autocast:
+    """Return a context in which layers and convolutions multiply in dtype."""
+    # Without autocast's cache: a copy made under no_grad would be reused where gradients are due.
+    return torch.autocast("cpu", dtype, enabled=dtype != torch.float32, cache_enabled=False)
 
 
 # --------------------------------------------------------------------------------------------
@@ -161,7 +160,7 @@ class NormSiLU(nn.Module):
         self.scale = nn.Parameter(torch.ones(shape))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.silu(F.rms_norm(x, x.shape[-1:], eps=NORM_EPS) * self.scale)
+        return F.silu(F.rms_norm(x.float(), x.shape[-1:], eps=NORM_EPS) * self.scale)
 
 
 class ImageNormSiLU(NormSiLU):
@@ -172,7 +171,7 @@ class ImageNormSiLU(NormSiLU):
 
 
 class MLP(nn.Sequential):
-    """Hidden layers of linear, norm, SiLU; then a linear output."""
+    """Hidden layers of linear, norm, SiLU; then a linear output, float32."""
 
     def __init__(
         self, inputs: int, units: int, layers: int, outputs: int, output_scale: float = 1.0
@@ -182,6 +181,10 @@ class MLP(nn.Sequential):
         for before, after in itertools.pairwise(sizes):
             hidden += [Linear(before, after), NormSiLU(after)]
         super().__init__(*hidden, Linear(sizes[-1], outputs, output_scale))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., inputs] -> [..., outputs]."""
+        return super().forward(x).float()
 
 
 # --------------------------------------------------------------------------------------------
@@ -255,8 +258,11 @@ class Decoder(nn.Module):
         return self.layers(top.permute(0, 3, 1, 2))
 
     def to_patches(self, images: Tensor) -> Tensor:
-        """Return images [N, C, H, W] as `forward` lays them out."""
-        return F.pixel_unshuffle(images, self.patch)
+        """Return images [N, C, H, W] as `forward` lays them out, in channels_last."""
+        n, channels, height, width = images.shape
+        patch = self.patch
+        cut = images.view(n, channels, height // patch, patch, width // patch, patch)
+        return cut.permute(0, 2, 4, 1, 3, 5).flatten(3).permute(0, 3, 1, 2)
 
     def to_images(self, patches: Tensor) -> Tensor:
         """Return what `forward` gave as images [N, C, H, W] in [0, 1]."""
@@ -371,18 +377,18 @@ class RSSM(nn.Module):
         Returns:
             deter [T, B, D], stoch [T, B, S * K] (straight-through), posterior logits [T, B, S, K].
         """
-        noise = exponential_noise(*is_first.shape, self.stoch, self.classes)
+        noise = draw_noise(*is_first.shape, self.stoch, self.classes)
         deter, stoch, logits = Follow.apply(
             self.action_table()[torch.where(is_first, self.n_actions, actions)],  # [T, B, D]
             self.posterior_tokens(tokens),  # [T, B, hidden]
-            (~is_first).to(tokens.dtype).unsqueeze(-1),  # [T, B, 1]
-            noise,
+            (~is_first).float().unsqueeze(-1),  # [T, B, 1]
+            *noise,
             *self.weights(),
         )
         return deter, stoch, logits.unflatten(-1, (self.stoch, self.classes))
 
     def observe_step(
-        self, state: State, tokens: Tensor, action_input: Tensor, noise: Tensor
+        self, state: State, tokens: Tensor, action_input: Tensor, noise: Noise
     ) -> State:
         """Return the state after an action and an observation.
 
@@ -390,28 +396,25 @@ class RSSM(nn.Module):
             state: of N.
             tokens: [N, tokens].
             action_input: [N, D], rows of `action_table`.
-            noise: [N, S, K], see `sample_one_hot`.
+            noise: [N, S, K].
         """
         w = self.weights()
         deter = advance(w, *state, action_input).deter
         logits = believe(w, deter, self.posterior_tokens(tokens)).logits
-        return State(
-            deter, sample_one_hot(unimix_probs(logits.view(noise.shape)), noise).flatten(1)
-        )
+        return State(deter, sample_one_hot(logits.view(noise.gumbel.shape), noise).flatten(1))
 
     def prior_logits(self, deter: Tensor) -> Tensor:
         """Return logits [..., S, K] of the stochastic state, not having seen the observation."""
         return self.prior(deter).unflatten(-1, (self.stoch, self.classes))
 
-    def imagine_step(self, state: State, action_input: Tensor, noise: Tensor) -> State:
+    def imagine_step(self, w: Weights, state: State, action_input: Tensor, noise: Noise) -> State:
         """Return the state after an action, the stochastic part sampled from the prior.
 
         Args:
+            w: `weights`, in the type of the products.
             state: of N.
-            action_input: [N, D], rows of `action_table`.
-            noise: [N, S, K], see `sample_one_hot`.
+            action_input: [N, D], rows of `action_table`, of that type.
+            noise: [N, S, K].
         """
-        deter = advance(self.weights(), *state, action_input).deter
-        return State(
-            deter, sample_one_hot(unimix_probs(self.prior_logits(deter)), noise).flatten(1)
-        )
+        deter = advance(w, *state, action_input).deter
+        return State(deter, sample_one_hot(self.prior_logits(deter), noise).flatten(1))

@@ -20,6 +20,53 @@ from torch import Tensor
 UNIMIX = 0.01  # share of the uniform distribution in every categorical (the paper, Methods)
 NORM_EPS = 1e-4
 
+# --------------------------------------------------------------------------------------------
+# Samples
+# --------------------------------------------------------------------------------------------
+
+
+class Noise(NamedTuple):
+    """What categoricals are drawn with; drawn itself for a whole sequence at once."""
+
+    gumbel: Tensor  # [..., K]
+    informed: Tensor  # [..., 1], 0.0 where the sample is of the uniform distribution, else 1.0
+
+    def at(self, t: int) -> Noise:
+        """Return that of step t."""
+        return Noise(self.gumbel[t], self.informed[t])
+
+
+def draw_noise(*shape: int) -> Noise:
+    """Return noise for categoricals [shape], whose last dimension is of the classes."""
+    # As fast as two logarithms; `exponential_` takes six times as long.
+    gumbel = torch.rand(shape).log_().neg_().log_().neg_()
+    return Noise(gumbel, (torch.rand(*shape[:-1], 1) >= UNIMIX).float())
+
+
+def no_noise(*shape: int) -> Noise:
+    """Return what makes a sample the mode."""
+    return Noise(torch.zeros(shape), torch.ones(*shape[:-1], 1))
+
+
+def noisy(logits: Tensor, noise: Noise) -> Tensor:
+    """Return scores [..., K] whose largest is a sample of the unimix categoricals.
+
+    The Gumbel-max trick, for a mixture: the uniform distribution's logits are zeros. No softmax is
+    formed, which over a handful of classes is slow on a CPU.
+    """
+    return torch.addcmul(noise.gumbel, logits.detach(), noise.informed)
+
+
+def sample_one_hot(logits: Tensor, noise: Noise) -> Tensor:
+    """Return a one-hot sample of unimix categoricals [..., K], without a gradient."""
+    scores = noisy(logits, noise)
+    return (scores == scores.amax(-1, keepdim=True)).to(scores.dtype)
+
+
+# --------------------------------------------------------------------------------------------
+# A step
+# --------------------------------------------------------------------------------------------
+
 
 class Weights(NamedTuple):
     """All that a step reads, beside its inputs."""
@@ -40,6 +87,15 @@ class Weights(NamedTuple):
     posterior_out: Tensor  # [S * K, hidden]
     posterior_bias: Tensor  # [S * K]
 
+    def products_in(self, dtype: torch.dtype) -> Weights:
+        """Return them for products in dtype; what lies between the products stays as it is."""
+        return Weights(
+            *(
+                weight if name.endswith("_scale") else weight.to(dtype)
+                for name, weight in self._asdict().items()
+            )
+        )
+
 
 class Normed(NamedTuple):
     """RMSNorm and SiLU of something: y = silu(n * scale), n = x * r."""
@@ -52,7 +108,8 @@ class Normed(NamedTuple):
 
 def norm_silu(x: Tensor, scale: Tensor) -> Normed:
     """Return RMSNorm over the last dimension, then SiLU, and what the gradient needs."""
-    r = torch.rsqrt(x.square().mean(-1, keepdim=True) + NORM_EPS)
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    r = torch.addcmul(norm.new_tensor(NORM_EPS), norm, norm, value=1 / x.shape[-1]).rsqrt_()
     n = x * r
     z = n * scale
     return Normed(F.silu(z), n, r, z)
@@ -64,6 +121,11 @@ def norm_silu_backward(grad: Tensor, normed: Normed, scale: Tensor) -> tuple[Ten
     grad_n = grad_z * scale
     inner = (grad_n * normed.n).mean(-1, keepdim=True)
     return torch.addcmul(grad_n, normed.n, inner, value=-1).mul_(normed.r), grad_z
+
+
+def tanh(x: Tensor) -> Tensor:
+    """Return the hyperbolic tangent, in a third of `torch.tanh`'s time."""
+    return 2 * torch.sigmoid(2 * x) - 1
 
 
 def blocks_of(x: Tensor, blocks: int) -> Tensor:
@@ -90,28 +152,32 @@ def advance(w: Weights, deter: Tensor, stoch: Tensor, action_input: Tensor) -> A
     (deter, stoch, action). It is taken apart: the blocks' part is one `bmm`, the embeddings' part
     a dense layer, and of that the action's share comes ready as `action_input`.
 
+    Products are of the weights' type, all else of deter's.
+
     Args:
         w: weights.
         deter: [N, D].
         stoch: [N, S * K].
-        action_input: [N, D].
+        action_input: [N, D], of the weights' type.
     """
     n, blocks = len(deter), len(w.mix_blocks)
+    exact, fast = deter.dtype, w.mix_blocks.dtype
+    factor = deter.to(fast)
     embeddings = torch.cat(
         [
-            torch.addmm(w.deter_bias, deter, w.deter_in.t()),
-            torch.addmm(w.stoch_bias, stoch, w.stoch_in.t()),
+            torch.addmm(w.deter_bias, factor, w.deter_in.t()),
+            torch.addmm(w.stoch_bias, stoch.to(fast), w.stoch_in.t()),
         ],
         -1,
     )
-    embedded = norm_silu(embeddings.view(n, 2, -1), w.embedding_scale)
-    dense = torch.addmm(action_input, embedded.y.view(n, -1), w.mix_embeddings.t())
-    own = torch.baddbmm(w.mix_bias, blocks_of(deter, blocks), w.mix_blocks)  # [G, N, D / G]
-    mixed = norm_silu(dense + own.transpose(0, 1).reshape(n, -1), w.mix_scale)
-    gates = torch.baddbmm(w.gates_bias, blocks_of(mixed.y, blocks), w.gates)
-    reset, raw, update = gates.transpose(0, 1).chunk(3, -1)
+    embedded = norm_silu(embeddings.view(n, 2, -1).to(exact), w.embedding_scale)
+    dense = torch.addmm(action_input, embedded.y.view(n, -1).to(fast), w.mix_embeddings.t())
+    own = torch.baddbmm(w.mix_bias, blocks_of(factor, blocks), w.mix_blocks)  # [G, N, D / G]
+    mixed = norm_silu((dense + own.transpose(0, 1).reshape(n, -1)).to(exact), w.mix_scale)
+    gates = torch.baddbmm(w.gates_bias, blocks_of(mixed.y.to(fast), blocks), w.gates)
+    reset, raw, update = gates.transpose(0, 1).to(exact).chunk(3, -1)
     reset = torch.sigmoid(reset)
-    candidate = torch.tanh(reset * raw)
+    candidate = tanh(reset * raw)
     update = torch.sigmoid(update - 1)  # the bias keeps the old state at first
     after = torch.lerp(deter.view(n, blocks, -1), candidate, update)  # [N, G, D / G]
     return Advanced(after.reshape(n, -1), embedded, mixed, reset, raw, candidate, update)
@@ -137,15 +203,20 @@ def believe(w: Weights, deter: Tensor, token_input: Tensor) -> Believed:
 
 
 class Follow(torch.autograd.Function):
-    """Follow B sequences for T steps; `Follow.apply` takes and returns what `forward` does."""
+    """Follow B sequences for T steps; `Follow.apply` takes and returns what `forward` does.
+
+    In float32 also under autocast: products of 16 rows gain nothing in bf16.
+    """
 
     @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
     def forward(
         ctx: Any,
         action_inputs: Tensor,
         token_inputs: Tensor,
         keep: Tensor,
-        noise: Tensor,
+        gumbel: Tensor,
+        informed: Tensor,
         *weights: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Run through time.
@@ -155,7 +226,7 @@ class Follow(torch.autograd.Function):
             action_inputs: [T, B, D].
             token_inputs: [T, B, hidden].
             keep: [T, B, 1], 0.0 where the state before is to be forgotten, else 1.0.
-            noise: [T, B, S, K], exponential: the largest probability / noise is the sample.
+            gumbel, informed: [T, B, S, K] and [T, B, S, 1], see `Noise`.
             weights: `Weights`.
 
         Returns:
@@ -163,46 +234,46 @@ class Follow(torch.autograd.Function):
             (straight-through, Bengio et al. 2013); the posterior's logits [T, B, S * K].
         """
         w = Weights(*weights)
-        steps, batch, stoch_size, classes = noise.shape
+        steps, batch, stoch_size, classes = gumbel.shape
+        noise, forgets = Noise(gumbel, informed), (keep == 0).flatten(1).any(1).tolist()
         deter = action_inputs.new_zeros(batch, action_inputs.shape[-1])
         stoch = action_inputs.new_zeros(batch, stoch_size * classes)
-        saved = []
+        saved, stochs = [], []
         for t in range(steps):
-            before = deter * keep[t], stoch * keep[t]
+            before = (deter * keep[t], stoch * keep[t]) if forgets[t] else (deter, stoch)
             advanced = advance(w, *before, action_inputs[t])
             believed = believe(w, advanced.deter, token_inputs[t])
-            softmax = torch.softmax(believed.logits.view(batch, stoch_size, classes), -1)
-            scores = (softmax * (1 - UNIMIX) + UNIMIX / classes) / noise[t]
-            one_hot = (scores == scores.amax(-1, keepdim=True)).to(scores.dtype)
-            deter, stoch = advanced.deter, one_hot.flatten(1)
-            saved.append((before, advanced, believed, softmax, stoch))
-        ctx.saved, ctx.keep, ctx.w = saved, keep, w
-        return (
-            torch.stack([step[1].deter for step in saved]),
-            torch.stack([step[4] for step in saved]),
-            torch.stack([step[2].logits for step in saved]),
-        )
+            logits = believed.logits.view(batch, stoch_size, classes)
+            deter, stoch = advanced.deter, sample_one_hot(logits, noise.at(t)).flatten(1)
+            saved.append((before, advanced, believed))
+            stochs.append(stoch)
+        deters = torch.stack([advanced.deter for _, advanced, _ in saved])
+        logits = torch.stack([believed.logits for _, _, believed in saved])
+        ctx.saved, ctx.keep, ctx.forgets, ctx.w = saved, keep, forgets, w
+        ctx.softmax = torch.softmax(logits.view(gumbel.shape), -1)
+        return deters, torch.stack(stochs), logits
 
     @staticmethod
+    @torch.amp.custom_bwd(device_type="cpu")
     def backward(
         ctx: Any, grad_deters: Tensor, grad_stochs: Tensor, grad_logits: Tensor
     ) -> tuple[Tensor | None, ...]:
         """Run back through time, then form the weights' gradients of all steps at once."""
-        w, keep, saved = ctx.w, ctx.keep, ctx.saved
+        w, keep, saved, softmax = ctx.w, ctx.keep, ctx.saved, ctx.softmax
         ctx.saved = None  # the memory is free as soon as it is read
         blocks, hidden = len(w.mix_blocks), len(w.deter_in)
         mix_blocks, gates = w.mix_blocks.transpose(1, 2), w.gates.transpose(1, 2)
         deter_grad, stoch_grad = torch.zeros_like(grad_deters[0]), torch.zeros_like(grad_stochs[0])
         steps = []
         for t in range(len(saved) - 1, -1, -1):
-            (deter, _), advanced, believed, softmax, _ = saved[t]
+            (deter, _), advanced, believed = saved[t]
             n = len(deter)
             # the sample, straight through to the logits
-            to_probs = (grad_stochs[t] + stoch_grad).view(softmax.shape) * (1 - UNIMIX)
-            to_logits = torch.ops.aten._softmax_backward_data(
-                to_probs, softmax, -1, softmax.dtype
-            ).flatten(1)
-            to_logits += grad_logits[t]
+            to_probs = (grad_stochs[t] + stoch_grad).view(softmax[t].shape)
+            to_softmax = torch.ops.aten._softmax_backward_data(
+                to_probs, softmax[t], -1, softmax.dtype
+            )
+            to_logits = torch.add(grad_logits[t], to_softmax.flatten(1), alpha=1 - UNIMIX)
             # the posterior
             to_hidden, hidden_z = norm_silu_backward(
                 to_logits @ w.posterior_out, believed.hidden, w.posterior_scale
@@ -227,8 +298,10 @@ class Follow(torch.autograd.Function):
             to_embedded, embedded_z = norm_silu_backward(
                 (to_mix @ w.mix_embeddings).view(n, 2, hidden), advanced.embedded, w.embedding_scale
             )
-            deter_grad = torch.addmm(to_before, to_embedded[:, 0], w.deter_in) * keep[t]
-            stoch_grad = (to_embedded[:, 1] @ w.stoch_in) * keep[t]
+            deter_grad = torch.addmm(to_before, to_embedded[:, 0], w.deter_in)
+            stoch_grad = to_embedded[:, 1] @ w.stoch_in
+            if ctx.forgets[t]:
+                deter_grad, stoch_grad = deter_grad * keep[t], stoch_grad * keep[t]
             steps.append(
                 (to_logits, to_hidden, hidden_z, to_gates, to_mix, mixed_z, to_embedded, embedded_z)
             )
@@ -248,8 +321,8 @@ def _gradients(w: Weights, saved: list, steps: list) -> tuple[Tensor | None, ...
     def joined(tensors: list[Tensor]) -> Tensor:
         return torch.cat(tensors)  # [T * B, ...]
 
-    deter = joined([before[0] for before, *_ in saved])
-    stoch = joined([before[1] for before, *_ in saved])
+    deter = joined([before[0] for before, _, _ in saved])
+    stoch = joined([before[1] for before, _, _ in saved])
     advanced: list[Advanced] = [step[1] for step in saved]
     believed: list[Believed] = [step[2] for step in saved]
     to_logits, to_hidden, hidden_z, to_mix, mixed_z, to_embedded, embedded_z = (
@@ -277,4 +350,4 @@ def _gradients(w: Weights, saved: list, steps: list) -> tuple[Tensor | None, ...
         posterior_bias=to_logits.sum(0),
     )
     to_actions, to_tokens = (x.unflatten(0, (n_steps, -1)) for x in (to_mix, to_hidden))
-    return to_actions, to_tokens, None, None, *weights
+    return to_actions, to_tokens, None, None, None, *weights

@@ -16,7 +16,7 @@ from dreamerv3.networks import (
     Encoder,
     centered,
     init_weights,
-    sample_one_hot,
+    products_in,
     symexp,
     symlog,
     two_hot_bins,
@@ -25,7 +25,17 @@ from dreamerv3.networks import (
     unimix_probs,
 )
 from dreamerv3.optim import LaProp, clip_adaptively
-from dreamerv3.recurrence import Follow, Weights, advance, believe
+from dreamerv3.recurrence import (
+    Follow,
+    Noise,
+    Weights,
+    advance,
+    believe,
+    draw_noise,
+    no_noise,
+    noisy,
+    sample_one_hot,
+)
 
 SIZES = {"deter": 16, "hidden": 6, "stoch": 3, "classes": 4, "blocks": 4}
 
@@ -36,9 +46,9 @@ def seed() -> None:
 
 
 @pytest.fixture
-def no_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     """The stochastic state is its mode."""
-    monkeypatch.setattr(networks, "exponential_noise", lambda *shape: torch.ones(shape))
+    monkeypatch.setattr(networks, "draw_noise", no_noise)
 
 
 def two_hot(x: Tensor, bins: Tensor) -> Tensor:
@@ -105,10 +115,16 @@ def test_unimix_keeps_one_percent_uniform() -> None:
 
 
 def test_samples_follow_their_probabilities() -> None:
-    probs = torch.tensor([0.5, 0.3, 0.15, 0.05]).expand(20_000, 4)
-    sample = sample_one_hot(probs, networks.exponential_noise(20_000, 4))
+    """A mixture of 1 % uniform, that is: the last class has nothing else."""
+    logits = torch.tensor([0.5, 0.3, 0.2, 1e-9]).log().expand(400_000, 4)
+    noise = draw_noise(400_000, 4)
+    sample = sample_one_hot(logits, noise)
     assert (sample.sum(-1) == 1).all()
-    torch.testing.assert_close(sample.mean(0), probs[0], rtol=0, atol=0.015)
+    assert torch.equal(sample.argmax(-1), noisy(logits, noise).argmax(-1))
+    torch.testing.assert_close(sample.mean(0), unimix_probs(logits[0]), rtol=0, atol=0.003)
+    assert sample[:, 3].mean().item() == pytest.approx(0.0025, rel=0.15)
+    mode = sample_one_hot(logits[:2], no_noise(2, 4))
+    assert mode.tolist() == [[1, 0, 0, 0]] * 2
 
 
 def test_initial_weights_have_the_wanted_spread() -> None:
@@ -159,19 +175,26 @@ def test_a_step_is_the_gru_of_the_paper() -> None:
 
 
 def follow_by_autograd(
-    action_inputs: Tensor, token_inputs: Tensor, keep: Tensor, noise: Tensor, *weights: Tensor
+    action_inputs: Tensor,
+    token_inputs: Tensor,
+    keep: Tensor,
+    gumbel: Tensor,
+    informed: Tensor,
+    *weights: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`Follow.forward` in operations that autograd differentiates."""
     w = Weights(*weights)
-    steps, batch, size, classes = noise.shape
+    steps, batch, size, classes = gumbel.shape
     deter = torch.zeros_like(action_inputs[0])
     stoch = action_inputs.new_zeros(batch, size * classes)
     outputs = []
     for t in range(steps):
         deter = advance(w, deter * keep[t], stoch * keep[t], action_inputs[t]).deter
         logits = believe(w, deter, token_inputs[t]).logits
-        probs = unimix_probs(logits.view(batch, size, classes))
-        stoch = (sample_one_hot(probs, noise[t]) + probs - probs.detach()).flatten(1)
+        by_class = logits.view(batch, size, classes)
+        sample = sample_one_hot(by_class, Noise(gumbel[t], informed[t]))
+        probs = unimix_probs(by_class)
+        stoch = (sample + probs - probs.detach()).flatten(1)
         outputs.append((deter, stoch, logits))
     return tuple(torch.stack(x) for x in zip(*outputs, strict=True))  # type: ignore[return-value]
 
@@ -188,12 +211,12 @@ def test_the_gradient_by_hand_is_autograds() -> None:
     keep[0], keep[3, 1], keep[5, 2] = 0, 0, 0
     given = [torch.randn(steps, batch, 16), torch.randn(steps, batch, 6)]
     inputs = [x.double().requires_grad_() for x in given]
-    noise = networks.exponential_noise(steps, batch, 3, 4).double()
+    noise = [x.double() for x in draw_noise(steps, batch, 3, 4)]
     weights = [weight.detach().clone().requires_grad_() for weight in rssm.weights()]
     push = [torch.randn(steps, batch, size).double() for size in (16, 12, 12)]
 
     def gradients(follow: object) -> list[Tensor]:
-        outputs = follow(*inputs, keep, noise, *weights)  # type: ignore[operator]
+        outputs = follow(*inputs, keep, *noise, *weights)  # type: ignore[operator]
         loss = sum((out * p).sum() for out, p in zip(outputs, push, strict=True))
         return [*outputs, *torch.autograd.grad(loss, [*inputs, *weights])]
 
@@ -204,7 +227,7 @@ def test_the_gradient_by_hand_is_autograds() -> None:
         assert one.abs().max() > 1e-3, f"{name} is not tested by zeros"
 
 
-@pytest.mark.usefixtures("no_noise")
+@pytest.mark.usefixtures("without_noise")
 def test_is_first_forgets_what_came_before() -> None:
     """Two episodes in one sequence are followed as if each stood alone."""
     rssm = RSSM(5, 7, **SIZES)
@@ -223,7 +246,7 @@ def test_is_first_forgets_what_came_before() -> None:
     )  # the other one's does not mind
 
 
-@pytest.mark.usefixtures("no_noise")
+@pytest.mark.usefixtures("without_noise")
 def test_the_action_at_a_first_step_is_not_read() -> None:
     rssm = RSSM(5, 7, **SIZES)
     tokens, is_first = torch.randn(3, 1, 7), torch.tensor([[True], [False], [False]])
@@ -248,6 +271,33 @@ def test_images_go_in_and_come_out(
     assert patches.shape == decoder.to_patches(images).shape
     assert decoder.to_images(patches).shape == images.shape
     torch.testing.assert_close(decoder.to_images(decoder.to_patches(images)), images + 0.5)
+
+
+def test_patches_are_cut_as_pixel_unshuffle_does() -> None:
+    images = torch.randn(2, 3, 64, 64)
+    decoder = Decoder(20, 3, (4, 8, 8), (4, 2, 2), norm=False)
+    expected = torch.nn.functional.pixel_unshuffle(images, 4)
+    torch.testing.assert_close(decoder.to_patches(images), expected, rtol=0, atol=0)
+
+
+def test_products_in_bf16_are_near_those_in_float32() -> None:
+    """And the recurrence that learns does not take part."""
+    rssm = RSSM(5, 7, **SIZES)
+    n = 64
+    state = networks.State(
+        torch.randn(n, 16), sample_one_hot(torch.randn(n, 3, 4), no_noise(3, 4)).flatten(1)
+    )
+    table, weights = rssm.action_table(), rssm.weights()
+    bf16 = torch.bfloat16
+    one = advance(weights, *state, table[:1].expand(n, -1)).deter
+    other = advance(weights.products_in(bf16), *state, table[:1].expand(n, -1).to(bf16)).deter
+    assert other.dtype == torch.float32
+    assert not torch.equal(one, other)
+    torch.testing.assert_close(one, other, rtol=0, atol=0.03)
+    tokens, actions = torch.randn(4, 2, 7), torch.randint(0, 5, (4, 2))
+    with products_in(bf16):
+        followed = rssm.observe(tokens, actions, torch.zeros(4, 2, dtype=torch.bool))
+    assert {x.dtype for x in followed} == {torch.float32}
 
 
 def test_strides_that_do_not_fit_are_refused() -> None:

@@ -26,8 +26,8 @@ from mario_ppo import (
     gae,
     linear_schedule,
     ppo_losses,
-    resolve_precision,
 )
+from mario_runs import resolve_precision
 
 SIZE = 36
 
