@@ -1,7 +1,6 @@
 """Agent steps for many machines at once."""
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -10,25 +9,15 @@ from fastnes import state
 from fastnes.draw import CANVAS_WORDS, HEIGHT, WIDTH
 from fastnes.resize import area_plan
 from fastnes.rom import Rom, packaged_rom
+from fastnes.share import Workers
 from fastnes.state import ERROR, RAM_SIZE, REGISTERS, STATE_SIZE, EmulationError
-from fastnes.step import canvas_pixels, screen_of, step_machines
+from fastnes.step import screen_of, step_machines
 from fastnes.tables import BLACK, PALETTE_GRAY, PALETTE_INDEX, PALETTE_RGB
 from fastnes.warm import warm_up
 
 DEFAULT_FRAMES = 4
 DEFAULT_SIZE = (84, 84)
 DEFAULT_THREADS = 2
-
-
-def _parts(count: int, threads: int) -> list[slice]:
-    """Cut `count` machines into parts for threads to take: large ones first, single ones last."""
-    parts = []
-    begin = 0
-    while begin < count:
-        size = count if threads < 2 else -(-3 * (count - begin) // (4 * threads))
-        parts.append(slice(begin, begin + size))
-        begin += size
-    return parts
 
 
 class BatchMachine:
@@ -89,14 +78,12 @@ class BatchMachine:
     def _open(self) -> None:
         warm_up()
         self._canvases = [np.zeros((2, CANVAS_WORDS), np.uint64) for _ in range(self.threads)]
-        self._pixels = [canvas_pixels(canvases) for canvases in self._canvases]
-        # the calling thread works too
-        self._pool = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
+        self._workers = Workers(self.threads)
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the threads and their working space."""
         attributes = self.__dict__.copy()
-        for name in ("_pool", "_canvases", "_pixels"):
+        for name in ("_workers", "_canvases"):
             del attributes[name]
         return attributes
 
@@ -152,16 +139,14 @@ class BatchMachine:
             ValueError: shapes or types that do not fit.
             EmulationError: a machine met something unsupported.
         """
-        numbers = np.arange(self.n) if indices is None else np.asarray(indices, np.int64)
+        numbers = np.arange(self.n) if indices is None else np.ascontiguousarray(indices, np.int64)
         pressed = np.asarray(buttons)
         if pressed.dtype != np.uint8:
             raise ValueError(f"buttons are uint8, not {pressed.dtype}")
-        if pressed.ndim == 1:
-            pressed = np.repeat(pressed[:, None], self.frames, axis=1)
-        if pressed.ndim != 2 or len(pressed) != len(numbers) or pressed.shape[1] < 1:
+        frames = self.frames if pressed.ndim == 1 else pressed.shape[-1]
+        if pressed.ndim not in (1, 2) or len(pressed) != len(numbers) or frames < 1:
             raise ValueError(
-                f"buttons of shape {np.shape(buttons)} for {len(numbers)} machines:"
-                " give [m] or [m, k]"
+                f"buttons of shape {pressed.shape} for {len(numbers)} machines: give [m] or [m, k]"
             )
         if indices is not None:
             if len(numbers) and not (0 <= numbers.min() and numbers.max() < self.n):
@@ -179,9 +164,8 @@ class BatchMachine:
                 )
             if not observation.flags.c_contiguous:
                 raise ValueError("observation must be C-contiguous")
-        pressed = np.ascontiguousarray(pressed)
-        self._remember(numbers, pressed)
-        self._run(numbers, pressed, drawn_frames, observation)
+        self._press(numbers, pressed, frames)
+        self._run(numbers, frames, drawn_frames, observation)
         errors = self.states[:, REGISTERS:].view(np.int64)[:, ERROR]
         if errors.any():
             i = int(np.flatnonzero(errors)[0])
@@ -190,47 +174,42 @@ class BatchMachine:
             except EmulationError as error:
                 raise EmulationError(f"machine {i}: {error}") from None
 
-    def _remember(self, numbers: np.ndarray, pressed: np.ndarray) -> None:
-        frames = pressed.shape[1]
+    def _press(self, numbers: np.ndarray, pressed: np.ndarray, frames: int) -> None:
+        """Set `_buttons` of a step's frames; `pressed` is as in `step`."""
         if frames > self._buttons.shape[1]:
             wider = np.zeros((self.n, frames), np.uint8)
             wider[:, : self._buttons.shape[1]] = self._buttons
             self._buttons = wider
-        self._buttons[numbers, :frames] = pressed
+        self._buttons[numbers, :frames] = pressed if pressed.ndim == 2 else pressed[:, None]
 
     def _run(
-        self, numbers: np.ndarray, pressed: np.ndarray, drawn_frames: int, observation: np.ndarray
+        self, numbers: np.ndarray, frames: int, drawn_frames: int, observation: np.ndarray
     ) -> None:
-        def run_parts(thread: int) -> None:
-            canvases, pixels = self._canvases[thread], self._pixels[thread]
-            for part in parts:
-                step_machines(
-                    self.states,
-                    self._before,
-                    numbers[part],
-                    pressed[part],
-                    self.rom.cartridge,
-                    PALETTE_GRAY,
-                    canvases,
-                    pixels,
-                    drawn_frames,
-                    self.interventions,
-                    self._plan,
-                    observation,
-                    self.ram_before,
-                    self.frames_run,
-                    self.terminated,
-                )
+        threads = max(1, min(self.threads, len(numbers)))
+        taken = np.zeros(threads, np.int64)
 
-        threads = min(self.threads, len(numbers))
-        parts = iter(_parts(len(numbers), threads))  # shared: whoever is free takes the next
-        if self._pool is None or threads < 2:
-            run_parts(0)
-        else:
-            others = [self._pool.submit(run_parts, thread) for thread in range(1, threads)]
-            run_parts(0)
-            for other in others:
-                other.result()
+        def run_share(thread: int) -> None:
+            step_machines(
+                self.states,
+                self._before,
+                numbers,
+                self._buttons,
+                frames,
+                self.rom.cartridge,
+                PALETTE_GRAY,
+                self._canvases[thread],
+                drawn_frames,
+                self.interventions,
+                self._plan,
+                observation,
+                self.ram_before,
+                self.frames_run,
+                self.terminated,
+                taken,
+                thread,
+            )
+
+        self._workers.run(run_share, threads)
 
     def screen(self, i: int) -> np.ndarray:
         """Return machine i's screen after its last step, uint8[240, 256] palette indices.
@@ -245,11 +224,11 @@ class BatchMachine:
             self._before[i : i + 1].copy(),
             np.empty((1, STATE_SIZE), np.uint8),
             np.zeros(1, np.int64),
-            np.ascontiguousarray(self._buttons[i : i + 1, :frames]),
+            self._buttons[i : i + 1],
+            frames,
             self.rom.cartridge,
             PALETTE_INDEX,
             canvases,
-            canvas_pixels(canvases),
             1,
             self.interventions,
             self._plan,
@@ -257,6 +236,8 @@ class BatchMachine:
             np.empty((1, RAM_SIZE), np.uint8),
             np.empty(1, np.int32),
             np.empty(1, np.bool_),
+            np.zeros(1, np.int64),
+            0,
         )
         return screen_of(canvases[(frames - 1) & 1])
 

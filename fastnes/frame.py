@@ -27,8 +27,8 @@ DOTS_PER_FRAME = 3 * CYCLES_PER_FRAME
 def dots_to_event(regs):
     """Return how many dots bring the PPU to its next event, that dot included.
 
-    Events are the interrupt (line 241, dot 1) and the end of the pre-render line, whose length
-    is known only there.
+    Events are the interrupt (line 241, dot 1; nesdev wiki, "NMI" and "PPU frame timing") and the
+    end of the pre-render line, whose length is known only there.
     """
     line, dot = regs[LINE], regs[DOT]
     if line < VBLANK_LINE or (line == VBLANK_LINE and dot == 1):

@@ -9,7 +9,7 @@ from fastnes.draw import CANVAS_WORDS, HEIGHT, WIDTH
 from fastnes.resize import area_plan
 from fastnes.rom import Rom, packaged_rom
 from fastnes.state import RAM_SIZE, STATE_SIZE
-from fastnes.step import canvas_pixels, screen_of, step_machines
+from fastnes.step import screen_of, step_machines
 from fastnes.tables import BLACK, PALETTE_GRAY, PALETTE_INDEX, PALETTE_RGB
 from fastnes.warm import warm_up
 
@@ -85,14 +85,16 @@ class Machine:
             self._before,
             np.zeros(1, np.int64),
             pressed,
+            frames,
             self.rom.cartridge,
             PALETTE_INDEX,
             self._canvases,
-            canvas_pixels(self._canvases),
             1 if draw else 0,
             False,
             area_plan(HEIGHT, WIDTH, HEIGHT, WIDTH),
             *self._scratch,
+            np.zeros(1, np.int64),
+            0,
         )
         state.check_error(self._states[0])
         if draw and (frames - 1) & 1:

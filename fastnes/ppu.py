@@ -163,7 +163,7 @@ def run_visible_lines(row, regs, video, dots):
 
 @compiled
 def _run_blank_lines(regs, line, dots):
-    """Run up to `dots` dots of lines 240-260; return how many.
+    """Run up to `dots` dots of lines 240-260; return how many (nesdev wiki, "PPU frame timing").
 
     The interrupt itself is the caller's: it catches up to that very dot (see frame.py).
     """

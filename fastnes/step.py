@@ -14,6 +14,7 @@ from fastnes.game import (
     skip_change_area,
 )
 from fastnes.resize import resize_max
+from fastnes.share import claim
 from fastnes.state import ERROR, ERROR_NONE, ERROR_STUCK, REGISTERS
 
 # The longest wait in the game (the end of a world) is some 1,500 frames.
@@ -23,11 +24,6 @@ MOST_BUSY_FRAMES = 20_000
 def screen_of(canvas: np.ndarray) -> np.ndarray:
     """Return the picture uint8[240, 256] in a canvas uint64[CANVAS_WORDS], a view."""
     return canvas[:SCREEN_WORDS].view(np.uint8).reshape(HEIGHT, WIDTH)
-
-
-def canvas_pixels(canvases: np.ndarray) -> np.ndarray:
-    """Return canvases uint64[2, CANVAS_WORDS] as uint8[2, CANVAS_ROWS, 256], a view."""
-    return canvases.view(np.uint8).reshape(2, CANVAS_ROWS, WIDTH)
 
 
 @compiled
@@ -95,10 +91,10 @@ def step_machines(
     before,
     numbers,
     buttons,
+    frames,
     cartridge,
     shade,
     canvases,
-    pixels,
     drawn_frames,
     is_game,
     plan,
@@ -106,18 +102,20 @@ def step_machines(
     ram_before,
     frames_run,
     terminated,
+    taken,
+    thread,
 ):
-    """Run a step on some machines of a batch.
+    """Run a step on some machines of a batch: those that this thread claims.
 
     Args:
         states: uint8[n, STATE_SIZE], changed.
         before: uint8[n, STATE_SIZE], becomes the states before the step.
         numbers: int64[m], the machines to step.
-        buttons: uint8[m, k], the buttons of each of the k frames.
+        buttons: uint8[n, at least frames], the buttons of each frame.
+        frames: how many to run.
         cartridge: of the Rom.
         shade: uint8[64], what to draw for each colour.
         canvases: uint64[2, CANVAS_WORDS], working space; frame f is drawn into canvas f & 1.
-        pixels: uint8[2, CANVAS_ROWS, 256], the same memory (see canvas_pixels).
         drawn_frames: how many of the last frames run to draw: 0, 1 or 2.
         is_game: with gym-super-mario-bros's interventions, ending at termination.
         plan: area_plan from a screen to the observation.
@@ -125,11 +123,16 @@ def step_machines(
         ram_before: uint8[n, 2048], the RAM after the last frame, before interventions.
         frames_run: int32[n].
         terminated: bool[n].
+        taken: int64[threads], zeros, shared by all threads of this step (see share.claim).
+        thread: which of them this is.
     """
-    frames = buttons.shape[1]
+    pixels = canvases.view(np.uint8).reshape(2, CANVAS_ROWS, WIDTH)
     spare = np.empty(states.shape[1], np.uint8)
     again = np.empty(states.shape[1], np.uint8)
-    for m in range(len(numbers)):
+    while True:
+        m = claim(taken, len(numbers), thread)
+        if m < 0:
+            break
         n = numbers[m]
         copy_bytes(states[n], before[n])
         run, is_done = play(
@@ -139,7 +142,7 @@ def step_machines(
             shade,
             drawn_frames,
             is_game,
-            buttons[m],
+            buttons[n, :frames],
             ram_before[n],
             spare,
         )
@@ -156,7 +159,7 @@ def step_machines(
                 shade,
                 drawn_frames,
                 is_game,
-                buttons[m, :run],
+                buttons[n, :run],
                 ram_before[n],
                 spare,
             )

@@ -81,7 +81,7 @@ def _run_a_frame() -> None:
     from fastnes.draw import CANVAS_WORDS, HEIGHT, WIDTH
     from fastnes.resize import area_plan
     from fastnes.rom import packaged_rom
-    from fastnes.step import canvas_pixels, step_machines
+    from fastnes.step import step_machines
 
     rom = packaged_rom()
     states = np.zeros((1, state.STATE_SIZE), np.uint8)
@@ -92,10 +92,10 @@ def _run_a_frame() -> None:
         np.empty((1, state.STATE_SIZE), np.uint8),
         np.zeros(1, np.int64),
         np.zeros((1, 1), np.uint8),
+        1,
         rom.cartridge,
         tables.PALETTE_GRAY,
         canvases,
-        canvas_pixels(canvases),
         1,
         True,
         area_plan(HEIGHT, WIDTH, 84, 84),
@@ -103,4 +103,6 @@ def _run_a_frame() -> None:
         np.empty((1, state.RAM_SIZE), np.uint8),
         np.empty(1, np.int32),
         np.empty(1, np.bool_),
+        np.zeros(1, np.int64),
+        0,
     )

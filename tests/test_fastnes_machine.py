@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import copy
 import pickle
+import threading
+import time
 from pathlib import Path
 
 import cv2
@@ -108,6 +110,18 @@ def test_a_batch_equals_single_machines_on_any_number_of_threads() -> None:
                 batch.restore(int(i), start_snapshot(1, 1))
             singles[i].restore(0, start_snapshot(1, 1))
     assert ended > 0
+
+
+def test_threads_end_with_their_batch() -> None:
+    before = threading.active_count()
+    batch = started(4, threads=3)
+    batch.step(np.zeros(4, np.uint8))
+    assert threading.active_count() == before + 2
+    del batch
+    deadline = time.monotonic() + 30
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == before
 
 
 def test_an_observation_is_the_brighter_of_the_last_two_frames_shrunk() -> None:
