@@ -43,6 +43,7 @@ from mario_runtime import EmulatorName, EnvConfig, UsageError, in_process, parse
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAINING = "training.json"
+AGENTS = {"ppo": "PPO", "dreamerv3": "DreamerV3"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +91,7 @@ def trainings_behind(model: Path) -> list[Training]:
         return [Training(model.as_posix())]
     config, _ = read_model_zip(model)
     env, came_from = config["env"], config["provenance"]
-    before = config["run"]["warm_start"]
+    before = config["run"].get("warm_start")  # of PPO alone
     own = Training(
         run=run.path.name,
         stages=env["stages"] or f"{env['world']}-{env['stage']}",
@@ -140,7 +141,7 @@ def card(
     protocol = Path(os.path.relpath(ROOT / "docs" / "protocol.md", folder.resolve())).as_posix()
     return f"""# {folder.name}
 
-PPO on {env["world"]}-{env["stage"]}, action set `{env["action_set"]}`:
+{AGENTS[config["agent"]]} on {env["world"]}-{env["stage"]}, action set `{env["action_set"]}`:
 {steps}{unknown} in {minutes} on {machine["cpus"]} cores,
 {machine["cpu"]}, no GPU; other work ran beside it.
 
