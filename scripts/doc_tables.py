@@ -11,6 +11,7 @@ A table stands between `<!-- table: KIND PATH... -->` and `<!-- end -->`. Kinds:
     speed FILE             bench_throughput.py --json
     comparison FOLDER      compare_agents.py: results
     milestones FOLDER      compare_agents.py: how soon it came how far
+    curiosity FOLDER       dreamerv3/diagnose.py --curiosity: diagnosis.json
 """
 
 from __future__ import annotations
@@ -158,9 +159,17 @@ def milestones(folder: Path) -> Iterator[str]:
     yield from milestone_rows(read(folder / "comparison.json"))
 
 
+def curiosity(folder: Path) -> Iterator[str]:
+    """Yield a row a signal."""
+    yield from head("paid", "mean a step", "lowest", "highest", "better dead", "life")
+    for name, found in read(folder / "diagnosis.json")["curiosity"].items():
+        figures = (f"{found[key]:.2g}" for key in ("mean", "min", "max"))
+        yield row([name, *figures, f"{found['better_dead']:.0%}", f"{found['life']:+.2f}"])
+
+
 KINDS: dict[str, Callable[..., Iterator[str]]] = {
     **{"evaluations": evaluations, "policies": policies, "seeds": seeds, "speed": speed},
-    **{"comparison": comparison, "milestones": milestones},
+    **{"comparison": comparison, "milestones": milestones, "curiosity": curiosity},
 }
 
 
