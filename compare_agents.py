@@ -101,7 +101,9 @@ def read_phases(path: Path) -> list[Phase]:
         return [
             Phase(reader.read_json(reader.folder.config_path), metrics, evaluation_rows(reader))
         ]
-    curves = [file for file in path.glob("*.csv") if re.fullmatch(r"(phase\d+_)?curve", file.stem)]
+    curves = [
+        file for file in path.glob("*.csv") if re.fullmatch(r"((phase)?\d+_.*)?curve", file.stem)
+    ]
     if not curves:
         raise UsageError(f"{path} is no run folder with metrics, and holds no curve.csv")
     phases = []

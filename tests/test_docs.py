@@ -30,7 +30,7 @@ PAGES = [page.relative_to(ROOT).as_posix() for page in doc_tables.documents()]
 FENCE = re.compile(r"^```.*?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-MADE_AT_RUN_TIME = ("runs/", "logs/", "backups/", "/", "~", "http")
+MADE_AT_RUN_TIME = (".venv/", "runs/", "logs/", "backups/", "/", "~", "http")
 MADE_AT_RUN_TIME += ("tensorboard/", "models/", "evaluations/", "previews/")  # in a run folder
 EXAMPLES = (
     "demos/mine.npz",
