@@ -56,8 +56,11 @@ from mario_runtime import (
     action_space,
     make_vec_env,
 )
-from scripts.dreamer_peers import torchrl_update
 from train_mario import PPOFlags, RNDFlags, TrainConfig, make_model, make_training_env
+
+sys.path.insert(0, str(Path(__file__).parent / "scripts"))
+
+from dreamer_peers import torchrl_update
 
 try:  # its pyglet is not nes-py's: pip install --no-deps --target DIR, and PYTHONPATH=DIR
     import stable_retro

@@ -142,9 +142,12 @@ def provenance() -> dict[str, Any]:
         "nes-py",
         "numpy",
     )
+    root, script = Path(__file__).resolve().parent, Path(sys.argv[0]).resolve()
+    # no path of this machine: within the repository, or the name alone
+    script = script.relative_to(root) if script.is_relative_to(root) else Path(script.name)
     return {
         "git_commit": git_commit(),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [script.as_posix(), *sys.argv[1:]],
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": {name: importlib.metadata.version(name) for name in packages}
         | {"python": platform.python_version()},

@@ -314,17 +314,18 @@ def check_index(index: Path, description: dict[str, Any]) -> str:
         UsageError: they are not.
     """
     found = read_index(index)
-    if found["reward_signature"] != description["reward_signature"]:
-        raise UsageError(
-            f"{index.parent} holds rewards of signature {found['reward_signature']}, not "
-            f"{description['reward_signature']}: --relabel pays them anew from the game's facts"
-        )
+    signature = description["reward_signature"]
     for key, value in description.items():
-        if found.get(key) != value:
+        if key != "reward_signature" and found.get(key) != value:
             raise UsageError(
                 f"{index.parent} was made with {key} {found.get(key)}, not {value}: choose another "
                 "folder"
             )
+    if found["reward_signature"] != signature:
+        raise UsageError(
+            f"{index.parent} holds rewards of signature {found['reward_signature']}, not "
+            f"{signature}: --relabel pays them anew from the game's facts"
+        )
     return str(found["generation"])
 
 

@@ -39,9 +39,9 @@ def _atomic_add(_, array, index, addend):
     return array.dtype(array, index, array.dtype), generate
 
 
-@overload(take_one, jit_options={"_nrt": False})
+@overload(take_one, jit_options={"_nrt": False})  # type: ignore[typeddict-unknown-key]
 def _take_one(taken, i):
-    return lambda taken, i: _atomic_add(taken, i, 1)
+    return lambda taken, i: _atomic_add(taken, i, 1)  # type: ignore[call-arg]
 
 
 @compiled

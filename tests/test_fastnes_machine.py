@@ -6,7 +6,6 @@ import ast
 import copy
 import pickle
 import threading
-import time
 from pathlib import Path
 
 import cv2
@@ -113,15 +112,15 @@ def test_a_batch_equals_single_machines_on_any_number_of_threads() -> None:
 
 
 def test_threads_end_with_their_batch() -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     batch = started(4, threads=3)
     batch.step(np.zeros(4, np.uint8))
-    assert threading.active_count() == before + 2
+    its_own = set(threading.enumerate()) - before
+    assert len(its_own) == 2
     del batch
-    deadline = time.monotonic() + 30
-    while threading.active_count() > before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert threading.active_count() == before
+    for thread in its_own:
+        thread.join(timeout=30)
+        assert not thread.is_alive()
 
 
 def test_an_observation_is_the_brighter_of_the_last_two_frames_shrunk() -> None:
