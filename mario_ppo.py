@@ -38,7 +38,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 from torch.nn import functional as F
 
-from mario_runs import Precision, resolve_precision
+from precision import Precision, resolve_precision
 from rnd import RND
 
 

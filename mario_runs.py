@@ -34,14 +34,12 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import filelock
 import psutil
 import torch
 from torch.utils.tensorboard import SummaryWriter
-
-Precision = Literal["float32", "bf16", "auto"]
 
 KEPT_CHECKPOINTS = 2  # the newest, and the one before in case the newest is torn
 
@@ -54,30 +52,6 @@ METRIC_KEYS = frozenset(
         *("explained_variance", "learning_rate"),
     }
 )
-
-
-def resolve_precision(precision: Precision, device: torch.device | str) -> torch.dtype | None:
-    """Return the autocast type for a `precision` flag: None means plain float32.
-
-    `auto` takes bf16 only where the hardware multiplies it natively: without (Cascade Lake) a
-    gradient pass took 1.9 to 3.5 times as long as float32, both in channels_last.
-
-    Raises:
-        ValueError: for an unknown word.
-    """
-    device = torch.device(device)
-    if precision == "float32":
-        return None
-    if precision == "bf16":
-        return torch.bfloat16
-    if precision != "auto":
-        raise ValueError(f"precision must be float32, bf16 or auto, got {precision!r}")
-    if device.type == "cuda":
-        supported = torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if supported else None
-    capabilities = torch.cpu.get_capabilities()
-    native = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
-    return torch.bfloat16 if native else None
 
 
 class RunLocked(RuntimeError):

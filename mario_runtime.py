@@ -485,9 +485,8 @@ class RewardShaper:
         self.env_config = config
         self.config = config.reward
         self.goal = np.zeros(n_envs, dtype=np.int64)  # px, of the stage that each episode began in
-        self.limit = np.zeros(
-            (n_envs, N_AREA_POINTERS), dtype=np.int64
-        )  # px, no ground beyond pays
+        # px, in each area; no ground beyond pays
+        self.limit = np.zeros((n_envs, N_AREA_POINTERS), dtype=np.int64)
         self.discount = config.discount
         self.hurdles = np.array(config.reward.hurdle_x, dtype=np.int64)
         self.x = np.zeros(n_envs, dtype=np.int64)

@@ -969,7 +969,14 @@ def resume(model: PPOWithRND, config: TrainConfig) -> None:
     for change in describe_changes(before, config):
         print(f"resuming with {change}")
     load_weights(model, weights, path)
-    restore_state(model, load_tensors(path.with_suffix(".state"), str(path.with_suffix(".state"))))
+    state = load_tensors(path.with_suffix(".state"), str(path.with_suffix(".state")))
+    try:
+        restore_state(model, state)
+    except KeyError as error:
+        raise UsageError(
+            f"{path} is of another version, its state lacks {error}: "
+            "--warm-start takes its weights alone"
+        ) from error
     print(f"resumed {path} at {model.num_timesteps:,} steps")
 
 

@@ -698,7 +698,13 @@ def resume(trainer: Trainer, checkpoint: tuple[dict[str, Any], ...]) -> None:
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise UsageError(f"{now.run.logdir} holds another model: {reason}") from error
-    trainer.load_state_dict(state)
+    try:
+        trainer.load_state_dict(state)
+    except KeyError as error:
+        raise UsageError(
+            f"{now.run.logdir} holds a run of another version, its state lacks {error}: choose "
+            "another --logdir"
+        ) from error
     print(f"resumed {now.run.logdir} at {trainer.step:,} steps, {trainer.updates:,} updates")
 
 

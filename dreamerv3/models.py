@@ -33,7 +33,7 @@ from dreamerv3.networks import (
 )
 from dreamerv3.optim import LaProp
 from dreamerv3.recurrence import draw_noise, no_noise, noisy
-from mario_runs import Precision, resolve_precision
+from precision import Precision, resolve_precision
 
 
 @dataclasses.dataclass(frozen=True)

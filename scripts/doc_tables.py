@@ -138,12 +138,13 @@ def speed(path: Path) -> Iterator[str]:
     """Yield a row a measure."""
     yield from head("measure", "ratio (lowest to highest turn)", "ours", "must reach", "verdict")
     for one in read(path)["measures"]:
+        ratios, ours = one.get("ratios"), one["ours"]
         yield row(
             [
                 one["name"],
-                f"{one['ratio']:.3g}x ({min(one['ratios']):.3g} to {max(one['ratios']):.3g})",
-                f"{one['ours']:,.0f} {one['unit']}",
-                f"{one['must_reach']:g}x" if one["must_reach"] else "",
+                f"{one['ratio']:.3g}x ({min(ratios):.3g} to {max(ratios):.3g})" if ratios else "",
+                f"{ours:,.0f} {one['unit']}" if ours >= 100 else f"{ours:.3g} {one['unit']}",
+                f"{one['must_reach']:g}{'x' if ratios else ''}" if one["must_reach"] else "",
                 one["verdict"],
             ]
         )

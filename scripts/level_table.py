@@ -20,6 +20,8 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from doc_tables import cleared
+
 from mario_policies import PRETRAINED, shipped_model
 from mario_runtime import STAGES, stage_name
 
@@ -51,12 +53,6 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
-def rate(summary: dict[str, Any]) -> str:
-    """Return "99/100 (95-100 %)"."""
-    low, high = (100 * bound for bound in summary["clear_rate_ci95"])
-    return f"{summary['flags_cleared']}/{summary['episodes']} ({low:.0f}-{high:.0f} %)"
-
-
 def policy_cells(folder: Path, level: str) -> tuple[list[str], float]:
     """Return a shipped policy's cells, from argmax to seed, and its better clear rate."""
     modes = [read_json(folder / f"evaluation_noop_{mode}.json") for mode in ("argmax", "sampled")]
@@ -79,7 +75,7 @@ def policy_cells(folder: Path, level: str) -> tuple[list[str], float]:
             f"{sum(one['wall_s'] for one in trainings) / 60:.0f}",
         ]
     cells = [
-        *(rate(summary) for summary in modes),
+        *(cleared(summary) for summary in modes),
         steps,
         f"{statistics.median(failures):.0f}" if failures else "",
         *trained,

@@ -27,7 +27,7 @@ from mario_ppo import (
     linear_schedule,
     ppo_losses,
 )
-from mario_runs import resolve_precision
+from precision import resolve_precision
 
 SIZE = 36
 

@@ -202,6 +202,22 @@ def test_resume_says_what_changed_and_refuses_what_must_not(
     assert torch.equal(after, before / 4)
 
 
+def test_a_state_of_another_version_is_refused_in_one_line(
+    tmp_path: Path, trainer: Callable[..., Done]
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    assert trainer(*TINY.split(), "--timesteps", "128", "--run-dir", run.path).returncode == 0
+    state = run.checkpoints()[0].with_suffix(".state")
+    content = torch.load(state, weights_only=True)
+    del content["environments"]
+    content["learner"].pop("counters")
+    torch.save(content, state)
+    refused = trainer("--resume-model", run.path)
+    assert refused.returncode == 2
+    assert "is of another version, its state lacks 'counters'" in refused.stderr
+    assert refused.stderr.count("error:") == 1
+
+
 def test_a_run_that_clears_enough_is_finished(tmp_path: Path, trainer: Callable[..., Done]) -> None:
     run = RunFolder(tmp_path / "run")
     shipped = ROOT / "pretrained" / "ppo_mario_1-1" / "best_eval.zip"

@@ -1,0 +1,33 @@
+"""The type that a network's products are computed in: a flag of both agents."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+Precision = Literal["float32", "bf16", "auto"]
+
+
+def resolve_precision(precision: Precision, device: torch.device | str) -> torch.dtype | None:
+    """Return the autocast type for a `precision` flag: None means plain float32.
+
+    `auto` takes bf16 only where the hardware multiplies it natively: without (Cascade Lake) a
+    gradient pass took 1.9 to 3.5 times as long as float32, both in channels_last.
+
+    Raises:
+        ValueError: for an unknown word.
+    """
+    device = torch.device(device)
+    if precision == "float32":
+        return None
+    if precision == "bf16":
+        return torch.bfloat16
+    if precision != "auto":
+        raise ValueError(f"precision must be float32, bf16 or auto, got {precision!r}")
+    if device.type == "cuda":
+        supported = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if supported else None
+    capabilities = torch.cpu.get_capabilities()
+    native = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
+    return torch.bfloat16 if native else None
