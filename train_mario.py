@@ -552,17 +552,21 @@ class BetweenRollouts(BaseCallback):
         super().__init__()
         self.every = every  # agent steps; 0 is never
         self._done = 0  # multiples of `every` that have been acted on
+        self._has_rollout = False
 
     def _on_training_start(self) -> None:
         self._done = self.num_timesteps // self.every if self.every else 0
-        self._begun_at = self.num_timesteps
+
+    def _on_rollout_end(self) -> None:
+        self._has_rollout = True
 
     def _on_rollout_start(self) -> None:
-        if self.num_timesteps > self._begun_at:
+        if self._has_rollout:
             self.tick()
+        self._has_rollout = False  # until it is complete: a stop may give it up
 
     def _on_training_end(self) -> None:
-        if self.num_timesteps > self._begun_at and not stop_requested(self.model):
+        if self._has_rollout:
             self.tick()
 
     def tick(self) -> None:
@@ -587,7 +591,8 @@ class StopOnSignal(BaseCallback):
     """Ctrl-C and SIGTERM end training at the next step; the state before the rollout is kept.
 
     The rollout under way is given up: its weights are still those that the kept state belongs to,
-    so a resumed run collects the same rollout again.
+    so a resumed run collects the same rollout again. A complete one is not given up: its update
+    follows, and no state from before it fits the weights any more.
     """
 
     def __init__(self) -> None:
@@ -607,6 +612,9 @@ class StopOnSignal(BaseCallback):
 
     def _on_step(self) -> bool:
         return not stop_requested(self.model)
+
+    def _on_rollout_end(self) -> None:
+        self.kept = None
 
     def _on_training_end(self) -> None:
         for number, handler in self._before.items():
@@ -1056,16 +1064,15 @@ def run_training(
         raise
     finally:
         monitor.conclude()
-    if stop_requested(model) and model._stop_signal != ENOUGH:  # type: ignore[attr-defined]
-        assert stop.kept
+    if stop.kept and model._stop_signal != ENOUGH:  # type: ignore[attr-defined]
         path = save_checkpoint(run, model, stop.kept, content)
         print(f"stopped by {model._stop_signal}; go on with --resume-model {path}")  # type: ignore[attr-defined]
         return 1 if monitor.stopped_by else 0
-    state = (stop.kept if stop_requested(model) else None) or capture_state(model)
+    state = stop.kept or capture_state(model)
     save_checkpoint(run, model, state, content)
     write_model_zip(run.final_model, model.save, content)
     print(f"finished at {state['learner']['counters']['num_timesteps']:,} steps: {run.final_model}")
-    return 0
+    return 1 if monitor.stopped_by else 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

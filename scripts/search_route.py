@@ -62,7 +62,6 @@ RAM_X_SPEED = 0x57  # signed, 1/16 px a frame
 RAM_Y_SPEED = 0x9F  # signed, px a frame
 RAM_X_FRACTION = 0x0400  # 1/256 px
 RAM_MAZE_CORRECT, RAM_MAZE_PASSED = 0x06D9, 0x06DA  # what the mazes with several checks count
-RAM_COINS = 0x075E
 
 A, B = BUTTON_BITS["A"], BUTTON_BITS["B"]
 RIGHT, LEFT, DOWN, UP = (BUTTON_BITS[name] for name in ("right", "left", "down", "up"))
@@ -160,12 +159,12 @@ def pack(parts: Sequence[tuple[np.ndarray, int]]) -> np.ndarray:
 # --------------------------------------------------------------------------------------------
 
 
-def hidden_blocks(ram: np.ndarray, facts: GameFacts) -> np.ndarray:
+def hidden_blocks(facts: GameFacts) -> np.ndarray:
     """Return how many hidden blocks of 8-4 were hit, int64[n]: its second pipe is above one.
 
     The game does not note that it was hit, but it pays a coin, and there are no others in 8-4.
     """
-    return np.where(at_home(facts, (8, 4)), ram[:, RAM_COINS].astype(np.int64), 0)
+    return np.where(at_home(facts, (8, 4)), facts.coins, 0)
 
 
 def place_keys(ram: np.ndarray, facts: GameFacts) -> np.ndarray:
@@ -177,7 +176,7 @@ def place_keys(ram: np.ndarray, facts: GameFacts) -> np.ndarray:
             (facts.y_pos // 24, 32),
             (ram[:, RAM_MAZE_CORRECT].astype(np.int64), 16),
             (ram[:, RAM_MAZE_PASSED].astype(np.int64), 16),
-            (hidden_blocks(ram, facts), 4),
+            (hidden_blocks(facts), 4),
             (facts.player_state, 16),
         ]
     )
@@ -419,7 +418,7 @@ def beam_keys(ram: np.ndarray, facts: GameFacts, pressed: np.ndarray) -> np.ndar
             (x_speed(ram) // 4, 64),
             (ram[:, RAM_Y_SPEED].astype(np.int64), 256),
             (ram[:, RAM_MAZE_CORRECT].astype(np.int64), 16),
-            (hidden_blocks(ram, facts), 4),
+            (hidden_blocks(facts), 4),
             (pressed.astype(np.int64) & A, 2),
             (facts.player_state, 16),
         ]

@@ -93,7 +93,7 @@ def test_the_hidden_block_on_the_way_through_8_4_is_seen() -> None:
     for button in load_demo(DEMOS / "8-4.npz").buttons[::AGENT_FRAMES]:
         machine.step(np.array([button], np.uint8), draw=False)
         facts = read_facts(machine.ram_before)
-        found.append(int(search_route.hidden_blocks(machine.ram_before, facts)[0]))
+        found.append(int(search_route.hidden_blocks(facts)[0]))
     assert found == sorted(found) and found[0] == 0 < found[-1]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import random
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecNormalize
 
 from mario_policies import load_policy
+from mario_ppo import PPOWithRND
 from mario_rollout import play, protocol_config
 from mario_runs import RunFolder, read_metrics, read_model_zip
 from mario_runtime import UsageError, in_process
@@ -157,6 +159,26 @@ def test_a_killed_run_resumes_to_the_same_bits(
     assert_same_weights(whole.final_model, parts.final_model)
     steps = [line["step"] for line in read_metrics(parts.metrics_path)]
     assert steps == list(range(128, 1281, 128)), "no tick is missing or there twice"
+
+
+def test_a_signal_in_the_last_update_costs_nothing(
+    tmp_path: Path, trainer: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = PPOWithRND.train
+
+    def signalled_update(model: PPOWithRND) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        update(model)
+
+    runs = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "signalled")
+    for run, train in zip(runs, (update, signalled_update), strict=True):
+        monkeypatch.setattr(PPOWithRND, "train", train)
+        flags = [*TINY.split(), "--timesteps", "128", "--run-dir", str(run.path)]
+        assert main(flags) == 0
+        resumed = trainer("--resume-model", run.path, "--timesteps", "256")
+        assert resumed.returncode == 0, resumed.stderr
+        assert "at 128 steps" in resumed.stdout
+    assert_same_weights(*(run.final_model for run in runs))
 
 
 def test_resume_says_what_changed_and_refuses_what_must_not(
