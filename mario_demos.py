@@ -253,20 +253,13 @@ def snapshots(demo: Demo, every: int) -> list[Waypoint]:
     return places
 
 
-class BackwardStarts:
-    """Starts along demos, near the goal at first, that move back as they succeed.
+class DemoStarts:
+    """Starts at places along demos, one demo a stage of the config, and at the level's start.
 
-    Salimans and Chen 2018, "Learning Montezuma's Revenge from a Single Demonstration". Each stage
-    of the config has one demo and a front, counted in places before the goal. An episode begins at
-    one of the `SPREAD` places up to the front; once `THRESHOLD` of the last `EPISODES` of them
-    reached the goal, the front moves back by a place. Past the first place, episodes begin at the
-    level's start as everywhere else, and only those count as clears.
+    What begins on the way is practice; only episodes from the level's start count as clears.
     """
 
     STEPS = 8  # agent steps between two places, 96 px at full speed
-    SPREAD = 3
-    THRESHOLD = 0.5
-    EPISODES = 24
 
     def __init__(self, config: EnvConfig, demos: Sequence[Demo]) -> None:
         """Run the demos and keep their places.
@@ -283,40 +276,104 @@ class BackwardStarts:
             snapshots(by_stage[stage], self.STEPS * config.frame_skip)[:0:-1]
             for stage in self.levels.stages
         ]
-        self.front = np.zeros(len(self.places), dtype=np.int64)
-        self.tried = np.zeros(len(self.places), dtype=np.int64)  # episodes since the front moved
-        self.reached = np.zeros(len(self.places), dtype=np.int64)
 
-    def _number(self, stage: int, place: int) -> int:
-        return stage + place * len(self.places)
+    def draw_place(self, stage: int, generator: np.random.Generator) -> int:
+        """Return the place of the next episode, 0 the last before the goal.
+
+        As many as there are places is the level's start.
+        """
+        raise NotImplementedError
+
+    def count_place(self, stage: int, place: int, cleared: bool) -> None:
+        """Note how an episode that began on the way ended."""
 
     def draw(self, generator: np.random.Generator) -> Start:
         """As `Starts`."""
         stage = self.levels.draw_number(generator)
-        places, front = self.places[stage], int(self.front[stage])
-        place = front - int(generator.integers(min(self.SPREAD, front + 1)))
-        if front >= len(places):
-            return self.levels.start_of(stage)._replace(number=self._number(stage, len(places)))
-        waypoint = places[place]
-        return Start(
-            waypoint.state, waypoint.screen, self._number(stage, place), at_level_start=False
-        )
+        place = self.draw_place(stage, generator)
+        number = stage + place * len(self.places)
+        if place == len(self.places[stage]):
+            return self.levels.start_of(stage)._replace(number=number)
+        waypoint = self.places[stage][place]
+        return Start(waypoint.state, waypoint.screen, number, at_level_start=False)
 
     def count(self, number: int, cleared: bool) -> None:
         """As `Starts`."""
         place, stage = divmod(number, len(self.places))
         if place == len(self.places[stage]):
             self.levels.count(stage, cleared)
-        elif place > self.front[stage] - self.SPREAD:  # not begun before the front moved on
-            self.tried[stage] += 1
-            self.reached[stage] += cleared
-            if self.tried[stage] == self.EPISODES:
-                self.front[stage] += self.reached[stage] >= self.THRESHOLD * self.EPISODES
-                self.tried[stage] = self.reached[stage] = 0
+        else:
+            self.count_place(stage, place, cleared)
+
+    def scalars(self) -> dict[str, float]:
+        """As `Starts`."""
+        return self.levels.scalars()
+
+    def state_dict(self) -> dict[str, Any]:
+        """As `Starts`."""
+        return self.levels.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """As `Starts`."""
+        self.levels.load_state_dict(state)
+
+
+class AnywhereStarts(DemoStarts):
+    """Half of the episodes begin anywhere along the demo, the others at the level's start.
+
+    No place has to be passed before another is learnt: with a reward for every step forward there
+    is something to learn everywhere at once, and a place that is hard holds up only itself.
+    """
+
+    LEVEL_SHARE = 0.5
+
+    def draw_place(self, stage: int, generator: np.random.Generator) -> int:
+        """As `DemoStarts`."""
+        places = len(self.places[stage])
+        if generator.random() < self.LEVEL_SHARE:
+            return places
+        return int(generator.integers(places))
+
+
+class BackwardStarts(DemoStarts):
+    """Starts along demos, near the goal at first, that move back as they succeed.
+
+    Salimans and Chen 2018, "Learning Montezuma's Revenge from a Single Demonstration". Each stage
+    has a front, counted in places before the goal. An episode begins at one of the `SPREAD` places
+    up to the front; once `THRESHOLD` of the last `EPISODES` of them reached the goal, the front
+    moves back by a place, and past the first place to the level's start.
+    """
+
+    SPREAD = 3
+    THRESHOLD = 0.5
+    EPISODES = 24
+
+    def __init__(self, config: EnvConfig, demos: Sequence[Demo]) -> None:
+        """As `DemoStarts`."""
+        super().__init__(config, demos)
+        self.front = np.zeros(len(self.places), dtype=np.int64)
+        self.tried = np.zeros(len(self.places), dtype=np.int64)  # episodes since the front moved
+        self.reached = np.zeros(len(self.places), dtype=np.int64)
+
+    def draw_place(self, stage: int, generator: np.random.Generator) -> int:
+        """As `DemoStarts`."""
+        front = int(self.front[stage])
+        back = int(generator.integers(min(self.SPREAD, front + 1)))
+        return front if front == len(self.places[stage]) else front - back
+
+    def count_place(self, stage: int, place: int, cleared: bool) -> None:
+        """As `DemoStarts`."""
+        if place <= self.front[stage] - self.SPREAD:
+            return  # begun before the front moved on
+        self.tried[stage] += 1
+        self.reached[stage] += cleared
+        if self.tried[stage] == self.EPISODES:
+            self.front[stage] += self.reached[stage] >= self.THRESHOLD * self.EPISODES
+            self.tried[stage] = self.reached[stage] = 0
 
     def scalars(self) -> dict[str, float]:
         """As `Starts`: how far from the goal episodes begin, in agent steps of the demo."""
-        return self.levels.scalars() | {
+        return super().scalars() | {
             f"stage/{stage_name(*stage)}/steps_to_goal": float((front + 1) * self.STEPS)
             for stage, front in zip(self.levels.stages, self.front.tolist(), strict=True)
         }
@@ -324,13 +381,13 @@ class BackwardStarts:
     def state_dict(self) -> dict[str, Any]:
         """As `Starts`."""
         names = ("front", "tried", "reached")
-        return {name: getattr(self, name).copy() for name in names} | self.levels.state_dict()
+        return {name: getattr(self, name).copy() for name in names} | super().state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """As `Starts`."""
         for name in ("front", "tried", "reached"):
             getattr(self, name)[...] = state[name]
-        self.levels.load_state_dict(state)
+        super().load_state_dict(state)
 
 
 def load_demos(path: Path, stages: Sequence[tuple[int, int]]) -> list[Demo]:

@@ -30,7 +30,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 
-from mario_demos import BackwardStarts, load_demos
+from mario_demos import AnywhereStarts, BackwardStarts, load_demos
 from mario_doctor import Doctor, Finding
 from mario_ppo import PPOPolicy, PPOWithRND, SmallCNN, TwoHeadCnnPolicy, linear_schedule, plain
 from mario_rollout import (
@@ -189,7 +189,10 @@ class RunFlags:
     """Stages to evaluate, as --stages; more than are trained shows what is forgotten. Unset: those
     that are trained."""
     backward_demos: Path | None = None
-    """A folder of demos (<world>-<stage>.npz) along which episodes begin, first near the goal."""
+    """A folder of demos (<world>-<stage>.npz) along which episodes begin."""
+    demo_starts: Literal["backward", "anywhere"] = "backward"
+    """Where along --backward-demos: first near the goal and moving back, or anywhere with half of
+    the episodes at the level's start."""
     eval_steps: int = 1_000
     """Agent steps after which an evaluation episode is cut off; 1-1 takes 260. 0: by the clock."""
     preview_freq: int = 0
@@ -416,7 +419,8 @@ def make_training_env(config: TrainConfig) -> VecEnv:
     starts = None
     if config.run.backward_demos:
         demos = load_demos(config.run.backward_demos, config.env.stage_list)
-        starts = BackwardStarts(config.env, demos)
+        kind = BackwardStarts if config.run.demo_starts == "backward" else AnywhereStarts
+        starts = kind(config.env, demos)
     venv: VecEnv = VecMonitor(
         make_vec_env(config.env, config.run.seed, starts),
         info_keywords=("max_x", "flag_get", "from_start"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mario_demos import BackwardStarts, load_demos
+from mario_demos import AnywhereStarts, BackwardStarts, load_demos
 from mario_runs import RunFolder, read_metrics
 from mario_runtime import EnvConfig, StageStarts, UsageError, make_vec_env, parse_stages
 from train_mario import main
@@ -80,6 +80,19 @@ def test_backward_starts_begin_near_the_goal_and_move_back_as_they_succeed() -> 
     assert (
         again.draw(np.random.default_rng(1)).number == starts.draw(np.random.default_rng(1)).number
     )
+
+
+def test_starts_anywhere_are_half_at_the_level_and_half_along_the_demo() -> None:
+    config = EnvConfig(n_envs=4, action_set="fast", stages="1-1,1-2")
+    starts = AnywhereStarts(config, load_demos(ROOT / "demos", [(1, 1), (1, 2)]))
+    rng = np.random.default_rng(0)
+    drawn = [starts.draw(rng) for _ in range(4000)]
+    assert 0.45 < np.mean([start.at_level_start for start in drawn]) < 0.55
+    on_the_way = {start.number for start in drawn if not start.at_level_start}
+    assert len(on_the_way) == sum(len(places) for places in starts.places), "each place is drawn"
+    for start in drawn[:100]:
+        starts.count(start.number, cleared=not start.at_level_start)
+    assert not starts.levels.clear_rates.any(), "only clears from the level's start count"
 
 
 def test_a_stage_without_a_demo_is_said(tmp_path: Path) -> None:
