@@ -70,7 +70,7 @@ except ImportError:
 Part = Literal["emulator", "ppo", "dreamer"]
 SUBPROCESSES = 8
 BATCH = 16
-THREADS_BATCH = 32  # a trainer's fine-tuning width; with fewer, waking a thread is half of the loss
+THREADS_BATCHES = (32, 64)  # the fewer machines, the more of the loss is the waking of a thread
 REWARD = RewardConfig(forward_reward_scale=0.15, flag_bonus=200.0)
 
 
@@ -187,19 +187,19 @@ def emulator_measures(seconds: float) -> list[Measure]:
         machine.step(0x80, frames=600, draw=False)
         return 600
 
-    def batch(threads: int) -> Callable[[], int]:
-        machines = BatchMachine(THREADS_BATCH, threads=threads)
-        for i in range(THREADS_BATCH):
+    def batch(size: int, threads: int) -> Callable[[], int]:
+        machines = BatchMachine(size, threads=threads)
+        for i in range(size):
             machines.restore(i, start_snapshot(1, 1))
-        screens = np.zeros((THREADS_BATCH, 84, 84), dtype=np.uint8)
+        screens = np.zeros((size, 84, 84), dtype=np.uint8)
         rightward = np.array([0x80, 0x82, 0x83], dtype=np.uint8)
-        buttons = itertools.cycle(rng.choice(rightward, (1000, THREADS_BATCH)))
+        buttons = itertools.cycle(rng.choice(rightward, (1000, size)))
 
         def step() -> int:
             machines.step(next(buttons), observation=screens)
             for i in np.flatnonzero(machines.terminated):
                 machines.restore(int(i), start_snapshot(1, 1))
-            return THREADS_BATCH
+            return size
 
         return step
 
@@ -207,7 +207,6 @@ def emulator_measures(seconds: float) -> list[Measure]:
     one_core = vec_stepper(BatchedMarioVecEnv(config, threads=1))
     both_cores = vec_stepper(make_vec_env(config, seed=0))
     subproc = vec_stepper(SubprocVecEnv([usual_env] * SUBPROCESSES))
-    one_thread, two_threads = batch(1), batch(2)
 
     def measured(step: Callable[[], int]) -> Callable[[], float]:
         return lambda: rate(step, seconds)
@@ -233,10 +232,13 @@ def emulator_measures(seconds: float) -> list[Measure]:
             *("frames/s", 30.0, 60.0),
             *(measured(fast_frames), measured(nes_py_frames)),
         ),
-        Measure(
-            f"two threads over one, {THREADS_BATCH} machines",
-            *("agent steps/s", 1.8, 1.95),
-            *(measured(two_threads), measured(one_thread)),
+        *(
+            Measure(
+                f"two threads over one, {size} machines",
+                *("agent steps/s", 1.8, 1.95),
+                *(measured(batch(size, threads=2)), measured(batch(size, threads=1))),
+            )
+            for size in THREADS_BATCHES
         ),
         Measure(
             f"make_vec_env(n_envs={BATCH}) over the {SUBPROCESSES}-process SubprocVecEnv",
