@@ -13,6 +13,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -400,7 +401,7 @@ def markdown(content: dict[str, Any]) -> str:
         "",
         *milestone_rows(content),
         "",
-        f"    python {' '.join(content['provenance']['command'])}",
+        f"    python {shlex.join(content['provenance']['command'])}",
         "",
         f"Commit {content['provenance']['git_commit']}. Runs:",
         "",
