@@ -95,6 +95,8 @@ class ModelConfig:
     precision: Precision = "auto"
     """bf16: convolutions, heads and imagination multiply in bfloat16; auto: where the processor
     does. What the recurrence learns from, losses and weights stay float32."""
+    compile_losses: bool = False
+    """torch.compile what an update computes: minutes of warm-up, and other random numbers."""
     learning_rate: float = 4e-5
     """LaProp's step size, for all networks."""
     agc: float = 0.3
@@ -406,6 +408,7 @@ class Agent(nn.Module):
             )
             # Disagreements are small numbers of no fixed scale: their range has no lower limit.
             self.curious_critic = Critic(features, config, range_limit=1e-8)
+        self.computed_losses = torch.compile(self._losses) if config.compile_losses else self._losses
 
     def make_optimizer(self) -> LaProp:
         """Return the optimiser of all networks."""
@@ -484,7 +487,7 @@ class Agent(nn.Module):
     def losses(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return all losses by name, weighted means [], and metrics."""
         with products_in(self.products):
-            return self._losses(batch)
+            return self.computed_losses(batch)
 
     def _losses(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         images = centered(batch.image.flatten(0, 1))  # [T * B, C, H, W]
