@@ -316,6 +316,9 @@ class EnvConfig:
     """Screens in an observation: what shows speed and direction."""
     screen_size: int = 84
     """Height and width of an observation in px."""
+    show_buttons: bool = False
+    """Draw what the last action pressed above the picture: a held A, which no screen shows, does
+    not jump again."""
     noop_max: int = 30
     """Every episode starts with 1 to this many frames without buttons. 0: one fixed start."""
     sticky_prob: float = 0.0
@@ -421,6 +424,18 @@ def buttons_of_actions(config: EnvConfig) -> np.ndarray:
     if unknown:
         raise UsageError(f"no button {unknown[0]!r}; there are: {', '.join(BUTTON_BITS)}")
     return np.append(buttons, np.uint8(sum(BUTTON_BITS[name] for name in names)))
+
+
+def button_marks(buttons: np.ndarray, size: int) -> np.ndarray:
+    """Return the strip that shows each action's buttons, uint8[n_actions, size // 10, size].
+
+    A white square a pressed button, from left to right in the order of `BUTTON_BITS`; it covers
+    the screen's rim above the status bar.
+    """
+    squares = np.unpackbits(buttons[:, None], axis=1) * np.uint8(255)  # [n_actions, 8]
+    strip = np.zeros((len(buttons), size // 10, size), np.uint8)
+    strip[:, :, : size // 8 * 8] = np.repeat(squares, size // 8, axis=1)[:, None]
+    return strip
 
 
 def reward_signature(config: EnvConfig) -> str:
@@ -907,6 +922,24 @@ class AreaResizeObservation(gym.ObservationWrapper):
         return cv2.resize(observation, (self.size, self.size), interpolation=cv2.INTER_AREA)
 
 
+class ShowButtons(gym.Wrapper):
+    """Draws what the last action pressed above the picture."""
+
+    def __init__(self, env: gym.Env, marks: np.ndarray) -> None:
+        super().__init__(env)
+        self.marks = marks
+
+    def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        observation, info = self.env.reset(**kwargs)
+        observation[: self.marks.shape[1]] = 0
+        return observation, info
+
+    def step(self, action: Any) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
+        observation, *rest = self.env.step(action)
+        observation[: self.marks.shape[1]] = self.marks[int(action)]
+        return observation, *rest  # type: ignore[return-value]
+
+
 # --------------------------------------------------------------------------------------------
 # Where episodes begin
 # --------------------------------------------------------------------------------------------
@@ -1032,6 +1065,8 @@ def make_single_env(config: EnvConfig, seed: int | None = None) -> gym.Env:
     env = StageSuccessWrapper(env)
     env = FastClearRewardWrapper(env, config)
     env = AreaResizeObservation(env, config.screen_size)
+    if config.show_buttons:
+        env = ShowButtons(env, button_marks(buttons_of_actions(config), config.screen_size))
     if config.max_episode_steps:
         env = gym.wrappers.TimeLimit(env, config.max_episode_steps)
     env = FrameStackObservation(env, config.frame_stack, padding_type="reset")
@@ -1063,6 +1098,7 @@ class BatchedMarioVecEnv(VecEnv):
         super().__init__(n, observation_space(config), action_space(config))
         self.config = config
         self.buttons = buttons_of_actions(config)
+        self.marks = button_marks(self.buttons, size)
         self.machines = BatchMachine(
             n, frames=config.frame_skip, size=(size, size), threads=threads
         )
@@ -1110,6 +1146,8 @@ class BatchedMarioVecEnv(VecEnv):
         for i, world, stage in zip(envs, facts.world, facts.stage, strict=True):
             self.start_stages[i] = stage_name(world, stage)
         self.steps[envs] = 0
+        if self.config.show_buttons:
+            self.screens[envs, : self.marks.shape[1]] = 0
         self.stack[envs] = self.screens[envs, None]
         max_x = self.shaper.max_x
         for i, info in zip(envs, facts_as_dicts(facts), strict=True):
@@ -1152,6 +1190,8 @@ class BatchedMarioVecEnv(VecEnv):
             truncated = stalled | (self.steps >= self.config.max_episode_steps)
         dones = terminated | truncated
         infos = self._infos(facts, frames, terms, truncated & ~terminated)
+        if self.config.show_buttons:
+            self.screens[:, : self.marks.shape[1]] = self.marks[self._actions]
         self.stack = np.concatenate([self.stack[:, 1:], self.screens[:, None]], axis=1)
         if dones.any():
             ended = np.flatnonzero(dones)

@@ -962,7 +962,7 @@ def resume(model: PPOWithRND, config: TrainConfig) -> None:
     path = find_checkpoint(config.run.resume_model)
     content, weights = read_model_zip(path)
     before = config_from_dict(content)
-    for name in ("stage_list", "action_set"):
+    for name in ("stage_list", "action_set", "show_buttons"):
         old, new = getattr(before.env, name), getattr(config.env, name)
         if old != new:
             raise UsageError(

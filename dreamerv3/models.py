@@ -408,7 +408,9 @@ class Agent(nn.Module):
             )
             # Disagreements are small numbers of no fixed scale: their range has no lower limit.
             self.curious_critic = Critic(features, config, range_limit=1e-8)
-        self.computed_losses = torch.compile(self._losses) if config.compile_losses else self._losses
+        self.computed_losses = (
+            torch.compile(self._losses) if config.compile_losses else self._losses
+        )
 
     def make_optimizer(self) -> LaProp:
         """Return the optimiser of all networks."""

@@ -68,8 +68,9 @@ def on_nes_py(config: EnvConfig) -> EnvConfig:
         {"noop_max": 0, "sticky_prob": 0.25},
         {"long_jump_action": True, "sticky_prob": 0.25},
         {"max_episode_steps": 50, "frame_skip": 3, "frame_stack": 2, "screen_size": 64},
+        {"show_buttons": True, "long_jump_action": True, "sticky_prob": 0.25},
     ],
-    ids=["sticky", "long-jump", "other-sizes"],
+    ids=["sticky", "long-jump", "other-sizes", "show-buttons"],
 )
 def test_batched_equals_single(changes: dict) -> None:
     config = EnvConfig(n_envs=3, reward=REWARD, **changes)

@@ -414,3 +414,18 @@ def test_the_ensemble_agrees_on_what_it_has_seen() -> None:
     with torch.no_grad():
         known, unknown = (disagreement(ensemble(x, actions)).mean() for x in (seen, unseen))
     assert unknown > 10 * known
+
+
+@pytest.mark.slow
+def test_compiled_losses_are_the_eager_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._inductor.config, "fallback_random", True)  # draw as eager code does
+    eager, compiled = (make_agent("plan2explore", compile_losses=on) for on in (False, True))
+    compiled.load_state_dict(eager.state_dict())
+    batch = make_batch()
+    found = []
+    for agent in (eager, compiled):
+        torch.manual_seed(1)
+        losses, _ = agent.losses(batch)
+        torch.stack(list(losses.values())).sum().backward()
+        found.append((losses, {n: p.grad for n, p in agent.named_parameters()}))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-5)

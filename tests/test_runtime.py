@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 
@@ -205,3 +206,20 @@ def test_a_failing_worker_is_reported_with_its_traceback() -> None:
     with pytest.raises(WorkerDied, match=r"(?s)worker 0 of 2 died: Traceback.*action 99"):
         for _ in range(3):
             venv.step(np.array([99, 0]))
+
+
+def test_shown_buttons_are_the_last_actions_and_nothing_else_changes() -> None:
+    config = EnvConfig(n_envs=2, action_set="fast", noop_max=0)
+    plain, shown = (
+        make_vec_env(dataclasses.replace(config, show_buttons=on), seed=0) for on in (False, True)
+    )
+    assert not shown.reset()[:, :, :8].any()
+    plain.reset()
+    for venv in (plain, shown):
+        venv.step(np.array([2, 2]))
+    before, after = plain.step(np.array([0, 4]))[0], shown.step(np.array([0, 4]))[0]
+    np.testing.assert_array_equal(before[:, :, 8:], after[:, :, 8:])
+    squares = after[:, :, 4, 5:80:10] // 255  # [2, frame_stack, 8], right first, A last
+    assert squares[:, :3].sum() == 0, "no button in the steps before"
+    assert squares[0, 3].tolist() == [1, 0, 0, 0, 0, 0, 1, 0], "right+B"
+    assert squares[1, 3].tolist() == [0, 0, 0, 0, 0, 0, 0, 1], "A"
