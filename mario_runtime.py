@@ -937,7 +937,7 @@ class ShowButtons(gym.Wrapper):
     def step(self, action: Any) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
         observation, *rest = self.env.step(action)
         observation[: self.marks.shape[1]] = self.marks[int(action)]
-        return observation, *rest  # type: ignore[return-value]
+        return observation, *rest
 
 
 # --------------------------------------------------------------------------------------------
