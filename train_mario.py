@@ -955,7 +955,7 @@ def resume(model: PPOWithRND, config: TrainConfig) -> None:
     """Load the checkpoint that the flags name, or refuse it.
 
     Raises:
-        UsageError: another stage, action set or reward.
+        UsageError: another stage, action set, picture or reward.
         BadModelFile: it is torn or hostile.
     """
     assert config.run.resume_model
