@@ -586,11 +586,6 @@ class BetweenRollouts(BaseCallback):
         return True
 
 
-def stop_requested(model: Any) -> bool:
-    """Return whether this model's training was asked to stop."""
-    return bool(getattr(model, "_stop_signal", None))
-
-
 class StopOnSignal(BaseCallback):
     """Ctrl-C and SIGTERM end training at the next step; the state before the rollout is kept.
 
@@ -615,7 +610,7 @@ class StopOnSignal(BaseCallback):
         self.kept = capture_state(self.model)  # type: ignore[arg-type]
 
     def _on_step(self) -> bool:
-        return not stop_requested(self.model)
+        return not getattr(self.model, "_stop_signal", None)
 
     def _on_rollout_end(self) -> None:
         self.kept = None
