@@ -17,7 +17,7 @@ import io
 import json
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ from fastnes.state import RAM_SIZE
 from mario_runs import atomic_write
 from mario_runtime import (
     STAGES,
+    BatchedMarioVecEnv,
     EmulatorName,
     EnvConfig,
     FastMarioEnv,
@@ -251,6 +252,81 @@ def snapshots(demo: Demo, every: int) -> list[Waypoint]:
         if frame.ram_crc != demo.ram_crc[i]:
             raise UsageError(f"the demo of {demo.world}-{demo.stage} parts at frame {i}")
     return places
+
+
+class _DemoStart(StageStarts):
+    """The level's start, or the snapshot that a demo begins at."""
+
+    def __init__(self, config: EnvConfig, demo: Demo) -> None:
+        super().__init__(config)
+        self.demo = demo
+
+    def draw(self, generator: np.random.Generator) -> Start:
+        start = super().draw(generator)
+        return start if self.demo.start is None else start._replace(snapshot=self.demo.start)
+
+
+class DemoVecEnv(BatchedMarioVecEnv):
+    """One environment in which a demo's buttons are pressed, whatever the actions are."""
+
+    def __init__(self, config: EnvConfig, demo: Demo) -> None:
+        # A snapshot has no screen: one agent step of the demo draws what is seen first.
+        self.lead = demo.noops if demo.start is None else config.frame_skip
+        plain = dataclasses.replace(
+            config,
+            world=demo.world,
+            stage=demo.stage,
+            stages="",
+            n_envs=1,
+            noop_max=self.lead,
+            sticky_prob=0.0,
+            max_episode_steps=0,
+            long_jump_action=False,
+        )
+        super().__init__(plain, threads=1, starts=_DemoStart(plain, demo))
+        self.demo = demo
+        self.pressed = demo.buttons[:0]  # in the next agent step
+
+    def agent_steps(self) -> Iterator[tuple[int, bool]]:
+        """Yield, before each `step` of the demo, the action for it and whether its buttons fit.
+
+        Where none fits, it is the one whose buttons differ least from what was pressed most.
+        """
+        for frame in range(self.lead, self.demo.frames, self.config.frame_skip):
+            self.pressed = self.demo.buttons[frame : frame + self.config.frame_skip]
+            values, counts = np.unique(self.pressed, return_counts=True)
+            differing = np.bitwise_count(self.buttons ^ values[counts.argmax()])
+            yield int(differing.argmin()), not differing.min() and len(values) == 1
+
+    def _wait(self, i: int, frames: int) -> None:
+        pressed = self.demo.buttons[None, : self.lead]
+        if self.lead > 1:
+            self.machines.step(pressed[:, :-1], draw=False)
+        self.machines.step(pressed[:, -1:], observation=self.screens)
+
+    def _pressed(self, envs: np.ndarray) -> np.ndarray:
+        return self.pressed[None]
+
+
+def demo_samples(demo: Demo, config: EnvConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Return what a policy saw along a demo, and what it did there.
+
+    Steps whose buttons the action set lacks are left out.
+
+    Returns:
+        observations uint8[n, frame_stack, screen_size, screen_size] and actions int64[n].
+    """
+    venv = DemoVecEnv(config, demo)
+    observations, actions = [], []
+    [observation] = venv.reset()
+    for action, fits in venv.agent_steps():
+        if fits:
+            observations.append(observation)
+            actions.append(action)
+        [observation], _, [done], _ = venv.step(np.array([action]))
+        if done:
+            break
+    return np.array(observations), np.array(actions, np.int64)
 
 
 class DemoStarts:

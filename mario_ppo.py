@@ -46,12 +46,12 @@ class NonFiniteLoss(FloatingPointError):
     """A loss or a gradient is NaN or infinite; the weights were left as they were."""
 
 
-def linear_schedule(initial: float, final: float) -> LinearSchedule:
-    """From `initial` at the run's start to `final` at its target, linearly in steps done.
+def linear_schedule(initial: float, final: float, until: float = 1.0) -> LinearSchedule:
+    """From `initial` at the run's start to `final` at this part of it, linearly in steps done.
 
     An SB3 class and not a closure, so that a zip that holds it loads without this module.
     """
-    return LinearSchedule(initial, final, end_fraction=1.0)
+    return LinearSchedule(initial, final, end_fraction=until)
 
 
 def gae(
@@ -492,6 +492,7 @@ class PPOWithRND(PPO):
     `policy_kwargs["optimizer_kwargs"]` overrides that.
 
     :param ent_coef: entropy coefficient, a number or a schedule (see `linear_schedule`)
+    :param imitation_coef: weight of the demos' actions, a number or a schedule (see `imitate`)
     :param rnd_coef: weight of the intrinsic advantage; 0 switches RND off altogether
     :param rnd_lr: learning rate of the predictor's Adam
     :param rnd_feature_dim: length of RND's feature vectors
@@ -514,6 +515,7 @@ class PPOWithRND(PPO):
         env: Any,
         *,
         ent_coef: float | Schedule = 0.0,
+        imitation_coef: float | Schedule = 0.0,
         rnd_coef: float = 0.0,
         rnd_lr: float = 1e-4,
         rnd_feature_dim: int = 256,
@@ -528,6 +530,8 @@ class PPOWithRND(PPO):
         **ppo_arguments: Any,
     ) -> None:
         self.ent_coef_schedule = FloatSchedule(ent_coef)
+        self.imitation_coef_schedule = FloatSchedule(imitation_coef)
+        self._demos: tuple[th.Tensor, th.Tensor] | None = None
         self.rnd_coef = rnd_coef
         self.rnd_lr = rnd_lr
         self.rnd_feature_dim = rnd_feature_dim
@@ -585,7 +589,23 @@ class PPOWithRND(PPO):
 
     def _excluded_save_params(self) -> list[str]:
         # The zip stays SB3's; what RND needs to go on is in `trainer_state`.
-        return [*super()._excluded_save_params(), "rnd", "_rnd_rollout", "_evaluate"]
+        return [*super()._excluded_save_params(), "rnd", "_rnd_rollout", "_evaluate", "_demos"]
+
+    def imitate(self, observations: np.ndarray, actions: np.ndarray) -> None:
+        """Learn from demos beside the rollouts, with the weight of `imitation_coef`.
+
+        Each gradient pass adds `imitation_coef * -log pi(a | s)` of random pairs, an eighth of the
+        minibatch: the term of DAPG (Rajeswaran et al. 2018, arXiv:1709.10087, section IV.B) whose
+        weight a schedule takes back as the policy outgrows the demos.
+
+        :param observations: uint8 [n, C, H, W]
+        :param actions: int64 [n]
+        """
+        memory = th.channels_last if self.channels_last else th.contiguous_format
+        self._demos = (
+            th.from_numpy(observations).to(self.device).contiguous(memory_format=memory),
+            th.from_numpy(actions).to(self.device),
+        )
 
     def _setup_learn(
         self,
@@ -740,6 +760,7 @@ class PPOWithRND(PPO):
         clip_range = self.clip_range(progress)  # type: ignore[operator]
         clip_range_vf = self.clip_range_vf(progress) if callable(self.clip_range_vf) else None
         self.ent_coef = self.ent_coef_schedule(progress)
+        imitation_coef = self.imitation_coef_schedule(progress)
         statistics: dict[str, list[float]] = {}
         keep_training = True
         for epoch in range(self.n_epochs):
@@ -759,6 +780,9 @@ class PPOWithRND(PPO):
                 loss = loss + self.vf_coef * losses["value"]
                 if "intrinsic_value" in losses:
                     loss = loss + self.vf_coef * losses["intrinsic_value"]
+                if self._demos is not None and imitation_coef:
+                    losses["imitation"] = self._imitation_loss(*self._demos)
+                    loss = loss + imitation_coef * losses["imitation"]
                 losses["loss"] = loss
                 if self.rnd is not None:
                     losses["rnd"] = self._rnd_loss(self.rnd, batch.indices)
@@ -783,6 +807,12 @@ class PPOWithRND(PPO):
         if self.rnd is not None and self._rnd_rollout is not None:
             self.rnd.update_normalizer(self._rnd_rollout[0])
         self._record(statistics, clip_range, clip_range_vf)
+
+    def _imitation_loss(self, observations: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        """Mean negative log-probability of the actions of random pairs of the demos."""
+        chosen = th.randint(len(actions), (max(1, self.batch_size // 8),)).to(self.device)
+        _, log_prob, _ = self._evaluate(observations[chosen], actions[chosen])
+        return -log_prob.mean()
 
     def _rnd_loss(self, rnd: RND, indices: th.Tensor) -> th.Tensor:
         """The predictor's loss on its part of a minibatch with these sample numbers."""
@@ -819,6 +849,7 @@ class PPOWithRND(PPO):
             "value": "value_loss",
             "approx_kl": "approx_kl",
             "clip_fraction": "clip_fraction",
+            "imitation": "imitation_loss",
             "intrinsic_value": "intrinsic_value_loss",
             "rnd": "rnd_loss",
         }

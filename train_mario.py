@@ -30,7 +30,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 
-from mario_demos import AnywhereStarts, BackwardStarts, load_demos
+from mario_demos import AnywhereStarts, BackwardStarts, demo_samples, load_demos
 from mario_doctor import Doctor, Finding
 from mario_ppo import PPOPolicy, PPOWithRND, SmallCNN, TwoHeadCnnPolicy, linear_schedule, plain
 from mario_rollout import (
@@ -117,6 +117,10 @@ class PPOFlags:
     """Entropy bonus: keeps the policy trying."""
     ent_coef_final: float | None = None
     """Falls linearly to this over the run. Unset: constant. Low at the end: clears every time."""
+    imitation_coef: float = 0.0
+    """Weight of doing what --backward-demos did (DAPG, Rajeswaran et al. 2018), 0 in the end."""
+    imitation_until: float = 0.5
+    """Part of the run over which that weight falls linearly to 0."""
     temperature_final: float = 1.0
     """The policy ends sharpened to this sampling temperature: below 1, samples near its argmax."""
     temperature_from: float = 0.7
@@ -229,12 +233,15 @@ class TrainConfig:
         for name in ("timesteps", "n_epochs"):
             if getattr(self.ppo, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self.ppo, name)}")
-        for name, temperature in {
+        for name, value in {
+            "imitation_until": self.ppo.imitation_until,
             "temperature_final": self.ppo.temperature_final,
             "warm_temperature": self.run.warm_temperature,
         }.items():
-            if temperature <= 0:
-                raise UsageError(f"{name} must be above 0, not {temperature}")
+            if value <= 0:
+                raise UsageError(f"{name} must be above 0, not {value}")
+        if self.ppo.imitation_coef and not self.run.backward_demos:
+            raise UsageError("--imitation-coef needs the demos of --backward-demos")
         for name in ("gamma", "gae_lambda", "temperature_from"):
             if not 0 <= getattr(self.ppo, name) <= 1:
                 raise UsageError(f"{name} must be in [0, 1], not {getattr(self.ppo, name)}")
@@ -439,11 +446,12 @@ def make_model(config: TrainConfig, venv: VecEnv) -> PPOWithRND:
     def schedule(initial: float, final: float | None) -> Any:
         return initial if final is None else linear_schedule(initial, final)
 
-    return PPOWithRND(
+    model = PPOWithRND(
         TwoHeadCnnPolicy,
         venv,
         learning_rate=schedule(ppo.learning_rate, ppo.learning_rate_final),
         ent_coef=schedule(ppo.ent_coef, ppo.ent_coef_final),
+        imitation_coef=linear_schedule(ppo.imitation_coef, 0.0, ppo.imitation_until),
         n_steps=ppo.n_steps,
         batch_size=ppo.batch_size,
         n_epochs=ppo.n_epochs,
@@ -467,6 +475,11 @@ def make_model(config: TrainConfig, venv: VecEnv) -> PPOWithRND:
             "action_bias": action_bias(config),
         },
     )
+    if ppo.imitation_coef and config.run.backward_demos:
+        demos = load_demos(config.run.backward_demos, config.env.stage_list)
+        samples = [demo_samples(demo, config.env) for demo in demos]
+        model.imitate(*(np.concatenate(part) for part in zip(*samples, strict=True)))
+    return model
 
 
 # --------------------------------------------------------------------------------------------

@@ -14,8 +14,25 @@ import pytest
 
 from fastnes import BatchMachine, state
 from fastnes.game import start_snapshot
-from mario_demos import ARRAYS, Demo, load_demo, record, replay, save_demo, snapshots
-from mario_runtime import STAGES, EmulatorName, UsageError
+from mario_demos import (
+    ARRAYS,
+    Demo,
+    demo_samples,
+    load_demo,
+    record,
+    replay,
+    save_demo,
+    snapshots,
+)
+from mario_runtime import (
+    STAGES,
+    EmulatorName,
+    EnvConfig,
+    UsageError,
+    action_buttons,
+    buttons_of_actions,
+    make_vec_env,
+)
 
 DEMOS = Path(__file__).resolve().parent.parent / "demos"
 EMULATORS: tuple[EmulatorName, ...] = ("fast", "nes-py")
@@ -124,6 +141,24 @@ def test_waypoints_lead_on_along_the_demo(short: Demo, tmp_path: Path) -> None:
     assert replay(again).parted_at is None
     with pytest.raises(UsageError, match="--emulator fast alone"):
         replay(again, "nes-py")
+
+
+def test_samples_of_a_demo_are_what_a_policy_would_see_and_do(clear: Demo) -> None:
+    config = EnvConfig(n_envs=1, action_set="complex", show_buttons=True, noop_max=0)
+    observations, actions = demo_samples(clear, config)
+    assert len(actions) == len(observations) == clear.agent_steps, "complex has all its buttons"
+    buttons = buttons_of_actions(config)
+    np.testing.assert_array_equal(buttons[actions], clear.buttons[:: config.frame_skip])
+    env = make_vec_env(config, seed=0)
+    seen = env.reset()
+    for observation, action in zip(observations, actions, strict=True):
+        np.testing.assert_array_equal(seen[0], observation)
+        seen, _, dones, infos = env.step(np.array([action]))
+    assert dones[0]
+    assert infos[0]["flag_get"]
+    _, fewer = demo_samples(clear, EnvConfig(action_set="right_only"))
+    fits = np.isin(clear.buttons[::4], action_buttons("right_only"))
+    assert 0 < len(fewer) == fits.sum() < len(actions), "what it cannot press is left out"
 
 
 def test_wrong_arguments_are_refused(short: Demo) -> None:

@@ -307,6 +307,41 @@ def test_entropy_coefficient_follows_its_schedule() -> None:
     assert model.logger.name_to_value["train/entropy"] > 0
 
 
+def walk_right() -> tuple[np.ndarray, np.ndarray]:
+    """A demo of the corridor: what is seen on the straight way to its end, and action 2."""
+    env = Corridor()
+    observations = [env.reset()[0]]
+    while len(observations) < 8:
+        observations.append(env.step(2)[0])
+    return np.array(observations), np.full(8, 2)
+
+
+def test_what_is_imitated_becomes_likely_and_the_weight_falls_to_nothing() -> None:
+    observations, actions = walk_right()
+
+    def likelihood(imitation_coef: Any) -> tuple[float, float]:
+        model = make(imitation_coef=imitation_coef, n_epochs=10)
+        model.imitate(observations, actions)
+        model.learn(192)
+        _, log_prob, _ = model.policy.evaluate_actions(
+            th.from_numpy(observations), th.from_numpy(actions)
+        )
+        return log_prob.exp().mean().item(), model.logger.name_to_value.get(
+            "train/imitation_loss", np.nan
+        )
+
+    without, _ = likelihood(0.0)
+    imitated, loss = likelihood(2.0)
+    assert imitated > 0.9 > without
+    assert loss == pytest.approx(-np.log(imitated), abs=0.2)
+    trained = []
+    for imitation_coef in (0.0, linear_schedule(2.0, 0.0, until=0.1)):
+        model = make(imitation_coef=imitation_coef)
+        model.imitate(observations, actions)
+        trained.append(weights(model.learn(96)))  # its only update comes when the weight is 0
+    assert_same(*trained)
+
+
 def test_action_bias_sets_the_initial_probabilities() -> None:
     bias = [0.0, 1.0, -2.0]
     model = make(policy_kwargs={**SMALL, "action_bias": bias})
@@ -371,14 +406,18 @@ def test_resumed_run_is_bit_identical(rnd: dict, channels_last: bool) -> None:
         "channels_last": channels_last,
         "learning_rate": linear_schedule(1e-3, 1e-4),
         "ent_coef": linear_schedule(0.05, 0.0),
+        "imitation_coef": linear_schedule(0.5, 0.1),
     }
     checkpoint = Checkpoint(at=2 * rollout)
-    whole = make(**arguments).learn(4 * rollout, callback=checkpoint)
+    whole = make(**arguments)
+    whole.imitate(*walk_right())
+    whole.learn(4 * rollout, callback=checkpoint)
 
     resumed = make(checkpoint.env, **{**arguments, "seed": 12345})
     state = th.load(io.BytesIO(checkpoint.files["state"]), weights_only=True)
     resumed.policy.load_state_dict(state["policy"])
     resumed.load_trainer_state(state["trainer"])
+    resumed.imitate(*walk_right())
     assert resumed.num_timesteps == 2 * rollout
     resumed.learn(4 * rollout, reset_num_timesteps=False)
 

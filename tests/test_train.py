@@ -137,6 +137,11 @@ def start_and_signal(flags: list[str], run: RunFolder, number: signal.Signals) -
     [
         ("", signal.SIGTERM),
         ("--rnd-coef 0.3 --rnd-warmup-steps 8 --normalize-reward", signal.SIGKILL),
+        pytest.param(
+            "--backward-demos demos --demo-starts anywhere --imitation-coef 0.5",
+            signal.SIGKILL,
+            marks=pytest.mark.slow,
+        ),
         pytest.param("--long-jump-action", signal.SIGINT, marks=pytest.mark.slow),
         pytest.param("--normalize-reward", signal.SIGKILL, marks=pytest.mark.slow),
         pytest.param("--rnd-coef 0.3 --rnd-warmup-steps 8", signal.SIGKILL, marks=pytest.mark.slow),
@@ -264,6 +269,8 @@ def test_a_run_that_clears_enough_is_finished(tmp_path: Path, trainer: Callable[
         ("--batch-size 100", "does not divide a rollout"),
         ("--temperature-final 0", "temperature_final must be above 0"),
         ("--warm-temperature 0", "warm_temperature must be above 0"),
+        ("--imitation-until 0", "imitation_until must be above 0"),
+        ("--imitation-coef 0.1", "needs the demos of --backward-demos"),
         ("--config nowhere.yaml", "cannot read nowhere.yaml"),
         ("--resume-model nowhere", "there is no checkpoint nowhere"),
         ("--warm-start nowhere.zip", "there is no model file nowhere.zip"),

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dreamerv3.replay import row_type
-from mario_demos import Demo, Waypoint, load_demo, snapshots
+from mario_demos import Demo, DemoVecEnv, Waypoint, load_demo, snapshots
 from mario_runtime import (
     RAM_X,
     RAM_X_PAGE,
@@ -26,7 +26,6 @@ from mario_runtime import (
     StageStarts,
     Start,
     UsageError,
-    buttons_of_actions,
     observation_space,
     reward_signature,
 )
@@ -350,62 +349,15 @@ def recompute_rewards(rows: np.ndarray, config: EnvConfig) -> np.ndarray:
     return rewards
 
 
-class _DemoStart(StageStarts):
-    """The level's start, or the snapshot that a demo begins at."""
-
-    def __init__(self, config: EnvConfig, demo: Demo) -> None:
-        super().__init__(config)
-        self.demo = demo
-
-    def draw(self, generator: np.random.Generator) -> Start:
-        start = super().draw(generator)
-        return start if self.demo.start is None else start._replace(snapshot=self.demo.start)
-
-
-class _DemoVecEnv(BatchedMarioVecEnv):
-    """One environment in which a demo's buttons are pressed, whatever the actions are."""
-
-    def __init__(self, config: EnvConfig, demo: Demo) -> None:
-        # A snapshot has no screen: one agent step of the demo draws what is seen first.
-        self.lead = demo.noops if demo.start is None else config.frame_skip
-        plain = dataclasses.replace(
-            config,
-            n_envs=1,
-            noop_max=self.lead,
-            sticky_prob=0.0,
-            max_episode_steps=0,
-            long_jump_action=False,
-        )
-        super().__init__(plain, threads=1, starts=_DemoStart(plain, demo))
-        self.demo = demo
-        self.pressed = demo.buttons[:0]  # in the next agent step
-
-    def _wait(self, i: int, frames: int) -> None:
-        pressed = self.demo.buttons[None, : self.lead]
-        if self.lead > 1:
-            self.machines.step(pressed[:, :-1], draw=False)
-        self.machines.step(pressed[:, -1:], observation=self.screens)
-
-    def _pressed(self, envs: np.ndarray) -> np.ndarray:
-        return self.pressed[None]
-
-
 def demo_rows(demo: Demo, config: EnvConfig) -> tuple[np.ndarray, int]:
-    """Return a demo as one episode's rows, and at how many of them no action fits the buttons.
-
-    There the action is the one whose buttons differ least from what was pressed most.
-    """
-    buttons = buttons_of_actions(config)
-    venv = _DemoVecEnv(config, demo)
+    """Return a demo as one episode's rows, and at how many of them no action fits the buttons."""
+    venv = DemoVecEnv(config, demo)
     streams = MarioStreams(venv)
     rows = streams.reset()
     unfit = 0
-    for frame in range(venv.lead, demo.frames, config.frame_skip):
-        venv.pressed = pressed = demo.buttons[frame : frame + config.frame_skip]
-        values, counts = np.unique(pressed, return_counts=True)
-        differing = np.bitwise_count(buttons ^ values[counts.argmax()])
-        unfit += bool(differing.min() or len(values) > 1)
-        [new] = streams.step(np.array([differing.argmin()]))
+    for action, fits in venv.agent_steps():
+        unfit += not fits
+        [new] = streams.step(np.array([action]))
         rows.append(new[:1])
     rows[-1]["is_last"] = True
     return np.concatenate(rows), unfit
