@@ -15,7 +15,7 @@ import copy
 import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -493,6 +493,7 @@ class PPOWithRND(PPO):
 
     :param ent_coef: entropy coefficient, a number or a schedule (see `linear_schedule`)
     :param imitation_coef: weight of the demos' actions, a number or a schedule (see `imitate`)
+    :param ema_decay: of the weights' exponential moving average, a rollout; 0 keeps none
     :param rnd_coef: weight of the intrinsic advantage; 0 switches RND off altogether
     :param rnd_lr: learning rate of the predictor's Adam
     :param rnd_feature_dim: length of RND's feature vectors
@@ -516,6 +517,7 @@ class PPOWithRND(PPO):
         *,
         ent_coef: float | Schedule = 0.0,
         imitation_coef: float | Schedule = 0.0,
+        ema_decay: float = 0.0,
         rnd_coef: float = 0.0,
         rnd_lr: float = 1e-4,
         rnd_feature_dim: int = 256,
@@ -532,6 +534,8 @@ class PPOWithRND(PPO):
         self.ent_coef_schedule = FloatSchedule(ent_coef)
         self.imitation_coef_schedule = FloatSchedule(imitation_coef)
         self._demos: tuple[th.Tensor, th.Tensor] | None = None
+        self.ema_decay = ema_decay
+        self._average: dict[str, th.Tensor] | None = None
         self.rnd_coef = rnd_coef
         self.rnd_lr = rnd_lr
         self.rnd_feature_dim = rnd_feature_dim
@@ -589,7 +593,14 @@ class PPOWithRND(PPO):
 
     def _excluded_save_params(self) -> list[str]:
         # The zip stays SB3's; what RND needs to go on is in `trainer_state`.
-        return [*super()._excluded_save_params(), "rnd", "_rnd_rollout", "_evaluate", "_demos"]
+        return [
+            *super()._excluded_save_params(),
+            "rnd",
+            "_rnd_rollout",
+            "_evaluate",
+            "_demos",
+            "_average",
+        ]
 
     def imitate(self, observations: np.ndarray, actions: np.ndarray) -> None:
         """Learn from demos beside the rollouts, with the weight of `imitation_coef`.
@@ -606,6 +617,30 @@ class PPOWithRND(PPO):
             th.from_numpy(observations).to(self.device).contiguous(memory_format=memory),
             th.from_numpy(actions).to(self.device),
         )
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within it the policy's weights are their moving average (Polyak and Juditsky 1992).
+
+        What one rollout taught too much and the next took back cancels out. Without `ema_decay`, or
+        before the first update, they are what they are.
+        """
+        if self._average is None:
+            yield
+            return
+        own = {name: value.clone() for name, value in self.policy.state_dict().items()}
+        self.policy.load_state_dict(self._average)
+        try:
+            yield
+        finally:
+            self.policy.load_state_dict(own)
+
+    def _update_average(self) -> None:
+        weights = self.policy.state_dict()
+        if self._average is None:
+            self._average = {name: value.clone() for name, value in weights.items()}
+        for name, value in self._average.items():
+            value.lerp_(weights[name], 1 - self.ema_decay)
 
     def _setup_learn(
         self,
@@ -806,6 +841,8 @@ class PPOWithRND(PPO):
                 break
         if self.rnd is not None and self._rnd_rollout is not None:
             self.rnd.update_normalizer(self._rnd_rollout[0])
+        if self.ema_decay:
+            self._update_average()
         self._record(statistics, clip_range, clip_range_vf)
 
     def _imitation_loss(self, observations: th.Tensor, actions: th.Tensor) -> th.Tensor:
@@ -884,6 +921,7 @@ class PPOWithRND(PPO):
                 {
                     "counters": counters,
                     "optimizer": self.policy.optimizer.state_dict(),
+                    "average": self._average,
                     "rnd": None if self.rnd is None else self.rnd.state_dict(),
                     "torch_rng": th.get_rng_state(),
                     "cuda_rng": th.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
@@ -910,6 +948,7 @@ class PPOWithRND(PPO):
         for name in _COUNTERS:
             setattr(self, name, state["counters"][name])
         self.policy.optimizer.load_state_dict(state["optimizer"])
+        self._average = state["average"]
         if self.rnd is not None and state["rnd"] is not None:
             self.rnd.load_state_dict(state["rnd"])
         self._last_obs = None

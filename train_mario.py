@@ -121,6 +121,8 @@ class PPOFlags:
     """Weight of doing what --backward-demos did (DAPG, Rajeswaran et al. 2018), 0 in the end."""
     imitation_until: float = 0.5
     """Part of the run over which that weight falls linearly to 0."""
+    ema_decay: float = 0.0
+    """Judge and keep a moving average of the weights, with this decay a rollout. 0: the weights."""
     temperature_final: float = 1.0
     """The policy ends sharpened to this sampling temperature: below 1, samples near its argmax."""
     temperature_from: float = 0.7
@@ -242,7 +244,7 @@ class TrainConfig:
                 raise UsageError(f"{name} must be above 0, not {value}")
         if self.ppo.imitation_coef and not self.run.backward_demos:
             raise UsageError("--imitation-coef needs the demos of --backward-demos")
-        for name in ("gamma", "gae_lambda", "temperature_from"):
+        for name in ("gamma", "gae_lambda", "temperature_from", "ema_decay"):
             if not 0 <= getattr(self.ppo, name) <= 1:
                 raise UsageError(f"{name} must be in [0, 1], not {getattr(self.ppo, name)}")
 
@@ -451,6 +453,7 @@ def make_model(config: TrainConfig, venv: VecEnv) -> PPOWithRND:
         venv,
         learning_rate=schedule(ppo.learning_rate, ppo.learning_rate_final),
         ent_coef=schedule(ppo.ent_coef, ppo.ent_coef_final),
+        ema_decay=ppo.ema_decay,
         imitation_coef=linear_schedule(ppo.imitation_coef, 0.0, ppo.imitation_until),
         n_steps=ppo.n_steps,
         batch_size=ppo.batch_size,
@@ -840,6 +843,10 @@ class EvalCallback(BetweenRollouts):
             self.best = tuple(json.loads(run.best_summary.read_text())["rank"])
 
     def act(self) -> None:
+        with self.model.averaged():  # type: ignore[attr-defined]
+            self._judge()
+
+    def _judge(self) -> None:
         modes = ("argmax", "sampled") if self.config.run.eval_modes == "both" else ("argmax",)
         stages = parse_stages(self.config.run.eval_stages) or self.config.env.stage_list
         found = {

@@ -307,6 +307,27 @@ def test_entropy_coefficient_follows_its_schedule() -> None:
     assert model.logger.name_to_value["train/entropy"] > 0
 
 
+def test_the_moving_average_by_hand_and_training_never_sees_it() -> None:
+    seen: list[dict[str, th.Tensor]] = []
+
+    class Watch(BaseCallback):
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_rollout_start(self) -> None:
+            seen.append(weights(self.model))
+
+    plain_run = weights(make().learn(3 * 96))
+    model = make(ema_decay=0.75).learn(3 * 96, callback=Watch())
+    assert_same(weights(model), plain_run)
+    first, second, third = *seen[1:], weights(model)  # after each of the three updates
+    with model.averaged():
+        for name, value in weights(model).items():
+            by_hand = 0.75 * (0.75 * first[name] + 0.25 * second[name]) + 0.25 * third[name]
+            th.testing.assert_close(value, by_hand)
+    assert_same(weights(model), third)
+
+
 def walk_right() -> tuple[np.ndarray, np.ndarray]:
     """A demo of the corridor: what is seen on the straight way to its end, and action 2."""
     env = Corridor()
@@ -407,6 +428,7 @@ def test_resumed_run_is_bit_identical(rnd: dict, channels_last: bool) -> None:
         "learning_rate": linear_schedule(1e-3, 1e-4),
         "ent_coef": linear_schedule(0.05, 0.0),
         "imitation_coef": linear_schedule(0.5, 0.1),
+        "ema_decay": 0.5,
     }
     checkpoint = Checkpoint(at=2 * rollout)
     whole = make(**arguments)
@@ -425,6 +447,8 @@ def test_resumed_run_is_bit_identical(rnd: dict, channels_last: bool) -> None:
     assert resumed._n_updates == whole._n_updates
     assert resumed.policy.optimizer.param_groups[0]["lr"] == pytest.approx(1e-4)
     assert_same(weights(whole), weights(resumed))
+    with whole.averaged(), resumed.averaged():
+        assert_same(weights(whole), weights(resumed))
     assert episodes(whole) == episodes(resumed)
     if rnd:
         assert_same(whole.rnd.networks.state_dict(), resumed.rnd.networks.state_dict())

@@ -24,7 +24,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from mario_policies import load_policy
 from mario_ppo import PPOWithRND
 from mario_rollout import play, protocol_config
-from mario_runs import RunFolder, read_metrics, read_model_zip
+from mario_runs import RunFolder, load_tensors, read_metrics, read_model_zip
 from mario_runtime import UsageError, in_process
 from train_mario import (
     TemperatureCallback,
@@ -421,6 +421,22 @@ def test_the_temperature_falls_to_its_end_and_only_the_policy_knows(tmp_path: Pa
     callback = TemperatureCallback(parse_config([*common, *flags]))
     assert [callback.temperature(step) for step in (0, 76, 256, 300)] == [1, 1, 0.25, 0.25]
     assert 0.25 < callback.temperature(200) < callback.temperature(100) < 1
+
+
+def test_the_moving_average_is_judged_and_kept_and_the_run_goes_on_from_its_own_weights(
+    tmp_path: Path,
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    flags = f"{TINY} --timesteps 256 --ema-decay 0.5 --eval-freq 256 --eval-episodes 1"
+    assert main([*flags.split(), "--eval-steps", "20", "--run-dir", str(run.path)]) == 0
+    [checkpoint] = run.checkpoints()
+    state = load_tensors(checkpoint.with_suffix(".state"), "state")
+    kept, average = weights(run.best_model), state["learner"]["average"]
+    assert kept.keys() == average.keys()
+    for name, tensor in kept.items():
+        assert torch.equal(tensor, average[name]), name
+    assert_same_weights(checkpoint, run.final_model)
+    assert not torch.equal(weights(checkpoint)["action_net.weight"], kept["action_net.weight"])
 
 
 def test_changes_are_described_by_flag() -> None:
