@@ -2,10 +2,12 @@
 
     python bench_throughput.py                       # the emulator
     python bench_throughput.py --parts emulator ppo --json docs/results/bench/throughput.json
-    python bench_throughput.py --parts dreamer       # beside TorchRL, of requirements-dev.txt
+    python bench_throughput.py --parts dreamer       # beside TorchRL and sheeprl
 
 The two sides of a ratio take turns, `--repeats` times; a figure is the median of its turns. Run it
 on a machine that does nothing else. The usual stack is gym-super-mario-bros with SB3's wrappers.
+TorchRL is in requirements-dev.txt; sheeprl needs an environment of its own (docs/dreamer.md,
+"Speed"). A peer that is not installed is left out.
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ from train_mario import PPOFlags, RNDFlags, TrainConfig, make_model, make_traini
 
 sys.path.insert(0, str(Path(__file__).parent / "scripts"))
 
-from dreamer_peers import torchrl_update
+from dreamer_peers import PEERS
 
 try:  # its pyglet is not nes-py's: pip install --no-deps --target DIR, and PYTHONPATH=DIR
     import stable_retro
@@ -79,8 +81,8 @@ class BenchFlags:
     """What to measure."""
 
     parts: tuple[Part, ...] = ("emulator",)
-    """emulator: half a minute a repeat; ppo: end-to-end training, minutes a repeat; dreamer: a
-    quarter of a minute a repeat."""
+    """emulator: half a minute a repeat; ppo: end-to-end training, minutes a repeat; dreamer: up
+    to half a minute a repeat."""
     repeats: int = 5
     """Turns of each side; the median counts."""
     seconds: float = 2.0
@@ -344,15 +346,18 @@ def dreamer_measures(folder: Path) -> list[Measure]:
         return Measure(label, *("env steps/s", 60.0, 150.0), training(config, name))
 
     measures = [steps(fast, "fast"), steps(paper, "paper")]
-    try:
-        theirs = updates(torchrl_update(paper.model, batch, n_actions))
-    except ImportError as error:
-        print(f"no peer: {error}")
-        return measures
-    return measures + [
-        Measure(f"updates, {name} layout, over TorchRL's", *("updates/s", 2.0, 5.0), turn, theirs)
-        for name, turn in (("fast", ours(fast)), ("paper", ours(paper)))
-    ]
+    turns = {"fast": ours(fast), "paper": ours(paper)}
+    for peer, make_update in PEERS.items():
+        try:
+            theirs = updates(make_update(paper.model, batch, n_actions))
+        except ImportError as error:
+            print(f"no {peer} to compare with: {error}")
+            continue
+        measures += [
+            Measure(f"updates, {name} layout, over {peer}'s", "updates/s", 2.0, 5.0, turn, theirs)
+            for name, turn in turns.items()
+        ]
+    return measures
 
 
 def shown(value: float) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import nn
+from torch.distributions import Distribution
 
 from dreamerv3.models import Batch, ModelConfig
 
@@ -178,3 +180,82 @@ def torchrl_update(config: ModelConfig, batch: Batch, n_actions: int) -> Callabl
         stepper.step(None, sample)
 
     return update
+
+
+def sheeprl_update(config: ModelConfig, batch: Batch, n_actions: int) -> Callable[[], None]:
+    """Return a function that does one update of sheeprl's DreamerV3 (of 2025) on a batch.
+
+    The same sizes, losses and optimiser as ours by default, all of its code: networks, train step,
+    slow critic. Sequences start from zeros, as ours do (by its own default from a state that the
+    replay keeps). What could not be made equal: its convolutions have stride 1 and kernels of 5,
+    the encoder's before a max pooling, the decoder's after a doubling of pixels, the last one at
+    full size with a sigmoid. It has no strides, image_norm or imagined_starts. It multiplies in
+    float32, its default.
+
+    Raises:
+        ImportError: sheeprl is not installed.
+    """
+    from gymnasium import spaces
+    from hydra import compose, initialize_config_module
+    from lightning.fabric import Fabric
+    from omegaconf import OmegaConf
+    from sheeprl.algos.dreamer_v3_5.agent import build_agent
+    from sheeprl.algos.dreamer_v3_5.dreamer_v3_5 import train, update_target_critic
+    from sheeprl.algos.dreamer_v3_5.optim import LaProp
+    from sheeprl.algos.dreamer_v3_5.utils import Moments
+    from sheeprl.utils.utils import dotdict
+
+    overrides = {
+        "cnn_keys.encoder": ["image"],
+        "replay_context": 0,
+        "gamma": config.discount,
+        "lmbda": config.lambda_,
+        "horizon": config.imagined_steps,
+        "dense_units": config.units,
+        "cnn_channels_multiplier": config.depth,
+        "cnn_stages": list(config.mults),
+        "world_model.stochastic_size": config.stoch,
+        "world_model.discrete_size": config.classes,
+        "world_model.recurrent_model.recurrent_state_size": config.deter,
+        "world_model.recurrent_model.hidden_size": config.hidden,
+        "world_model.recurrent_model.blocks": config.blocks,
+        "world_model.observation_model.block_space": 0,  # the decoder starts with one linear layer
+        "actor.mlp_layers": config.actor_layers,
+        "critic.mlp_layers": config.actor_layers,
+    }
+    with initialize_config_module("sheeprl.configs", version_base="1.3"):
+        composed = compose(
+            "config",
+            ["exp=dreamer_v3_5", *(f"algo.{key}={value}" for key, value in overrides.items())],
+        )
+    cfg = dotdict(OmegaConf.to_container(composed, resolve=True))
+    fabric = Fabric(accelerator="cpu", devices=1)
+    observations = spaces.Dict({"image": spaces.Box(0, 255, batch.image.shape[2:], np.uint8)})
+    world, actor, critic, slow_critic, _ = build_agent(
+        fabric, [n_actions], False, cfg, observations
+    )
+    params = [*world.parameters(), *actor.parameters(), *critic.parameters()]
+    optimizer = fabric.setup_optimizers(LaProp(params))
+    moments = Moments(max_=1 / config.return_range_limit)
+
+    data = {
+        "image": batch.image,
+        # What was done at a step; ours are what led to it.
+        "actions": nn.functional.one_hot(batch.action.roll(-1, 0), n_actions),
+        "rewards": batch.reward.unsqueeze(-1),  # [T, B, 1]
+        "is_first": batch.is_first.unsqueeze(-1),
+        "terminated": batch.is_terminal.unsqueeze(-1),
+        "truncated": batch.is_last.unsqueeze(-1),
+    }
+    networks = world, actor, critic, slow_critic
+
+    def update() -> None:
+        Distribution.set_default_validate_args(False)  # as its command line does
+        train(fabric, cfg, *networks, optimizer, moments, data, None, [n_actions])
+        Distribution.set_default_validate_args(__debug__)  # torch's default
+        update_target_critic(critic, slow_critic, config.slow_critic_rate)
+
+    return update
+
+
+PEERS = {"TorchRL": torchrl_update, "sheeprl": sheeprl_update}
