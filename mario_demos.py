@@ -227,7 +227,7 @@ def replay(
 
 
 def snapshots(demo: Demo, every: int) -> list[Waypoint]:
-    """Return places along a demo from which episodes can start, the demo's own start first.
+    """Return places along a demo from which episodes can start, the first after its no-ops.
 
     For a curriculum that starts near the goal and moves back (Salimans and Chen 2018, "Learning
     Montezuma's Revenge from a Single Demonstration"): the last one is before the demo's last
@@ -246,7 +246,7 @@ def snapshots(demo: Demo, every: int) -> list[Waypoint]:
     assert isinstance(env, FastMarioEnv)
     places = []
     for i, pressed in enumerate(demo.buttons):
-        if i % every == 0:
+        if i >= demo.noops and (i - demo.noops) % every == 0:
             places.append(Waypoint(i, env.machine.snapshot(0), env.machine.screen(0)))
         frame = _press(env, int(pressed), demo.world, demo.stage)
         if frame.ram_crc != demo.ram_crc[i]:
@@ -330,7 +330,7 @@ def demo_samples(demo: Demo, config: EnvConfig) -> tuple[np.ndarray, np.ndarray]
 
 
 class DemoStarts:
-    """Starts at places along demos, one demo a stage of the config, and at the level's start.
+    """Starts at places along demos of each stage of the config, and at the level's start.
 
     What begins on the way is practice; only episodes from the level's start count as clears.
     """
@@ -344,13 +344,18 @@ class DemoStarts:
             UsageError: a stage of config has no demo, or a demo does not replay.
         """
         self.levels = StageStarts(config)
-        by_stage = {(demo.world, demo.stage): demo for demo in demos}
+        self.waypoints: list[list[list[Waypoint]]] = []  # of each stage's demos, the last one first
         for world, stage in self.levels.stages:
-            if (world, stage) not in by_stage:
+            along = [
+                snapshots(demo, self.STEPS * config.frame_skip)[:0:-1]
+                for demo in demos
+                if (demo.world, demo.stage) == (world, stage)
+            ]
+            if not along:
                 raise UsageError(f"there is no demo of {world}-{stage} among the demos")
-        self.places = [  # of each stage, the last one first
-            snapshots(by_stage[stage], self.STEPS * config.frame_skip)[:0:-1]
-            for stage in self.levels.stages
+            self.waypoints.append(along)
+        self.places = [  # how many each stage has
+            min(len(waypoints) for waypoints in along) for along in self.waypoints
         ]
 
     def draw_place(self, stage: int, generator: np.random.Generator) -> int:
@@ -368,15 +373,16 @@ class DemoStarts:
         stage = self.levels.draw_number(generator)
         place = self.draw_place(stage, generator)
         number = stage + place * len(self.places)
-        if place == len(self.places[stage]):
+        if place == self.places[stage]:
             return self.levels.start_of(stage)._replace(number=number)
-        waypoint = self.places[stage][place]
+        along = self.waypoints[stage]
+        waypoint = along[int(generator.integers(len(along))) if len(along) > 1 else 0][place]
         return Start(waypoint.state, waypoint.screen, number, at_level_start=False)
 
     def count(self, number: int, cleared: bool) -> None:
         """As `Starts`."""
         place, stage = divmod(number, len(self.places))
-        if place == len(self.places[stage]):
+        if place == self.places[stage]:
             self.levels.count(stage, cleared)
         else:
             self.count_place(stage, place, cleared)
@@ -405,7 +411,7 @@ class AnywhereStarts(DemoStarts):
 
     def draw_place(self, stage: int, generator: np.random.Generator) -> int:
         """As `DemoStarts`."""
-        places = len(self.places[stage])
+        places = self.places[stage]
         if generator.random() < self.LEVEL_SHARE:
             return places
         return int(generator.integers(places))
@@ -435,7 +441,7 @@ class BackwardStarts(DemoStarts):
         """As `DemoStarts`."""
         front = int(self.front[stage])
         back = int(generator.integers(min(self.SPREAD, front + 1)))
-        return front if front == len(self.places[stage]) else front - back
+        return front if front == self.places[stage] else front - back
 
     def count_place(self, stage: int, place: int, cleared: bool) -> None:
         """As `DemoStarts`."""
@@ -467,17 +473,18 @@ class BackwardStarts(DemoStarts):
 
 
 def load_demos(path: Path, stages: Sequence[tuple[int, int]]) -> list[Demo]:
-    """Return the demo of each stage in a folder, `<world>-<stage>.npz`.
+    """Return the demos of each stage in a folder: W-S.npz, then all that are called W-S_*.npz.
 
     Raises:
-        UsageError: one is missing.
+        UsageError: a stage's first one is missing.
     """
-    missing = [
-        name for name in (stage_name(*s) for s in stages) if not (path / f"{name}.npz").is_file()
-    ]
-    if missing:
-        raise UsageError(f"{path} has no {missing[0]}.npz")
-    return [load_demo(path / f"{stage_name(*stage)}.npz") for stage in stages]
+    demos = []
+    for name in (stage_name(*stage) for stage in stages):
+        first = path / f"{name}.npz"
+        if not first.is_file():
+            raise UsageError(f"{path} has no {name}.npz")
+        demos += [load_demo(file) for file in (first, *sorted(path.glob(f"{name}_*.npz")))]
+    return demos
 
 
 # --------------------------------------------------------------------------------------------

@@ -77,6 +77,8 @@ MACHINES = 64  # runs side by side
 NEWEST = 256  # cells that get half of all runs: where the archive grows, it goes on growing
 
 FIRST_WIDTH, MAX_WIDTH = 64, 8192  # states of a beam
+MAX_NOOP_WIDTH = 1024  # of one that only has to arrive,
+NOOP_SLACK = 1.25  # in so many times the frames of the level's clear
 CHILDREN = 3  # of each state: the same buttons, the same with A changed, random ones
 MAX_SPEED_PX = 3  # a frame, of a running Mario (FACTS.md)
 COLUMN_PX = 16
@@ -427,7 +429,8 @@ def beam_keys(ram: np.ndarray, facts: GameFacts, pressed: np.ndarray) -> np.ndar
 
 def beam_search(
     level: Level,
-    route: Route,
+    start: np.ndarray,
+    most_frames: int,
     distances: Distances,
     width: int,
     rng: np.random.Generator,
@@ -436,11 +439,12 @@ def beam_search(
     pipes: bool = False,
     threads: int = 1,
 ) -> Route | None:
-    """Return a clear in fewer frames than route, or None if the beam finds none.
+    """Return a clear in at most so many frames, or None if the beam finds none.
 
     Args:
         level: world and stage.
-        route: a clear.
+        start: snapshot to begin at, uint8[STATE_SIZE].
+        most_frames: that a clear may take.
         distances: by which the best states of a layer are chosen.
         width: states kept of each layer.
         rng: draws a third of all buttons, and breaks ties.
@@ -452,13 +456,13 @@ def beam_search(
     moves = np.array([move | jump for move in odds for jump in (0, A)], np.uint8)
     weights = np.repeat(list(odds.values()), 2) / (2 * sum(odds.values()))
     machines = BatchMachine(width * CHILDREN, frames=AGENT_FRAMES, threads=threads)
-    states = start_snapshot(*level)[None]
+    states = start[None]
     held = np.zeros(1, np.uint8)
     detours = np.zeros(1)
     layers: list[
         tuple[np.ndarray, np.ndarray]
     ] = []  # buttons, and parents' rows in the layer before
-    for _ in range(route.steps):
+    for _ in range(-(-most_frames // AGENT_FRAMES)):
         if is_over():
             return None
         n = CHILDREN * len(states)
@@ -475,7 +479,7 @@ def beam_search(
             i = cleared[machines.frames_run[cleared].argmin()]
             buttons = bytes([*trace(layers, int(parents[i])), pressed[i]])
             found = Route(buttons, route_frames(buttons, machines.frames_run[i]))
-            return found if found.frames < route.frames else None
+            return found if found.frames <= most_frames else None
         distance, detours = distances.of(ram, facts, detours[parents])
         distance -= SPEED_WORTH * (np.abs(x_speed(ram)) + rng.random(n))
         alive = ~machines.terminated[:n] & at_home(facts, level) & np.isfinite(distance)
@@ -522,17 +526,57 @@ def shorten(
     """
     rng = np.random.default_rng([seed, 1])
     route, distances = explored.route, Distances(explored.ways)
-    width = FIRST_WIDTH
+    start, width = start_snapshot(*level), FIRST_WIDTH
     while not is_over():
         on_beam(width, route)
         shorter = beam_search(
-            level, route, distances, width, rng, is_over=is_over, pipes=pipes, threads=threads
+            *(level, start, route.frames - 1, distances, width, rng),
+            is_over=is_over,
+            pipes=pipes,
+            threads=threads,
         )
         if shorter is None:
             width = min(2 * width, MAX_WIDTH)
         else:
             route = shorter
     return route
+
+
+def clear_after_noops(
+    level: Level,
+    noops: int,
+    explored: Explored,
+    *,
+    seed: int,
+    pipes: bool = False,
+    threads: int = 1,
+) -> Demo | None:
+    """Return a clear that begins after so many idle frames, or None if no beam finds one.
+
+    Every no-op start of the `noop` protocol meets enemies, platforms and fire bars at another
+    moment. The ways are those of the level's own start, and lead there as well.
+    """
+    rng = np.random.default_rng([seed, 2, noops])
+    distances = Distances(explored.ways)
+    machine = BatchMachine(1, frames=1, threads=1)
+    machine.restore(0, start_snapshot(*level))
+    for _ in range(noops):
+        machine.step(np.zeros(1, np.uint8), draw=False)
+    most_frames = int(NOOP_SLACK * explored.route.frames)
+    width = FIRST_WIDTH
+    while width <= MAX_NOOP_WIDTH:
+        route = beam_search(
+            *(level, machine.snapshot(0), most_frames, distances, width, rng),
+            is_over=lambda: False,
+            pipes=pipes,
+            threads=threads,
+        )
+        if route is not None:
+            pressed = np.repeat(np.frombuffer(route.buttons, np.uint8), AGENT_FRAMES)
+            pressed = np.concatenate([np.zeros(noops, np.uint8), pressed])
+            return record(*level, pressed, source="search", seed=seed, noops=noops)
+        width *= 2
+    return None
 
 
 # --------------------------------------------------------------------------------------------
@@ -556,6 +600,9 @@ class SearchFlags:
     """Then to spend on making it shorter. 0: keep the first clear."""
     seed: int = 0
     """Of everything random."""
+    noops: int = 0
+    """Also keep clears that begin after 1 to so many idle frames, W-S_noops<N>.npz: train_mario.py
+    --imitation-coef learns from all of them. 30 are the starts of the noop protocol."""
     pipes: bool = False
     """Press down and up too, for shorter ways through bonus rooms. Always so in 8-4."""
     threads: int = min(2, os.cpu_count() or 1)
@@ -586,14 +633,17 @@ def wanted_levels(flags: SearchFlags) -> list[Level]:
         raise UsageError(f"stages {text!r}: {error}") from error
 
 
-def search(
-    flags: SearchFlags, level: Level, progress: Progress
-) -> tuple[Demo, dict[str, Any]] | None:
-    """Search one stage, showing how it goes.
+class Found(NamedTuple):
+    """What the search of one stage came to."""
 
-    Returns:
-        the demo, and what it cost for routes.json; None if there was no clear in time.
-    """
+    demo: Demo
+    figures: dict[str, Any]
+    """What it cost, for routes.json."""
+    after_noops: list[Demo]
+
+
+def search(flags: SearchFlags, level: Level, progress: Progress) -> Found | None:
+    """Search one stage, showing how it goes; None if there was no clear in time."""
     name = f"{level[0]}-{level[1]}"
     task = progress.add_task(name)
     options: dict[str, Any] = {"seed": flags.seed, "pipes": flags.pipes, "threads": flags.threads}
@@ -619,6 +669,12 @@ def search(
         return found.wall_s() >= flags.shorten
 
     route = shorten(level, first, is_over=shortened_enough, on_beam=show_beam, **options)
+    shortened = Clock()
+    after_noops = []
+    for noops in range(1, flags.noops + 1):
+        progress.update(task, description=f"{name} after {noops} of {flags.noops} no-ops")
+        clear = clear_after_noops(level, noops, Explored(route, first.ways), **options)
+        after_noops += [clear] if clear else []
     progress.remove_task(task)
     pressed = np.repeat(np.frombuffer(route.buttons, np.uint8), AGENT_FRAMES)
     demo = record(*level, pressed, source="search", seed=flags.seed)
@@ -629,11 +685,11 @@ def search(
         "first_agent_steps": first.route.steps,
         "explore_wall_s": round(found.began_s - began.began_s, 1),
         "explore_cpu_s": round(found.began_cpu_s - began.began_cpu_s, 1),
-        "shorten_wall_s": round(found.wall_s(), 1),
-        "shorten_cpu_s": round(time.process_time() - found.began_cpu_s, 1),
+        "shorten_wall_s": round(shortened.began_s - found.began_s, 1),
+        "shorten_cpu_s": round(shortened.began_cpu_s - found.began_cpu_s, 1),
         "search": f"--stages {name} {options_given}{' --pipes' * flags.pipes}",
     }
-    return demo, figures
+    return Found(demo, figures, after_noops)
 
 
 class Clock:
@@ -734,7 +790,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if found is None:
                     missed.append(f"{level[0]}-{level[1]}")
                     continue
-                demo, figures = found
+                demo, figures, after_noops = found
                 is_shorter = level not in kept or demo.frames < kept[level].frames
                 if is_shorter:
                     keep(flags, demo, figures)
@@ -745,6 +801,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     f"{'wrote' if is_shorter else 'kept the old'} {paths[level]}",
                     flush=True,
                 )
+                for clear in after_noops:
+                    path = paths[level]
+                    save_demo(path.with_stem(f"{path.stem}_noops{clear.noops}"), clear)
+                if flags.noops:
+                    print(f"{len(after_noops)} of {flags.noops} no-op starts have a clear, too")
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -42,7 +42,9 @@ def test_a_beam_shortens_it_and_does_so_again(first: Explored) -> None:
     distances = Distances(first.ways)
     found = [
         search_route.beam_search(
-            (1, 1), first.route, distances, 16, np.random.default_rng(0), is_over=lambda: False
+            *((1, 1), start_snapshot(1, 1), first.route.frames - 1, distances, 16),
+            np.random.default_rng(0),
+            is_over=lambda: False,
         )
         for _ in range(2)
     ]
@@ -51,6 +53,14 @@ def test_a_beam_shortens_it_and_does_so_again(first: Explored) -> None:
     pressed = np.repeat(np.frombuffer(found[0].buttons, np.uint8), AGENT_FRAMES)
     demo = record(1, 1, pressed, source="search")
     assert demo.cleared and demo.frames == found[0].frames
+
+
+def test_a_clear_after_no_ops_is_one_of_that_start(first: Explored) -> None:
+    demo = search_route.clear_after_noops((1, 1), 7, first, seed=0)
+    assert demo is not None and demo.cleared and demo.noops == 7
+    assert not demo.buttons[:7].any()
+    assert demo.frames <= 7 + 1.25 * first.route.frames
+    assert replay(demo, "nes-py").parted_at is None
 
 
 def test_the_goal_is_as_far_as_the_fewest_steps_seen() -> None:

@@ -8,7 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mario_demos import AnywhereStarts, BackwardStarts, load_demos
+from mario_demos import (
+    AnywhereStarts,
+    BackwardStarts,
+    load_demos,
+    record,
+    save_demo,
+    snapshots,
+)
 from mario_runs import RunFolder, read_metrics
 from mario_runtime import EnvConfig, StageStarts, UsageError, make_vec_env, parse_stages
 from train_mario import main
@@ -89,10 +96,28 @@ def test_starts_anywhere_are_half_at_the_level_and_half_along_the_demo() -> None
     drawn = [starts.draw(rng) for _ in range(4000)]
     assert 0.45 < np.mean([start.at_level_start for start in drawn]) < 0.55
     on_the_way = {start.number for start in drawn if not start.at_level_start}
-    assert len(on_the_way) == sum(len(places) for places in starts.places), "each place is drawn"
+    assert len(on_the_way) == sum(starts.places), "each place is drawn"
     for start in drawn[:100]:
         starts.count(start.number, cleared=not start.at_level_start)
     assert not starts.levels.clear_rates.any(), "only clears from the level's start count"
+
+
+def test_several_demos_of_a_stage_share_its_starts(tmp_path: Path) -> None:
+    [clear] = load_demos(ROOT / "demos", [(1, 1)])
+    save_demo(tmp_path / "1-1.npz", clear)
+    jumps = np.tile(np.repeat(np.array([0x82, 0x83], np.uint8), 12), 8)
+    idle = np.zeros(5, np.uint8)
+    other = record(1, 1, np.concatenate([idle, jumps]), source="search", noops=len(idle))
+    save_demo(tmp_path / "1-1_noops5.npz", other)
+    demos = load_demos(tmp_path, [(1, 1)])
+    assert [demo.noops for demo in demos] == [0, 5]
+    starts = AnywhereStarts(EnvConfig(action_set="fast"), demos)
+    rng = np.random.default_rng(0)
+    drawn = [starts.draw(rng) for _ in range(500)]
+    begun = {start.snapshot.tobytes() for start in drawn if not start.at_level_start}
+    assert len(begun) == 2 * starts.places[0] == 2 * (48 // starts.STEPS - 1)
+    first, *_ = snapshots(other, 32)
+    assert first.frame == 5, "the first place is where the agent begins"
 
 
 def test_a_stage_without_a_demo_is_said(tmp_path: Path) -> None:
