@@ -747,6 +747,7 @@ class MetricsCallback(BetweenRollouts):
             "explained_variance": trained.get("train/explained_variance"),
             "learning_rate": trained.get("train/learning_rate"),
             "intrinsic_reward": trained.get("train/intrinsic_reward"),
+            "ppo/imitation_loss": trained.get("train/imitation_loss"),
             "ppo/rnd_loss": trained.get("train/rnd_loss"),
             "ppo/intrinsic_value_loss": trained.get("train/intrinsic_value_loss"),
         }
