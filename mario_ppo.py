@@ -1,4 +1,4 @@
-"""Stable-Baselines3's PPO and policy, extended: precision, memory format, RND, exact resume.
+"""Stable-Baselines3's PPO and policy, extended: precision, RND, imitation, averaging, exact resume.
 
 `PPOWithRND` is `stable_baselines3.PPO` (Schulman et al. 2017, arXiv:1707.06347) with Random Network
 Distillation (Burda et al. 2018, arXiv:1810.12894) as an option. With `rnd_coef=0` nothing of RND
@@ -484,7 +484,7 @@ def ppo_losses(
 
 
 class PPOWithRND(PPO):
-    """SB3's PPO with RND, an entropy schedule, a precision and memory format, and exact resume.
+    """SB3's PPO with RND, imitation, a moving average, schedules, a precision, and exact resume.
 
     Takes PPO's arguments, with `policy` `TwoHeadCnnPolicy` (or `"CnnPolicy"`, which means it), an
     environment with uint8 observations [C, H, W] and discrete actions, and what is below. Adam is
