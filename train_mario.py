@@ -242,6 +242,10 @@ class TrainConfig:
         }.items():
             if value <= 0:
                 raise UsageError(f"{name} must be above 0, not {value}")
+        if self.ppo.imitation_coef < 0:
+            raise UsageError(f"imitation_coef must not be negative: {self.ppo.imitation_coef}")
+        if self.ppo.ema_decay == 1:
+            raise UsageError("ema_decay 1 would keep the first weights for good; below 1 it moves")
         if self.ppo.imitation_coef and not self.run.backward_demos:
             raise UsageError("--imitation-coef needs the demos of --backward-demos")
         for name in ("gamma", "gae_lambda", "temperature_from", "ema_decay"):

@@ -781,6 +781,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if flags.table:
             TABLE.write_text(routes_page(json.loads(RESULTS.read_text())))
             return 0
+        if flags.noops < 0:
+            raise UsageError(f"--noops must not be negative: {flags.noops}")
         levels = wanted_levels(flags)
         paths = {level: demo_path(flags, level) for level in levels}
         kept = {level: load_demo(path) for level, path in paths.items() if path.exists()}

@@ -270,6 +270,8 @@ def test_a_run_that_clears_enough_is_finished(tmp_path: Path, trainer: Callable[
         ("--temperature-final 0", "temperature_final must be above 0"),
         ("--warm-temperature 0", "warm_temperature must be above 0"),
         ("--imitation-until 0", "imitation_until must be above 0"),
+        ("--imitation-coef -1", "imitation_coef must not be negative"),
+        ("--ema-decay 1", "ema_decay 1 would keep the first weights"),
         ("--imitation-coef 0.1", "needs the demos of --backward-demos"),
         ("--config nowhere.yaml", "cannot read nowhere.yaml"),
         ("--resume-model nowhere", "there is no checkpoint nowhere"),
