@@ -12,6 +12,7 @@ A table stands between `<!-- table: KIND PATH... -->` and `<!-- end -->`. Kinds:
     comparison FOLDER      compare_agents.py: results
     milestones FOLDER      compare_agents.py: how soon it came how far
     curiosity FOLDER       dreamerv3/diagnose.py --curiosity: diagnosis.json
+    ablations FOLDER       train_mario_professional.py --output, a folder a plan: against `base`
 """
 
 from __future__ import annotations
@@ -25,11 +26,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tyro
+from scipy.stats import ttest_ind
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from compare_agents import milestone_rows, result_rows
+from compare_agents import milestone_rows, read_csv, result_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = re.compile(r"<!-- table: (\w+) ([^>]+?) -->\n.*?<!-- end -->", re.DOTALL)
@@ -168,9 +171,51 @@ def curiosity(folder: Path) -> Iterator[str]:
         yield row([name, *figures, f"{found['better_dead']:.0%}", f"{found['life']:+.2f}"])
 
 
+def difference(values: Sequence[float], base: Sequence[float], scale: float) -> str:
+    """Return "-12 (-30 to +6)": of two means, and Welch's 95 % interval, over seeds."""
+    by = f"{scale * (np.mean(values) - np.mean(base)):+,.0f}"
+    if np.ptp(values) == np.ptp(base) == 0:
+        return by  # every seed the same: no interval
+    low, high = ttest_ind(values, base, equal_var=False).confidence_interval()
+    return f"{by} ({scale * low:+,.0f} to {scale * high:+,.0f})"
+
+
+def ablations(folder: Path) -> Iterator[str]:
+    """Yield a row a variant: its seeds side by side, and the difference to `base`."""
+    yield from head(
+        *("variant", "argmax", "sampled", "sampled - base", "max-x while training"),
+        *("max-x - base", "entropy at the end", "minutes", "doctor"),
+    )
+    found: dict[str, dict[int, tuple[dict[str, Any], float]]] = {}
+    for plan in sorted(folder.glob("*/professional_summary.json")):
+        for one in read(plan)["chains"]:
+            played = read_csv(plan.parent / one["folder"] / "1_train_evaluations.csv")
+            x = [line["max_x"] for line in played if line["policy"] == "sampled"]
+            seeds_of = found.setdefault(one["variant"], {})
+            seeds_of[one["seed"]] = (one, float(np.mean(x)))
+    for variant, of_seeds in sorted(found.items()):
+        cells, xs = zip(*(of_seeds[seed] for seed in sorted(of_seeds)), strict=True)
+        base, base_xs = zip(*found["base"].values(), strict=True)
+        rates, base_rates = ([c["sampled"]["clear_rate"] for c in of] for of in (cells, base))
+        is_base = variant == "base"
+        yield row(
+            [
+                *(variant, ", ".join(f"{100 * c['argmax']['clear_rate']:.0f}" for c in cells)),
+                ", ".join(f"{100 * rate:.0f}" for rate in rates),
+                "" if is_base else difference(rates, base_rates, 100),
+                ", ".join(f"{x:,.0f}" for x in xs),
+                "" if is_base else difference(xs, base_xs, 1),
+                ", ".join(f"{c['last']['entropy']:.2g}" for c in cells),
+                ", ".join(f"{c['wall_s'] / 60:.0f}" for c in cells),
+                "; ".join(sorted({f for c in cells for f in c["findings"]})),
+            ]
+        )
+
+
 KINDS: dict[str, Callable[..., Iterator[str]]] = {
     **{"evaluations": evaluations, "policies": policies, "seeds": seeds, "speed": speed},
     **{"comparison": comparison, "milestones": milestones, "curiosity": curiosity},
+    **{"ablations": ablations},
 }
 
 

@@ -77,8 +77,6 @@ MACHINES = 64  # runs side by side
 NEWEST = 256  # cells that get half of all runs: where the archive grows, it goes on growing
 
 FIRST_WIDTH, MAX_WIDTH = 64, 8192  # states of a beam
-MAX_NOOP_WIDTH = 1024  # of one that only has to arrive,
-NOOP_SLACK = 1.25  # in so many times the frames of the level's clear
 CHILDREN = 3  # of each state: the same buttons, the same with A changed, random ones
 MAX_SPEED_PX = 3  # a frame, of a running Mario (FACTS.md)
 COLUMN_PX = 16
@@ -542,43 +540,6 @@ def shorten(
     return route
 
 
-def clear_after_noops(
-    level: Level,
-    noops: int,
-    explored: Explored,
-    *,
-    seed: int,
-    pipes: bool = False,
-    threads: int = 1,
-) -> Demo | None:
-    """Return a clear that begins after so many idle frames, or None if no beam finds one.
-
-    Every no-op start of the `noop` protocol meets enemies, platforms and fire bars at another
-    moment. The ways are those of the level's own start, and lead there as well.
-    """
-    rng = np.random.default_rng([seed, 2, noops])
-    distances = Distances(explored.ways)
-    machine = BatchMachine(1, frames=1, threads=1)
-    machine.restore(0, start_snapshot(*level))
-    for _ in range(noops):
-        machine.step(np.zeros(1, np.uint8), draw=False)
-    most_frames = int(NOOP_SLACK * explored.route.frames)
-    width = FIRST_WIDTH
-    while width <= MAX_NOOP_WIDTH:
-        route = beam_search(
-            *(level, machine.snapshot(0), most_frames, distances, width, rng),
-            is_over=lambda: False,
-            pipes=pipes,
-            threads=threads,
-        )
-        if route is not None:
-            pressed = np.repeat(np.frombuffer(route.buttons, np.uint8), AGENT_FRAMES)
-            pressed = np.concatenate([np.zeros(noops, np.uint8), pressed])
-            return record(*level, pressed, source="search", seed=seed, noops=noops)
-        width *= 2
-    return None
-
-
 # --------------------------------------------------------------------------------------------
 # The command
 # --------------------------------------------------------------------------------------------
@@ -600,9 +561,6 @@ class SearchFlags:
     """Then to spend on making it shorter. 0: keep the first clear."""
     seed: int = 0
     """Of everything random."""
-    noops: int = 0
-    """Also keep clears that begin after 1 to so many idle frames, W-S_noops<N>.npz: train_mario.py
-    --imitation-coef learns from all of them. 30 are the starts of the noop protocol."""
     pipes: bool = False
     """Press down and up too, for shorter ways through bonus rooms. Always so in 8-4."""
     threads: int = min(2, os.cpu_count() or 1)
@@ -639,7 +597,6 @@ class Found(NamedTuple):
     demo: Demo
     figures: dict[str, Any]
     """What it cost, for routes.json."""
-    after_noops: list[Demo]
 
 
 def search(flags: SearchFlags, level: Level, progress: Progress) -> Found | None:
@@ -670,11 +627,6 @@ def search(flags: SearchFlags, level: Level, progress: Progress) -> Found | None
 
     route = shorten(level, first, is_over=shortened_enough, on_beam=show_beam, **options)
     shortened = Clock()
-    after_noops = []
-    for noops in range(1, flags.noops + 1):
-        progress.update(task, description=f"{name} after {noops} of {flags.noops} no-ops")
-        clear = clear_after_noops(level, noops, Explored(route, first.ways), **options)
-        after_noops += [clear] if clear else []
     progress.remove_task(task)
     pressed = np.repeat(np.frombuffer(route.buttons, np.uint8), AGENT_FRAMES)
     demo = record(*level, pressed, source="search", seed=flags.seed)
@@ -689,7 +641,7 @@ def search(flags: SearchFlags, level: Level, progress: Progress) -> Found | None
         "shorten_cpu_s": round(shortened.began_cpu_s - found.began_cpu_s, 1),
         "search": f"--stages {name} {options_given}{' --pipes' * flags.pipes}",
     }
-    return Found(demo, figures, after_noops)
+    return Found(demo, figures)
 
 
 class Clock:
@@ -781,8 +733,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if flags.table:
             TABLE.write_text(routes_page(json.loads(RESULTS.read_text())))
             return 0
-        if flags.noops < 0:
-            raise UsageError(f"--noops must not be negative: {flags.noops}")
         levels = wanted_levels(flags)
         paths = {level: demo_path(flags, level) for level in levels}
         kept = {level: load_demo(path) for level, path in paths.items() if path.exists()}
@@ -792,7 +742,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if found is None:
                     missed.append(f"{level[0]}-{level[1]}")
                     continue
-                demo, figures, after_noops = found
+                demo, figures = found
                 is_shorter = level not in kept or demo.frames < kept[level].frames
                 if is_shorter:
                     keep(flags, demo, figures)
@@ -803,11 +753,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     f"{'wrote' if is_shorter else 'kept the old'} {paths[level]}",
                     flush=True,
                 )
-                for clear in after_noops:
-                    path = paths[level]
-                    save_demo(path.with_stem(f"{path.stem}_noops{clear.noops}"), clear)
-                if flags.noops:
-                    print(f"{len(after_noops)} of {flags.noops} no-op starts have a clear, too")
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -55,14 +55,6 @@ def test_a_beam_shortens_it_and_does_so_again(first: Explored) -> None:
     assert demo.cleared and demo.frames == found[0].frames
 
 
-def test_a_clear_after_no_ops_is_one_of_that_start(first: Explored) -> None:
-    demo = search_route.clear_after_noops((1, 1), 7, first, seed=0)
-    assert demo is not None and demo.cleared and demo.noops == 7
-    assert not demo.buttons[:7].any()
-    assert demo.frames <= 7 + 1.25 * first.route.frames
-    assert replay(demo, "nes-py").parted_at is None
-
-
 def test_the_goal_is_as_far_as_the_fewest_steps_seen() -> None:
     ways = Ways()
     # 1 - 2 - 3 - GOAL, 1 - 3 straight, 4 is a dead end

@@ -1,0 +1,52 @@
+"""scripts/noop_demos.py: a clear for every start, as few different ones as can be."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mario_demos import AGENT_FRAMES, load_demo, replay
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY / "scripts"))
+
+import noop_demos  # noqa: E402  (scripts/ is not a package)
+
+
+def test_every_start_gets_a_clear_and_shares_it_where_it_can(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # In 3-2 enemies move every other frame: what clears after 0 no-ops clears after 2, not after 1.
+    assert noop_demos.main(["--stages", "3-2", "--noops", "2", "--output", str(tmp_path)]) == 0
+    assert "2 of 3 starts" in capsys.readouterr().out
+    demos = {path.stem: load_demo(path) for path in tmp_path.iterdir()}
+    assert sorted(demos) == ["3-2", "3-2_noops1", "3-2_noops2"]
+    for noops, demo in enumerate(demos[name] for name in sorted(demos)):
+        assert demo.noops == noops
+        assert replay(demo, "nes-py") == (None, True, demo.frames)
+    pressed = {name: demo.buttons[demo.noops :: AGENT_FRAMES] for name, demo in demos.items()}
+    np.testing.assert_array_equal(pressed["3-2"], pressed["3-2_noops2"])
+    assert not np.array_equal(pressed["3-2"], pressed["3-2_noops1"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--stages", "9-1"], "no stage 9-1"),
+        (["--stages", "1-1", "--noops", "-1"], "not negative: --noops -1"),
+        (["--stages", "1-1", "--demos", "{folder}"], "cannot read"),
+        (["--stages", "1-1", "--action-set", "slow"], "no action set 'slow'"),
+    ],
+)
+def test_wrong_flags_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], line: str
+) -> None:
+    given = [flag.format(folder=tmp_path) for flag in flags]
+    assert noop_demos.main([*given, "--output", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert line in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
