@@ -5,10 +5,11 @@
         --backward-demos runs/demos_3-2
 
 An episode begins after 1 to 30 idle frames, and meets fire bars, lifts and hammers at another
-moment each time; many enemies move every other frame, so that odd and even starts part. A clear
-of the level's own start, rid of needless buttons (scripts/simplify_demo.py), is tried after every
-number of no-ops. For the first start that it does not clear, a beam searches another clear, which
-is simplified and tried everywhere, too, until all starts have one.
+moment each time; in some stages only the frame counter's lowest bit matters, so that all odd
+starts are alike and all even ones. A clear of the level's own start, rid of needless buttons
+(scripts/simplify_demo.py), is tried after every number of no-ops. For the first start that it does
+not clear, a beam searches another clear, which is simplified and tried everywhere, too, until all
+starts have one.
 """
 
 from __future__ import annotations

@@ -94,7 +94,8 @@ class Simplifier:
     def clear_steps(self, state: np.ndarray, variants: np.ndarray) -> np.ndarray:
         """Return after how many steps each of uint8[n, steps] clears from a state, 0: it does not.
 
-        One that ends without a clear goes on with its last buttons until the time is up.
+        Returns:
+            int64[n].
         """
         n, steps = variants.shape
         cleared = np.zeros(n, np.int64)
@@ -110,7 +111,7 @@ class Simplifier:
         return cleared
 
     def clears_from(self, state: np.ndarray) -> bool:
-        """Return whether the clear is one from another state as well, about as soon."""
+        """Return whether the clear is one from another state as well, its end held a little."""
         tail = np.repeat(self.pressed[-1:], self.most_steps - len(self.pressed))
         return bool(self.clear_steps(state, np.concatenate([self.pressed, tail])[None])[0])
 

@@ -9,17 +9,21 @@ import numpy as np
 import pytest
 
 from mario_demos import AGENT_FRAMES, load_demo, replay
+from mario_runtime import action_buttons
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 
 import noop_demos  # noqa: E402  (scripts/ is not a package)
+from simplify_demo import Simplifier  # noqa: E402
+
+RAM_FRAME_COUNTER = 0x09  # as in the public disassembly
 
 
 def test_every_start_gets_a_clear_and_shares_it_where_it_can(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # In 3-2 enemies move every other frame: what clears after 0 no-ops clears after 2, not after 1.
+    # In 3-2 the frame counter's lowest bit matters: what clears after 0 no-ops clears after 2.
     assert noop_demos.main(["--stages", "3-2", "--noops", "2", "--output", str(tmp_path)]) == 0
     assert "2 of 3 starts" in capsys.readouterr().out
     demos = {path.stem: load_demo(path) for path in tmp_path.iterdir()}
@@ -30,6 +34,17 @@ def test_every_start_gets_a_clear_and_shares_it_where_it_can(
     pressed = {name: demo.buttons[demo.noops :: AGENT_FRAMES] for name, demo in demos.items()}
     np.testing.assert_array_equal(pressed["3-2"], pressed["3-2_noops2"])
     assert not np.array_equal(pressed["3-2"], pressed["3-2_noops1"])
+
+
+def test_in_3_2_the_lowest_bit_of_the_frame_counter_decides() -> None:
+    clear = load_demo(REPOSITORY / "demos" / "3-2.npz")
+    simplifier = Simplifier(clear, action_buttons("fast"), slack=0.02)
+    for noops in range(6):
+        state = simplifier.snapshot_after(simplifier.start, np.zeros(noops, np.uint8))
+        flipped = state.copy()
+        flipped[RAM_FRAME_COUNTER] ^= 1
+        assert simplifier.clears_from(state) == (noops % 2 == 0)
+        assert simplifier.clears_from(flipped) == (noops % 2 == 1)
 
 
 @pytest.mark.parametrize(
