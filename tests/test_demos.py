@@ -28,6 +28,7 @@ from mario_runtime import (
     STAGES,
     EmulatorName,
     EnvConfig,
+    RewardConfig,
     UsageError,
     action_buttons,
     buttons_of_actions,
@@ -159,6 +160,13 @@ def test_samples_of_a_demo_are_what_a_policy_would_see_and_do(clear: Demo) -> No
     _, fewer = demo_samples(clear, EnvConfig(action_set="right_only"))
     fits = np.isin(clear.buttons[::4], action_buttons("right_only"))
     assert 0 < len(fewer) == fits.sum() < len(actions), "what it cannot press is left out"
+
+
+def test_a_demo_that_stands_still_is_played_to_its_end() -> None:
+    patient = record(1, 1, [0] * 40 + [128] * 8, source="human")
+    config = EnvConfig(reward=RewardConfig(end_on_stall_steps=6), noop_max=0)
+    _, actions = demo_samples(patient, config)
+    assert len(actions) == 12
 
 
 def test_wrong_arguments_are_refused(short: Demo) -> None:
