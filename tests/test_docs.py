@@ -18,6 +18,7 @@ import pytest
 import tyro
 
 import compare_agents
+import train_mario_professional
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ROOT / "scripts"
@@ -311,6 +312,21 @@ def test_the_pages_that_a_command_writes_whole_are_what_it_writes() -> None:
     assert levels.read_text(encoding="utf-8") == level_table.levels_page()
     content = json.loads(comparison.with_suffix(".json").read_text(encoding="utf-8"))
     assert comparison.read_text(encoding="utf-8") == compare_agents.markdown(content)
+
+
+def test_reports_of_plans_are_what_their_summaries_say() -> None:
+    summaries = list(ROOT.glob("docs/results/**/professional_summary.json"))
+    assert summaries
+    for path in summaries:
+        content = json.loads(path.read_text())
+        report = train_mario_professional.report(Path(content["plan"]).stem, content["chains"])
+        assert (path.parent / "report.md").read_text() == report, path
+
+
+def test_a_difference_of_means_has_welchs_interval() -> None:
+    # by hand: variances 1 and 1 over 3 seeds, 4 degrees of freedom, t = 2.776
+    assert doc_tables.difference([3.0, 4.0, 5.0], [1.0, 2.0, 3.0], 100) == "+200 (-27 to +427)"
+    assert doc_tables.difference([0.5, 0.5], [1.0, 1.0], 100) == "-50", "no spread, no interval"
 
 
 def is_ship_policys(row: str, card: Path) -> bool:
