@@ -282,9 +282,7 @@ class DemoVecEnv(BatchedMarioVecEnv):
             sticky_prob=0.0,
             max_episode_steps=0,
             long_jump_action=False,
-            reward=dataclasses.replace(
-                config.reward, end_on_stall_steps=0
-            ),  # it goes on to its end
+            reward=dataclasses.replace(config.reward, end_on_stall_steps=0),
         )
         super().__init__(plain, threads=1, starts=_DemoStart(plain, demo))
         self.demo = demo

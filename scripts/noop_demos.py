@@ -67,19 +67,12 @@ def search_from(start: np.ndarray, clear: Demo, explored: Explored, seed: int) -
         seed: of the beams.
     """
     rng = np.random.default_rng([seed, 2])
+    level, most_frames = (clear.world, clear.stage), int(TIMES_LONGER * clear.frames)
     distances = Distances(explored.ways)
     width = FIRST_WIDTH
     while width <= MAX_WIDTH:
         route = beam_search(
-            *(
-                (clear.world, clear.stage),
-                start,
-                int(TIMES_LONGER * clear.frames),
-                distances,
-                width,
-                rng,
-            ),
-            is_over=lambda: False,
+            *(level, start, most_frames, distances, width, rng), is_over=lambda: False
         )
         if route is not None:
             return route.buttons
@@ -115,7 +108,9 @@ def cover(level: Level, flags: NoopFlags) -> list[Demo]:
             continue
         if noops:
             explored = explored or explore(level, seed=flags.seed, is_over=explored_enough)
-            pressed = explored and search_from(start, clear, explored, flags.seed)
+            if explored is None:
+                break
+            pressed = search_from(start, clear, explored, flags.seed)
             if not pressed:
                 print(f"{name}: no clear after {noops} no-ops", flush=True)
                 continue
@@ -123,8 +118,8 @@ def cover(level: Level, flags: NoopFlags) -> list[Demo]:
             simplifier = Simplifier(found, actions, flags.slack)
         simplifier.simplify()
         for other in starts.keys() - cleared.keys():
-            if simplifier.clears_from(starts[other]):
-                cleared[other] = after_noops(clear, other, simplifier.pressed)
+            if (same := simplifier.clear_from(starts[other])) is not None:
+                cleared[other] = after_noops(clear, other, same)
         print(
             f"{name}: a clear after {noops} no-ops changes buttons {changes(simplifier.pressed)} "
             f"times; {len(cleared)} of {len(starts)} starts",

@@ -110,10 +110,15 @@ class Simplifier:
                 break
         return cleared
 
-    def clears_from(self, state: np.ndarray) -> bool:
-        """Return whether the clear is one from another state as well, its end held a little."""
+    def clear_from(self, state: np.ndarray) -> np.ndarray | None:
+        """Return what clears from another state, uint8[steps], or None if the clear does not.
+
+        It is the clear, cut where it arrives sooner, its last buttons held where it arrives later.
+        """
         tail = np.repeat(self.pressed[-1:], self.most_steps - len(self.pressed))
-        return bool(self.clear_steps(state, np.concatenate([self.pressed, tail])[None])[0])
+        held = np.concatenate([self.pressed, tail])
+        [steps] = self.clear_steps(state, held[None])
+        return held[:steps] if steps else None
 
     def states(self) -> list[np.ndarray]:
         """Return the snapshot before every step of the clear, uint8[STATE_SIZE] each."""

@@ -63,6 +63,18 @@ def test_the_no_ops_stay_and_the_states_are_those_along_the_clear() -> None:
         np.testing.assert_array_equal(state, place.state)
 
 
+def test_the_last_buttons_are_held_until_it_clears(
+    last_part: Demo,
+) -> None:
+    simplifier = Simplifier(last_part, FAST, slack=0.1)
+    whole = simplifier.pressed
+    simplifier.pressed = whole[:-2]  # the run-up alone: not there yet
+    found = simplifier.clear_from(simplifier.start)
+    assert found is not None and len(found) > len(whole) - 2
+    buttons = np.repeat(found, AGENT_FRAMES)
+    assert record(1, 1, buttons, source="search", start=last_part.start).cleared
+
+
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
