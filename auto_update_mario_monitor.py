@@ -31,6 +31,7 @@ from PIL import Image, ImageDraw
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from fastnes import warm_up
+from mario_cli import exit_code
 from mario_policies import load_policy
 from mario_report import (
     BIN_PX,
@@ -60,7 +61,7 @@ from mario_rollout import (
 )
 from mario_runs import BadModelFile
 from mario_runtime import STAGES, UsageError, in_process
-from mario_status import RunReader, RunStatus, duration, exit_code, find_runs, newest_model
+from mario_status import RunReader, RunStatus, duration, find_runs, newest_model
 
 REFRESH_S = 2.0
 REFRESH_SHARE = 0.05  # of a core, at most: beside a training a page of many runs refreshes less

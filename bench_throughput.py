@@ -49,6 +49,7 @@ from dreamerv3.models import Batch
 from dreamerv3.policy import make_agent
 from fastnes import BatchMachine, Machine
 from fastnes.game import start_snapshot
+from mario_cli import exit_code
 from mario_runs import provenance, write_json
 from mario_runtime import (
     BatchedMarioVecEnv,
@@ -410,15 +411,14 @@ def run(measures: Sequence[Measure], repeats: int) -> list[dict[str, Any]]:
     return results
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and print; exit 0 whatever the figures are: they are reported, not judged here."""
-    flags = tyro.cli(BenchFlags, args=arguments, description=__doc__)
-    try:
-        if flags.repeats < 1 or flags.seconds <= 0:
-            raise UsageError("--repeats must be at least 1 and --seconds above 0")
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def bench(flags: BenchFlags) -> None:
+    """Measure and print what the flags ask for.
+
+    Raises:
+        UsageError: a flag is out of its range.
+    """
+    if flags.repeats < 1 or flags.seconds <= 0:
+        raise UsageError("--repeats must be at least 1 and --seconds above 0")
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if load > 0.5:
         print(f"warning: load is {load:.1f}: something else is running, figures will be low")
@@ -434,7 +434,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if flags.json:
         facts = {"repeats": flags.repeats, "load_before": load, "threads": torch.get_num_threads()}
         write_json(flags.json, {"measures": results, **facts, **provenance()})
-    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse and measure; exit 0 whatever the figures are: they are reported, not judged here."""
+    flags = tyro.cli(BenchFlags, args=arguments, description=__doc__)
+    return exit_code(lambda: bench(flags))
 
 
 if __name__ == "__main__":

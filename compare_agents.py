@@ -24,10 +24,11 @@ import tyro
 from matplotlib.figure import Figure
 from scipy.stats import bootstrap, trim_mean
 
+from mario_cli import exit_code
 from mario_report import evaluation_rows
 from mario_runs import CONFIG_MEMBER, atomic_write, provenance, write_json
 from mario_runtime import UsageError
-from mario_status import RunReader, exit_code
+from mario_status import RunReader
 
 # px: past the first pits, the middle, the second pits, the stairs before the flag (3,161).
 MILESTONES_PX = (724, 1500, 2000, 2600)

@@ -15,6 +15,7 @@ from pathlib import Path
 import tyro
 from tqdm import tqdm
 
+from mario_cli import exit_code
 from mario_demos import record, save_demo
 from mario_policies import find_model, load_policy, shipped_model
 from mario_rollout import (
@@ -30,8 +31,8 @@ from mario_rollout import (
     watch,
     write_video,
 )
-from mario_runs import BadModelFile, write_json
-from mario_runtime import EmulatorName, EnvConfig, UsageError, WorkerDied, in_process
+from mario_runs import write_json
+from mario_runtime import EmulatorName, EnvConfig, UsageError, in_process
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,8 +100,8 @@ def keep_demo(path: Path, episode: Episode, policy: Policy, config: EnvConfig, m
     save_demo(path, record(*stage, pressed, source=source, seed=episode.seed, noops=noops))
 
 
-def judge(flags: EvaluateFlags) -> Summary:
-    """Evaluate, write summary.json and evaluation.mp4, and return the summary."""
+def judge(flags: EvaluateFlags) -> None:
+    """Evaluate, write summary.json and evaluation.mp4, and print the summary."""
     model = flags.model or shipped_model(1, 1)
     if model is None:
         raise UsageError("no policy of 1-1 is shipped under pretrained/; name one with --model")
@@ -149,21 +150,12 @@ def judge(flags: EvaluateFlags) -> Summary:
                 )
     print_summary(summary)
     print(f"  written   {output}")
-    return summary
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, judge, and turn every expected failure into one line and an exit code."""
     flags = tyro.cli(EvaluateFlags, args=arguments, description=__doc__)
-    try:
-        judge(flags)
-    except (UsageError, BadModelFile) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (WorkerDied, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_code(lambda: judge(flags))
 
 
 if __name__ == "__main__":

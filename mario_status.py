@@ -12,17 +12,16 @@ import json
 import os
 import platform
 import re
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import psutil
 
 from mario_doctor import Doctor, Finding
-from mario_runs import BadModelFile, RunFolder, RunLocked
-from mario_runtime import UsageError, WorkerDied
+from mario_runs import BadModelFile, RunFolder
+from mario_runtime import UsageError
 
 State = Literal["training", "stalled", "dead", "collapsed", "stopped", "finished", "empty"]
 STATES: dict[State, str] = {
@@ -347,22 +346,3 @@ def duration(seconds: float) -> str:
     if seconds < 6000:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h" if seconds < 1e5 else f"{seconds / 86400:.1f} d"
-
-
-# --------------------------------------------------------------------------------------------
-# Command lines
-# --------------------------------------------------------------------------------------------
-
-
-def exit_code(task: Callable[[], int | None]) -> int:
-    """Run a tool's task; an expected failure is one line on stderr and 2 (usage) or 1."""
-    try:
-        return task() or 0
-    except (UsageError, BadModelFile, RunLocked) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (WorkerDied, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import tyro
 from tqdm import tqdm
 
+from mario_cli import exit_code
 from mario_policies import find_model, load_policy, shipped_model
 from mario_rollout import (
     Episode,
@@ -32,7 +33,7 @@ from mario_rollout import (
 )
 from mario_runs import CONFIG_MEMBER, write_json
 from mario_runtime import EmulatorName, UsageError, in_process
-from mario_status import best_run, exit_code, newest_model, newest_run
+from mario_status import best_run, newest_model, newest_run
 
 MODES = ("deterministic", "stochastic")
 MAX_WIDTH = 4096  # px; what plays H.264 seldom takes more

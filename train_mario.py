@@ -30,6 +30,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 
+from mario_cli import exit_code
 from mario_demos import AnywhereStarts, BackwardStarts, demo_samples, load_demos
 from mario_doctor import Doctor, Finding
 from mario_ppo import PPOPolicy, PPOWithRND, SmallCNN, TwoHeadCnnPolicy, linear_schedule, plain
@@ -47,7 +48,6 @@ from mario_runs import (
     BadModelFile,
     MetricsLog,
     RunFolder,
-    RunLocked,
     atomic_write,
     load_tensors,
     provenance,
@@ -1101,14 +1101,8 @@ def run_training(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, train, and turn every expected failure into one line and an exit code."""
-    try:
-        return train(parse_config(sys.argv[1:] if arguments is None else arguments))
-    except (UsageError, BadModelFile, RunLocked) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (WorkerDied, FloatingPointError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    given = sys.argv[1:] if arguments is None else arguments
+    return exit_code(lambda: train(parse_config(given)))
 
 
 if __name__ == "__main__":

@@ -38,11 +38,11 @@ from rich.live import Live
 from rich.table import Table
 from scipy.stats import bootstrap
 
+from mario_cli import exit_code
 from mario_doctor import diagnose
 from mario_policies import load_policy
 from mario_rollout import evaluate
 from mario_runs import (
-    BadModelFile,
     RunFolder,
     RunLocked,
     provenance,
@@ -562,17 +562,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):  # in the background, SIGINT may be ignored
             signal.signal(number, signal.default_int_handler)
-    try:
-        return run_plan(flags)
-    except (UsageError, BadModelFile) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (OSError, subprocess.CalledProcessError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-        return 130
+    return exit_code(lambda: run_plan(flags), stopped="stopped; the same command goes on")
 
 
 if __name__ == "__main__":

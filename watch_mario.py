@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import tyro
 
+from mario_cli import exit_code
 from mario_demos import Demo, load_demo, record, replay, save_demo
 from mario_policies import find_model, load_policy, shipped_model
 from mario_rollout import (
@@ -44,7 +45,6 @@ from mario_runtime import (
     buttons_of_actions,
     in_process,
 )
-from mario_status import exit_code
 
 SCALE = 3  # screen px to window px
 PANEL_WIDTH = 300

@@ -34,11 +34,11 @@ from dreamerv3.networks import centered, unimix_probs
 from dreamerv3.policy import policy_from_tensors
 from dreamerv3.recurrence import no_noise
 from dreamerv3.replay import Replay
+from mario_cli import exit_code
 from mario_policies import find_model
 from mario_rollout import game_fps, write_video
 from mario_runs import BadModelFile, RunFolder, read_metrics, read_model_zip, write_json
 from mario_runtime import GameFacts, UsageError
-from mario_status import exit_code
 
 CURIOSITY_EPISODES = 64  # the newest ones
 ENSEMBLE_UPDATES = 300  # of an ensemble for an agent that has none

@@ -48,6 +48,7 @@ from dreamerv3.models import Batch, ModelConfig
 from dreamerv3.policy import DreamerPolicy, make_agent, tuples
 from dreamerv3.recurrence import draw_noise, noisy
 from dreamerv3.replay import Replay, read_index, relabel
+from mario_cli import exit_code
 from mario_rollout import (
     Episode,
     Summary,
@@ -63,7 +64,6 @@ from mario_runs import (
     BadModelFile,
     MetricsLog,
     RunFolder,
-    RunLocked,
     load_tensors,
     provenance,
     read_model_zip,
@@ -772,15 +772,8 @@ def train(config: DreamerConfig) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, train, and turn every expected failure into one line and an exit code."""
-    try:
-        train(parse_config(sys.argv[1:] if arguments is None else arguments))
-    except (UsageError, BadModelFile, RunLocked) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (FloatingPointError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    given = sys.argv[1:] if arguments is None else arguments
+    return exit_code(lambda: train(parse_config(given)))
 
 
 if __name__ == "__main__":

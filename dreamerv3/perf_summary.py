@@ -16,9 +16,9 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from mario_cli import exit_code
 from mario_runs import RunFolder, read_metrics
 from mario_runtime import UsageError
-from mario_status import exit_code
 
 LANDMARKS_X = (
     1000.0,

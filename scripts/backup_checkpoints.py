@@ -19,9 +19,10 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from mario_cli import exit_code
 from mario_runs import RunFolder, atomic_write
 from mario_runtime import UsageError
-from mario_status import exit_code, find_runs
+from mario_status import find_runs
 
 
 @dataclasses.dataclass(frozen=True)

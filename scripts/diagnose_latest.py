@@ -25,6 +25,7 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from mario_cli import exit_code
 from mario_policies import load_policy
 from mario_rollout import (
     Episode,
@@ -39,7 +40,7 @@ from mario_rollout import (
 )
 from mario_runs import BadModelFile
 from mario_runtime import EmulatorName, UsageError, in_process
-from mario_status import exit_code, newest_model, newest_run
+from mario_status import newest_model, newest_run
 
 COLUMNS = (
     *("time", "checkpoint", "step", "deterministic", "protocol", "episodes", "flags_cleared"),

@@ -21,9 +21,9 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from mario_cli import exit_code
 from mario_policies import find_model
 from mario_runs import read_model_zip
-from mario_status import exit_code
 
 
 @dataclasses.dataclass(frozen=True)

@@ -40,6 +40,7 @@ from check_parity import parse_stages
 
 from fastnes import BatchMachine
 from fastnes.game import start_snapshot
+from mario_cli import exit_code
 from mario_demos import AGENT_FRAMES, Demo, load_demo, record, replay, save_demo
 from mario_runs import provenance, write_json
 from mario_runtime import (
@@ -723,46 +724,44 @@ def routes_page(results: dict[str, dict[str, Any]]) -> str:
     return "".join(lines)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Search what the flags ask for; 0 if every stage was cleared."""
-    flags = tyro.cli(SearchFlags, args=arguments, description=__doc__)
+def run(flags: SearchFlags) -> int:
+    """Search what the flags ask for, or write the table; 1 if a stage was not cleared."""
+    if flags.table:
+        TABLE.write_text(routes_page(json.loads(RESULTS.read_text())))
+        return 0
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     missed = []
-    try:
-        if flags.table:
-            TABLE.write_text(routes_page(json.loads(RESULTS.read_text())))
-            return 0
-        levels = wanted_levels(flags)
-        paths = {level: demo_path(flags, level) for level in levels}
-        kept = {level: load_demo(path) for level, path in paths.items() if path.exists()}
-        with Progress(*columns, console=console, transient=True) as progress:
-            for level in levels:
-                found = search(flags, level, progress)
-                if found is None:
-                    missed.append(f"{level[0]}-{level[1]}")
-                    continue
-                demo, figures = found
-                is_shorter = level not in kept or demo.frames < kept[level].frames
-                if is_shorter:
-                    keep(flags, demo, figures)
-                print(
-                    f"{level[0]}-{level[1]}: {demo.agent_steps} agent steps, {demo.frames} frames;"
-                    f" first clear {figures['first_agent_steps']} steps,"
-                    f" after {figures['explore_wall_s']} s; "
-                    f"{'wrote' if is_shorter else 'kept the old'} {paths[level]}",
-                    flush=True,
-                )
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    levels = wanted_levels(flags)
+    paths = {level: demo_path(flags, level) for level in levels}
+    kept = {level: load_demo(path) for level, path in paths.items() if path.exists()}
+    with Progress(*columns, console=console, transient=True) as progress:
+        for level in levels:
+            found = search(flags, level, progress)
+            if found is None:
+                missed.append(f"{level[0]}-{level[1]}")
+                continue
+            demo, figures = found
+            is_shorter = level not in kept or demo.frames < kept[level].frames
+            if is_shorter:
+                keep(flags, demo, figures)
+            print(
+                f"{level[0]}-{level[1]}: {demo.agent_steps} agent steps, {demo.frames} frames;"
+                f" first clear {figures['first_agent_steps']} steps,"
+                f" after {figures['explore_wall_s']} s; "
+                f"{'wrote' if is_shorter else 'kept the old'} {paths[level]}",
+                flush=True,
+            )
     if missed:
         print(f"error: no clear of {', '.join(missed)} within {flags.seconds:g} s", file=sys.stderr)
         return 1
     return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, search, and turn every expected failure into one line and an exit code."""
+    flags = tyro.cli(SearchFlags, args=arguments, description=__doc__)
+    return exit_code(lambda: run(flags))
 
 
 if __name__ == "__main__":

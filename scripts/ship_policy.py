@@ -26,12 +26,12 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from evaluate_mario import print_summary
+from mario_cli import exit_code
 from mario_policies import find_model, load_policy
 from mario_rollout import PROTOCOLS, ProtocolName, Summary, evaluate
 from mario_runs import (
     CONFIG_MEMBER,
     OPTIMIZER_MEMBER,
-    BadModelFile,
     RunFolder,
     atomic_write,
     load_tensors,
@@ -246,15 +246,8 @@ def ship(flags: ShipFlags) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, ship, and turn every expected failure into one line and an exit code."""
-    try:
-        ship(tyro.cli(ShipFlags, args=arguments, description=(__doc__ or "").split("\n\n")[0]))
-    except (UsageError, BadModelFile) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    flags = tyro.cli(ShipFlags, args=arguments, description=(__doc__ or "").split("\n\n")[0])
+    return exit_code(lambda: ship(flags))
 
 
 if __name__ == "__main__":

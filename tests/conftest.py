@@ -1,10 +1,12 @@
-"""What several test files look at: a small real run of each agent, made once."""
+"""What test files share: a small real run of each agent, made once; torch's threads."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 TINY_RUN = (
     "--action-set simple --n-envs 2 --n-steps 64 --batch-size 64 --n-epochs 1 --timesteps 256 "
@@ -17,13 +19,27 @@ TINY_DREAMER_RUN = (
 )
 
 
+@pytest.fixture(autouse=True, scope="module")
+def threads_of_torch() -> Iterator[None]:
+    """No file's tests leave torch on other threads than they found: the bits depend on them."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def one_thread(threads_of_torch: None) -> None:
+    """Torch on one thread, for networks too small to share."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run of 256 steps, with checkpoints, evaluations and previews.
 
     Tests read it; one that changes a run copies it first.
     """
-    from train_mario import main  # torch: not for tests that need no run
+    from train_mario import main
 
     run = tmp_path_factory.mktemp("runs") / "tiny"
     assert main([*TINY_RUN.split(), "--run-dir", str(run)]) == 0

@@ -2,7 +2,6 @@
 
 import copy
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +28,8 @@ from mario_ppo import (
 )
 from precision import resolve_precision
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SIZE = 36
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """The toy networks are too small to share, and other tests may run beside these."""
-    threads = th.get_num_threads()
-    th.set_num_threads(1)
-    yield
-    th.set_num_threads(threads)
-
-
 RESET_PIXEL, LAST_PIXEL = 255, 200
 
 

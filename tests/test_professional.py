@@ -118,14 +118,17 @@ def test_plans_of_a_group_train_what_they_share_once(tmp_path: Path) -> None:
 
 def test_the_ablations_share_their_base(tmp_path: Path) -> None:
     paths = sorted((ROOT / "configs" / "ablations").glob("*.yaml"))
-    assert [path.stem for path in paths] == ["actions", "gamma", "jump_bias", "p4", "rnd"]
+    names = ["actions", "gamma", "jump_bias", "lambda", "p4", "rnd"]
+    assert [path.stem for path in paths] == names
     cells: dict[Path, dict[str, object]] = {}
     for path in paths:
         for chain in read_plan(path, tmp_path):
             [phase] = chain.phases
             assert cells.setdefault(chain.folder, phase.flags) == phase.flags
             assert phase.flags["timesteps"] == 500_000
-    assert len(cells) == 3 * 7, "base, two gammas, simple, jump bias, RND, P4, three seeds each"
+    variants = 8  # base, simple, jump bias, RND, P4, two gammas, and 0.99 with another lambda
+    more_seeds = 3  # of base and the jump bias
+    assert len(cells) == 3 * variants + 2 * more_seeds
 
 
 def test_the_recipe_of_1_1_is_a_plan(tmp_path: Path) -> None:

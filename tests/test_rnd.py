@@ -1,7 +1,6 @@
 """RND: the normalisers by hand, novelty that fades where the predictor has been, its state."""
 
 import io
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -9,14 +8,7 @@ import torch as th
 
 from rnd import RND, RewardForwardFilter, pixel_moments
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """The toy networks are too small to share, and other tests may run beside these."""
-    threads = th.get_num_threads()
-    th.set_num_threads(1)
-    yield
-    th.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make_rnd(seed: int = 0, **arguments) -> RND:
