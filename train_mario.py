@@ -31,7 +31,7 @@ from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 
 from mario_cli import exit_code
-from mario_demos import AnywhereStarts, BackwardStarts, demo_samples, load_demos
+from mario_demos import demo_samples, load_demos
 from mario_doctor import Doctor, Finding
 from mario_ppo import PPOPolicy, PPOWithRND, SmallCNN, TwoHeadCnnPolicy, linear_schedule, plain
 from mario_rollout import (
@@ -70,6 +70,7 @@ from mario_runtime import (
     reward_signature,
     stage_name,
 )
+from mario_starts import AnywhereStarts, BackwardStarts
 
 DEFAULT_RECIPE = Path(__file__).parent / "configs" / "ppo_1-1.yaml"
 ENOUGH = "enough clears"  # what stops a run that --eval-enough ends

@@ -184,7 +184,7 @@ def ablations(folder: Path) -> Iterator[str]:
     """Yield a row a variant: its seeds side by side, and the difference to `base`."""
     yield from head(
         *("variant", "argmax", "sampled", "sampled - base", "max-x while training"),
-        *("max-x - base", "entropy at the end", "minutes", "doctor"),
+        *("max-x - base", "entropy at the end", "minutes", "doctor", "commit"),
     )
     found: dict[str, dict[int, tuple[dict[str, Any], float]]] = {}
     for plan in sorted(folder.glob("*/professional_summary.json")):
@@ -208,6 +208,7 @@ def ablations(folder: Path) -> Iterator[str]:
                 ", ".join(f"{c['last']['entropy']:.2g}" for c in cells),
                 ", ".join(f"{c['wall_s'] / 60:.0f}" for c in cells),
                 "; ".join(sorted({f for c in cells for f in c["findings"]})),
+                ", ".join(sorted({c["git_commit"][:7] for c in cells})),
             ]
         )
 

@@ -8,16 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mario_demos import (
-    AnywhereStarts,
-    BackwardStarts,
-    load_demos,
-    record,
-    save_demo,
-    snapshots,
-)
+from mario_demos import load_demos, record, save_demo, snapshots
 from mario_runs import RunFolder, read_metrics
 from mario_runtime import EnvConfig, StageStarts, UsageError, make_vec_env, parse_stages
+from mario_starts import AnywhereStarts, BackwardStarts
 from train_mario import main
 
 ROOT = Path(__file__).parents[1]
