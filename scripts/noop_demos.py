@@ -9,7 +9,8 @@ moment each time; in some stages only the frame counter's lowest bit matters, so
 starts are alike and all even ones. A clear of the level's own start, rid of needless buttons
 (scripts/simplify_demo.py), is tried after every number of no-ops. For the first start that it does
 not clear, a beam searches another clear, which is simplified and tried everywhere, too, until all
-starts have one.
+starts have one. Each is written when it is found, and what is there already stays: stopped, the
+same command goes on.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class NoopFlags:
     stages: str
     """Such as 3-2, or several: 3-1,3-2."""
     output: Path
-    """Folder of the demos: W-S.npz and W-S_noops<N>.npz."""
+    """Folder of the demos: W-S.npz and W-S_noops<N>.npz; those that are there stay."""
     demos: Path = Path("demos")
     """Folder of the clears to begin with."""
     noops: int = 30
@@ -87,8 +88,8 @@ def after_noops(clear: Demo, noops: int, pressed: Sequence[int] | np.ndarray) ->
     return record(*level, frames, source="search", seed=clear.seed, noops=noops)
 
 
-def cover(level: Level, flags: NoopFlags) -> list[Demo]:
-    """Return clears of the level's start and of each no-op start that has one, saying how it goes.
+def cover(level: Level, flags: NoopFlags) -> None:
+    """Write a clear of the level's start and of each no-op start that has one and no file yet.
 
     Raises:
         UsageError: the level's clear is missing, or none in whole agent steps.
@@ -97,14 +98,17 @@ def cover(level: Level, flags: NoopFlags) -> list[Demo]:
     actions = action_buttons(flags.action_set)
     clear = load_demo(flags.demos / f"{name}.npz")
     simplifier = Simplifier(clear, actions, flags.slack)
-    starts = {
-        noops: simplifier.snapshot_after(simplifier.start, np.zeros(noops, np.uint8))
+    paths = {
+        noops: flags.output / f"{name}{f'_noops{noops}' if noops else ''}.npz"
         for noops in range(flags.noops + 1)
     }
-    cleared: dict[int, Demo] = {}
+    starts = {
+        noops: simplifier.snapshot_after(simplifier.start, np.zeros(noops, np.uint8))
+        for noops in paths
+    }
     explored: Explored | None = None
     for noops, start in starts.items():
-        if noops in cleared:
+        if paths[noops].is_file():
             continue
         if noops:
             explored = explored or explore(level, seed=flags.seed, is_over=explored_enough)
@@ -117,15 +121,14 @@ def cover(level: Level, flags: NoopFlags) -> list[Demo]:
             found = after_noops(clear, noops, np.frombuffer(pressed, np.uint8))
             simplifier = Simplifier(found, actions, flags.slack)
         simplifier.simplify()
-        for other in starts.keys() - cleared.keys():
+        for other in (other for other, path in paths.items() if not path.is_file()):
             if (same := simplifier.clear_from(starts[other])) is not None:
-                cleared[other] = after_noops(clear, other, same)
+                save_demo(paths[other], after_noops(clear, other, same))
         print(
             f"{name}: a clear after {noops} no-ops changes buttons {changes(simplifier.pressed)} "
-            f"times; {len(cleared)} of {len(starts)} starts",
+            f"times; {sum(path.is_file() for path in paths.values())} of {len(paths)} starts",
             flush=True,
         )
-    return [cleared[noops] for noops in sorted(cleared)]
 
 
 def explored_enough(batches: int, cells: int) -> bool:
@@ -142,9 +145,7 @@ def run(flags: NoopFlags) -> None:
     if flags.noops < 0 or flags.slack < 0:
         raise UsageError(f"not negative: --noops {flags.noops}, --slack {flags.slack:g}")
     for level in levels:
-        for demo in cover(level, flags):
-            after = f"_noops{demo.noops}" if demo.noops else ""
-            save_demo(flags.output / f"{level[0]}-{level[1]}{after}.npz", demo)
+        cover(level, flags)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
