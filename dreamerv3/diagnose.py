@@ -2,6 +2,7 @@
 
     python dreamerv3/diagnose.py logs/run --compare-reward death_penalty=50 flag_bonus=100
     python dreamerv3/diagnose.py logs/run --curiosity
+    python dreamerv3/diagnose.py logs/run --play 100
 
 Reads the replay (also while the run goes on), metrics.jsonl and the newest model. Writes
 <run>/diagnosis/diagnosis.json and open_loop.mp4, in which the model sees a sequence's beginning and
@@ -31,14 +32,14 @@ from dreamerv3.envs.mario import mario_row, recompute_rewards, replay_contents
 from dreamerv3.exploration import Ensemble, disagreement, ensemble_loss
 from dreamerv3.models import Agent
 from dreamerv3.networks import centered, unimix_probs
-from dreamerv3.policy import policy_from_tensors
-from dreamerv3.recurrence import no_noise
+from dreamerv3.policy import DreamerPolicy, policy_from_tensors
+from dreamerv3.recurrence import UNIMIX, no_noise
 from dreamerv3.replay import Replay
 from mario_cli import exit_code
 from mario_policies import find_model
-from mario_rollout import game_fps, write_video
+from mario_rollout import evaluate, game_fps, write_video
 from mario_runs import BadModelFile, RunFolder, read_metrics, read_model_zip, write_json
-from mario_runtime import GameFacts, UsageError
+from mario_runtime import GameFacts, UsageError, in_process
 
 CURIOSITY_EPISODES = 64  # the newest ones
 ENSEMBLE_UPDATES = 300  # of an ensemble for an agent that has none
@@ -57,6 +58,9 @@ class DiagnoseFlags:
     """Reward flags, as death_penalty=50, to set the reward's profile under them beside its own."""
     curiosity: bool = False
     """Set what disagreement pays beside what its logarithm pays, on the newest episodes."""
+    play: int = 0
+    """Episodes to play, `noop` and sampled, with the actor's share of uniform actions and without:
+    a wrong one in a hundred ends many episodes that the actor itself would clear."""
     best: int = 5
     """Episodes listed as the best."""
     video: bool = True
@@ -317,14 +321,17 @@ def diagnose(flags: DiagnoseFlags) -> None:
         "reward": reward_profiles(replay, config, flags.compare_reward),
         "signals": signals(read_metrics(RunFolder(flags.run).metrics_path)),
     }
-    agent = trained_agent(flags.run) if flags.video or flags.curiosity else None
-    if flags.curiosity and agent:
-        findings["curiosity"] = curiosity(agent, replay, episodes, flags.seed)
+    asks_agent = flags.video or flags.curiosity or flags.play
+    policy = trained_policy(flags.run) if asks_agent else None
+    if flags.curiosity and policy:
+        findings["curiosity"] = curiosity(policy.agent, replay, episodes, flags.seed)
+    if flags.play and policy:
+        findings["played"] = played(policy, flags.play, flags.seed)
     output = flags.run / "diagnosis"
     write_json(output / "diagnosis.json", findings)
     print("\n".join(report(findings)))
-    if flags.video and agent:
-        write_open_loop(flags, agent, config, replay, output / "open_loop.mp4")
+    if flags.video and policy:
+        write_open_loop(flags, policy.agent, config, replay, output / "open_loop.mp4")
     print(f"written to {output}")
 
 
@@ -349,16 +356,45 @@ def report(findings: dict[str, Any]) -> Iterator[str]:
         yield f"  {name}: {value:.4g}"
     for name, values in findings.get("curiosity", {}).items():
         yield f"curiosity, {name}: " + ", ".join(f"{k} {v:.3g}" for k, v in values.items())
+    for name, values in findings.get("played", {}).items():
+        yield f"sampled, {name}: {values['flags_cleared']} of {values['episodes']} cleared"
 
 
-def trained_agent(run: Path) -> Agent | None:
-    """Return the agent of a run's model; None, and a line that says so, if it has none yet."""
+def trained_policy(run: Path) -> DreamerPolicy | None:
+    """Return a run's model as a policy; None, and a line that says so, if it has none yet."""
     try:
         model = find_model(run)
     except BadModelFile:
-        print("no model yet: no open-loop video, no curiosity")
+        print("no model yet: no open-loop video, no curiosity, nothing played")
         return None
-    return policy_from_tensors(*read_model_zip(model), str(model)).agent
+    return policy_from_tensors(*read_model_zip(model), str(model))
+
+
+def played(policy: DreamerPolicy, episodes: int, seed: int) -> dict[str, dict[str, Any]]:
+    """Return how a policy's samples fare as it trains, and without its uniform actions.
+
+    Args:
+        policy: plays `noop` episodes on fastnes.
+        episodes: of each kind.
+        seed: the first episode's.
+    """
+    found = {}
+    for name, unimix in (("as it trains", UNIMIX), ("without uniform actions", 0.0)):
+        summary, _ = evaluate(
+            DreamerPolicy(policy.agent, policy.env_config, unimix),
+            in_process(policy.env_config, "fast"),
+            protocol="noop",
+            episodes=episodes,
+            deterministic=False,
+            seed=seed,
+        )
+        found[name] = {
+            "flags_cleared": summary.flags_cleared,
+            "episodes": episodes,
+            "clear_rate_ci95": summary.clear_rate_ci95,
+            "median_max_x": summary.median_max_x,
+        }
+    return found
 
 
 def write_open_loop(

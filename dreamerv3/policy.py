@@ -10,6 +10,7 @@ import torch
 from dreamerv3.exploration import ExplorationConfig
 from dreamerv3.models import Agent, ModelConfig
 from dreamerv3.networks import State, unimix_probs
+from dreamerv3.recurrence import UNIMIX
 from mario_runs import BadModelFile
 from mario_runtime import (
     EnvConfig,
@@ -39,8 +40,15 @@ class DreamerPolicy:
     The stochastic state is its mode, not a sample, so that an episode depends on its seed alone.
     """
 
-    def __init__(self, agent: Agent, env_config: EnvConfig) -> None:
-        self.agent, self.env_config = agent, env_config
+    def __init__(self, agent: Agent, env_config: EnvConfig, unimix: float = UNIMIX) -> None:
+        """Play with an agent.
+
+        Args:
+            agent: a trained one.
+            env_config: what it was trained on.
+            unimix: share of uniform actions among what it does, as while it trains.
+        """
+        self.agent, self.env_config, self.unimix = agent, env_config, unimix
 
     def initial_state(self, n: int) -> State:
         """Return the belief of n fresh episodes."""
@@ -58,7 +66,7 @@ class DreamerPolicy:
             state,
             sample=False,
         )
-        return unimix_probs(logits).log().numpy(), state
+        return unimix_probs(logits, self.unimix).log().numpy(), state
 
     def values(self, observations: np.ndarray, state: State) -> np.ndarray:
         """Return the discounted reward expected from a belief on, float32[n]."""

@@ -97,7 +97,7 @@ def cover(level: Level, flags: NoopFlags) -> None:
     name = f"{level[0]}-{level[1]}"
     actions = action_buttons(flags.action_set)
     clear = load_demo(flags.demos / f"{name}.npz")
-    simplifier = Simplifier(clear, actions, flags.slack)
+    simplifier = Simplifier(clear, actions, flags.slack, flags.seed)
     paths = {
         noops: flags.output / f"{name}{f'_noops{noops}' if noops else ''}.npz"
         for noops in range(flags.noops + 1)
@@ -119,7 +119,7 @@ def cover(level: Level, flags: NoopFlags) -> None:
                 print(f"{name}: no clear after {noops} no-ops", flush=True)
                 continue
             found = after_noops(clear, noops, np.frombuffer(pressed, np.uint8))
-            simplifier = Simplifier(found, actions, flags.slack)
+            simplifier = Simplifier(found, actions, flags.slack, flags.seed)
         simplifier.simplify()
         for other in (other for other, path in paths.items() if not path.is_file()):
             if (same := simplifier.clear_from(starts[other])) is not None:

@@ -6,7 +6,8 @@ A searched clear presses A at random where it does not matter, and a policy that
 (`train_mario.py --imitation-coef`) has to learn those presses, too. Here every change of buttons
 is tried without: from the end to the start, each stretch of agent steps takes on the buttons
 before it, those after it, or those of an action. What still clears, in about as many steps, with
-fewer changes stays, until nothing more can go.
+fewer changes stays, until nothing more can go. Where it still presses what the agent cannot (left
+at full speed, say), random presses of what it can are tried instead.
 """
 
 from __future__ import annotations
@@ -31,6 +32,11 @@ from mario_runtime import UsageError, action_buttons, read_facts
 
 SPANS = (1, 2, 4, 8, 16)  # agent steps that take on their neighbour's buttons
 MACHINES = 64  # variants tried at once, at most
+# Instead of what the agent cannot press: so many runs of an action, each of so many steps,
+RUNS, RUN_STEPS = (2, 6), (1, 9)
+APART = 10  # steps by which they may begin sooner and end later than what they replace,
+BATCHES = 400  # tried, of MACHINES each,
+MORE_BATCHES = 50  # and after the first that clears, for a simpler one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +51,8 @@ class SimplifyFlags:
     """The actions to make do with where that is possible."""
     slack: float = 0.02
     """How much longer than before a clear may get."""
+    seed: int = 0
+    """Of what is tried where the clear presses what no action has."""
 
 
 def changes(pressed: np.ndarray) -> int:
@@ -59,13 +67,14 @@ class Simplifier:
         pressed: uint8[steps], the simplest clear so far.
     """
 
-    def __init__(self, demo: Demo, actions: np.ndarray, slack: float) -> None:
+    def __init__(self, demo: Demo, actions: np.ndarray, slack: float, seed: int = 0) -> None:
         """Find the start after the no-ops.
 
         Args:
             demo: a clear.
             actions: button byte of each action to make do with, uint8[n].
             slack: share of the demo's steps by which it may get longer.
+            seed: of what is tried where the clear presses what no action has.
 
         Raises:
             UsageError: the demo is no clear, or its buttons change within agent steps.
@@ -73,6 +82,7 @@ class Simplifier:
         self.original = demo
         self.level: Level = (demo.world, demo.stage)
         self.actions = actions
+        self.rng = np.random.default_rng(seed)
         self.pressed = demo.buttons[demo.noops :: AGENT_FRAMES].copy()
         self.most_steps = int(len(self.pressed) * (1 + slack))
         self.machines = BatchMachine(MACHINES, frames=AGENT_FRAMES, threads=1)
@@ -141,9 +151,66 @@ class Simplifier:
             variant[first:last] = buttons
             yield variant
 
-    def cost(self, pressed: np.ndarray) -> tuple[int, int]:
-        """Return what is to be made small: changes and foreign buttons, then steps."""
-        return changes(pressed) + int((~np.isin(pressed, self.actions)).sum()), len(pressed)
+    def cost(self, pressed: np.ndarray) -> tuple[int, int, int]:
+        """Return what is to be made small: steps with foreign buttons, then changes, then steps."""
+        return int(self.foreign(pressed).sum()), changes(pressed), len(pressed)
+
+    def foreign(self, pressed: np.ndarray) -> np.ndarray:
+        """Return which steps press what no action has, bool[steps]."""
+        return ~np.isin(pressed, self.actions)
+
+    def simplest(self, variants: np.ndarray, first: int, state: np.ndarray) -> np.ndarray:
+        """Return the simplest of the clear and those of its variants that clear as well.
+
+        Args:
+            variants: uint8[n, most_steps], like the clear before step `first`.
+            first: the step that `state` is before.
+            state: snapshot, uint8[STATE_SIZE].
+        """
+        steps = self.clear_steps(state, variants[:, first:])
+        cleared = [variants[row, : first + steps[row]] for row in np.flatnonzero(steps)]
+        return min([self.pressed, *cleared], key=self.cost)
+
+    def translate(self) -> None:
+        """Try to do without the first stretch of foreign buttons, then without the next."""
+        end = 0
+        while self.foreign(self.pressed[end:]).any():
+            at = end + np.flatnonzero(self.foreign(self.pressed[end:]))
+            last = int(np.append(np.diff(at) > APART, True).argmax())  # before a gap
+            end = int(at[last]) + 1
+            steps = len(self.pressed)
+            self.replace_stretch(int(at[0]), end)
+            end = max(0, end + len(self.pressed) - steps)
+
+    def replace_stretch(self, begin: int, end: int) -> None:
+        """Press actions at random instead of steps [begin, end); keep the simplest that clears.
+
+        Half of them are those nearest to the buttons that they stand for: walking for running.
+        """
+        states, before = self.states(), self.pressed
+        replaced = before[begin:end][self.foreign(before[begin:end])]
+        bits = np.bitwise_count(self.actions[:, None] ^ replaced[None])
+        nearest = self.actions[bits.argmin(axis=0)]
+        batches = BATCHES
+        tried = 0
+        while tried < batches:
+            tried += 1
+            first = max(0, begin - int(self.rng.integers(APART)))
+            variants = np.full((MACHINES, self.most_steps), before[-1])
+            variants[:, :first] = before[:first]
+            for variant in variants:
+                drawn = [before[:0]]
+                for _ in range(self.rng.integers(*RUNS)):
+                    buttons = self.rng.choice(nearest if self.rng.random() < 0.5 else self.actions)
+                    drawn.append(np.full(self.rng.integers(*RUN_STEPS), buttons))
+                drawn.append(before[end + int(self.rng.integers(APART)) :])
+                follows = np.concatenate(drawn)[: self.most_steps - first]
+                variant[first : first + len(follows)] = follows
+            simplest = self.simplest(variants, first, states[first])
+            if simplest is not self.pressed:
+                if self.pressed is before:
+                    batches = tried + MORE_BATCHES
+                self.pressed = simplest
 
     def sweep(self) -> bool:
         """Try every change of buttons once, the last one first; True if one could go."""
@@ -160,16 +227,17 @@ class Simplifier:
             tried = np.array(simpler)
             tail = np.repeat(tried[:, -1:], self.most_steps - tried.shape[1], axis=1)
             tried = np.concatenate([tried, tail], axis=1)
-            steps = self.clear_steps(states[first], tried[:, first:])
-            cleared = [tried[row, : first + steps[row]] for row in np.flatnonzero(steps)]
-            if cleared:
-                self.pressed = min([self.pressed, *cleared], key=self.cost)
+            self.pressed = self.simplest(tried, first, states[first])
         return self.cost(self.pressed) < before
 
     def simplify(self) -> Demo:
         """Return a clear like the original with fewer changes of buttons, in whole agent steps."""
         while self.sweep():
             pass
+        if self.foreign(self.pressed).any():
+            self.translate()
+            while self.sweep():
+                pass
         noops = self.original.buttons[: self.original.noops]
         return record(
             *self.level,
@@ -188,7 +256,7 @@ def run(flags: SimplifyFlags) -> None:
         raise UsageError(f"--slack must not be negative: {flags.slack}")
     for path in flags.demos:
         demo = load_demo(path)
-        simpler = Simplifier(demo, actions, flags.slack).simplify()
+        simpler = Simplifier(demo, actions, flags.slack, flags.seed).simplify()
         save_demo(flags.output / path.name, simpler)
         before, after = (d.buttons[d.noops :: AGENT_FRAMES] for d in (demo, simpler))
         print(

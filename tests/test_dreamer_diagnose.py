@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from dreamerv3.diagnose import main, what_it_pays
 from dreamerv3.dreamer import main as train
+from dreamerv3.policy import DreamerPolicy
+from dreamerv3.recurrence import UNIMIX
+from mario_policies import load_policy
+from mario_runtime import observation_space
 
 
 def test_pay_by_hand() -> None:
@@ -35,3 +41,22 @@ def test_the_logarithm_makes_death_the_better_choice(behaviour: str, tmp_path: P
     assert found["variance"]["better_dead"] == 0
     assert found["logarithm"]["max"] < 0, "variances of probabilities are below 1"
     assert found["logarithm"]["better_dead"] == 1
+
+
+def test_samples_are_judged_with_uniform_actions_and_without(
+    tiny_dreamer_run: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(tiny_dreamer_run, tmp_path / "run")
+    assert main([str(run), "--play", "2", "--no-video"]) == 0
+    found = json.loads((run / "diagnosis" / "diagnosis.json").read_text())["played"]
+    assert list(found) == ["as it trains", "without uniform actions"]
+    assert all(one["episodes"] == 2 and one["median_max_x"] > 0 for one in found.values())
+
+    policy = load_policy(run)
+    assert isinstance(policy, DreamerPolicy)
+    alone = DreamerPolicy(policy.agent, policy.env_config, unimix=0.0)
+    seen = np.zeros((1, *observation_space(policy.env_config).shape), np.uint8)
+    mixed, own = (
+        np.exp(one.logits(seen, np.array([-1]), one.initial_state(1))[0]) for one in (policy, alone)
+    )
+    np.testing.assert_allclose(mixed, (1 - UNIMIX) * own + UNIMIX / own.shape[1], rtol=1e-5)

@@ -52,6 +52,23 @@ def test_buttons_that_the_actions_lack_go_where_they_can(last_part: Demo) -> Non
     assert np.isin(pressed_in(simpler), FAST).all()
 
 
+def test_what_the_actions_lack_is_replaced_by_random_runs_of_them(
+    last_part: Demo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(simplify_demo, "MORE_BATCHES", 1)  # the first that clears is enough
+    buttons = last_part.buttons.copy()
+    buttons[8 * AGENT_FRAMES : 11 * AGENT_FRAMES] |= 4
+    buttons[30 * AGENT_FRAMES : 31 * AGENT_FRAMES] |= 4
+    foreign = record(1, 1, buttons, source="human", start=last_part.start)
+    simplifier = Simplifier(foreign, FAST, slack=0.5)
+    assert simplifier.foreign(simplifier.pressed).sum() == 4
+    simplifier.translate()  # both stretches
+    assert not simplifier.foreign(simplifier.pressed).any()
+    assert len(simplifier.pressed) <= simplifier.most_steps
+    pressed = np.repeat(simplifier.pressed, AGENT_FRAMES)
+    assert record(1, 1, pressed, source="human", start=last_part.start).cleared
+
+
 def test_the_no_ops_stay_and_the_states_are_those_along_the_clear() -> None:
     demo = load_demo(REPOSITORY / "demos" / "6-1.npz")
     buttons = np.concatenate([np.zeros(7, np.uint8), demo.buttons])
