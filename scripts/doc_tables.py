@@ -12,6 +12,7 @@ A table stands between `<!-- table: KIND PATH... -->` and `<!-- end -->`. Kinds:
     comparison FOLDER      compare_agents.py: results
     milestones FOLDER      compare_agents.py: how soon it came how far
     curiosity FOLDER       dreamerv3/diagnose.py --curiosity: diagnosis.json
+    played FOLDER          dreamerv3/diagnose.py --play: diagnosis.json
     ablations FOLDER       train_mario_professional.py --output, a folder a plan: against `base`
 """
 
@@ -171,6 +172,13 @@ def curiosity(folder: Path) -> Iterator[str]:
         yield row([name, *figures, f"{found['better_dead']:.0%}", f"{found['life']:+.2f}"])
 
 
+def played(folder: Path) -> Iterator[str]:
+    """Yield a row a way of sampling."""
+    yield from head("sampled", "cleared (95 % interval)", "median max-x")
+    for name, found in read(folder / "diagnosis.json")["played"].items():
+        yield row([name, cleared(found), number(found["median_max_x"])])
+
+
 def difference(values: Sequence[float], base: Sequence[float], scale: float) -> str:
     """Return "-12 (-30 to +6)": of two means, and Welch's 95 % interval, over seeds."""
     by = f"{scale * (np.mean(values) - np.mean(base)):+,.0f}"
@@ -216,7 +224,7 @@ def ablations(folder: Path) -> Iterator[str]:
 KINDS: dict[str, Callable[..., Iterator[str]]] = {
     **{"evaluations": evaluations, "policies": policies, "seeds": seeds, "speed": speed},
     **{"comparison": comparison, "milestones": milestones, "curiosity": curiosity},
-    **{"ablations": ablations},
+    **{"played": played, "ablations": ablations},
 }
 
 
