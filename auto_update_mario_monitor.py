@@ -31,7 +31,9 @@ from PIL import Image, ImageDraw
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from fastnes import warm_up
-from mario_cli import exit_code
+from mario_cli import UsageError, exit_code
+from mario_config import in_process
+from mario_game import STAGES
 from mario_policies import load_policy
 from mario_report import (
     BIN_PX,
@@ -60,7 +62,6 @@ from mario_rollout import (
     with_caption,
 )
 from mario_runs import BadModelFile
-from mario_runtime import STAGES, UsageError, in_process
 from mario_status import RunReader, RunStatus, duration, find_runs, newest_model
 
 REFRESH_S = 2.0

@@ -49,16 +49,11 @@ from dreamerv3.models import Batch
 from dreamerv3.policy import make_agent
 from fastnes import BatchMachine, Machine
 from fastnes.game import start_snapshot
-from mario_cli import exit_code
+from mario_cli import UsageError, exit_code
+from mario_config import EnvConfig, RewardConfig
 from mario_runs import provenance, write_json
-from mario_runtime import (
-    BatchedMarioVecEnv,
-    EnvConfig,
-    RewardConfig,
-    UsageError,
-    action_space,
-    make_vec_env,
-)
+from mario_runtime import MarioVectorEnv, action_space
+from mario_sb3 import MarioVecEnv, make_vec_env
 from train_mario import PPOFlags, RNDFlags, TrainConfig, make_model, make_training_env
 
 sys.path.insert(0, str(Path(__file__).parent / "scripts"))
@@ -207,7 +202,7 @@ def emulator_measures(seconds: float) -> list[Measure]:
         return step
 
     config = EnvConfig(n_envs=BATCH, reward=REWARD)
-    one_core = vec_stepper(BatchedMarioVecEnv(config, threads=1))
+    one_core = vec_stepper(MarioVecEnv(MarioVectorEnv(config, threads=1)))
     both_cores = vec_stepper(make_vec_env(config, seed=0))
     subproc = vec_stepper(SubprocVecEnv([usual_env] * SUBPROCESSES))
 

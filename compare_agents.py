@@ -24,10 +24,10 @@ import tyro
 from matplotlib.figure import Figure
 from scipy.stats import bootstrap, trim_mean
 
-from mario_cli import exit_code
+from mario_cli import UsageError, exit_code
+from mario_game import with_stages_field
 from mario_report import evaluation_rows
 from mario_runs import CONFIG_MEMBER, atomic_write, provenance, write_json
-from mario_runtime import UsageError
 from mario_status import RunReader
 
 # px: past the first pits, the middle, the second pits, the stairs before the flag (3,161).
@@ -162,7 +162,7 @@ def read_run(path: Path, flags: CompareFlags) -> Run:
     return Run(
         name=path.as_posix(),
         begun_from=phases[0].config.get("run", {}).get("warm_start"),
-        stage=f"{env.get('world', '?')}-{env.get('stage', '?')}",
+        stage=with_stages_field(env).get("stages", "?"),
         conditions=" and ".join(sorted(conditions)),
         machine=f"{machine.get('cpus', '?')} cores, {machine.get('cpu', '?')}",
         points=points,

@@ -15,8 +15,10 @@ from pathlib import Path
 import tyro
 from tqdm import tqdm
 
-from mario_cli import exit_code
+from mario_cli import UsageError, exit_code, with_stages_flag
+from mario_config import EmulatorName, EnvConfig, StagesFlag, in_process
 from mario_demos import record, save_demo
+from mario_game import StageId
 from mario_policies import find_model, load_policy, shipped_model
 from mario_rollout import (
     Episode,
@@ -32,7 +34,6 @@ from mario_rollout import (
     write_video,
 )
 from mario_runs import write_json
-from mario_runtime import EmulatorName, EnvConfig, UsageError, in_process
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,10 +52,9 @@ class EvaluateFlags:
     """fast, or nes-py, the reference: the same figures, thirty times slower."""
     seed: int = 0
     """First episode's seed: its no-ops, its sticky frames, its action samples."""
-    world: int | None = None
-    """Judge in another world than the policy was trained in."""
-    stage: int | None = None
-    """Judge in another stage than the policy was trained in."""
+    stages: StagesFlag = ()
+    """Judge in these stages, as 1-1 or 1-1,8-4 (--stage 1-2 says the same of one). Unset: where the
+    policy was trained."""
     max_steps: int = 0
     """Agent steps after which an episode is cut off. 0: only the game's clock ends it."""
     n_envs: int = 20
@@ -95,23 +95,22 @@ def keep_demo(path: Path, episode: Episode, policy: Policy, config: EnvConfig, m
     for moment in watch(policy, config, episode.seed, actions=episode.actions, every_frame=True):
         noops = noops if moment.step else len(moment.frames)
         pressed += [frame.buttons for frame in moment.frames]
-    stage = (config.world, config.stage)
+    [stage] = config.stages
     source = f"policy:{model}"
     save_demo(path, record(*stage, pressed, source=source, seed=episode.seed, noops=noops))
 
 
 def judge(flags: EvaluateFlags) -> None:
     """Evaluate, write summary.json and evaluation.mp4, and print the summary."""
-    model = flags.model or shipped_model(1, 1)
+    model = flags.model or shipped_model(StageId(1, 1))
     if model is None:
         raise UsageError("no policy of 1-1 is shipped under pretrained/; name one with --model")
     policy = load_policy(model)
     trained = policy.env_config
     config = dataclasses.replace(
         trained,
-        world=flags.world or trained.world,
-        stage=flags.stage or trained.stage,
-        goal_line_x=None if flags.world or flags.stage else trained.goal_line_x,
+        stages=flags.stages or trained.stages,
+        goal_line_x=None if flags.stages else trained.goal_line_x,
         n_envs=flags.n_envs,
     )
     config = in_process(config, flags.emulator)
@@ -154,8 +153,12 @@ def judge(flags: EvaluateFlags) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, judge, and turn every expected failure into one line and an exit code."""
-    flags = tyro.cli(EvaluateFlags, args=arguments, description=__doc__)
-    return exit_code(lambda: judge(flags))
+    given = sys.argv[1:] if arguments is None else arguments
+
+    def task() -> None:
+        judge(tyro.cli(EvaluateFlags, args=with_stages_flag(given), description=__doc__))
+
+    return exit_code(task)
 
 
 if __name__ == "__main__":

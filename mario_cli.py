@@ -1,16 +1,24 @@
-"""What every command makes of an expected failure: one line and an exit code."""
+"""What every command shares: its expected failures as one line and an exit code, and old flags."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from mario_runs import BadModelFile, RunLocked
-from mario_runtime import UsageError, WorkerDied
 
-WRONG_USAGE = (UsageError, BadModelFile, RunLocked)
-FAILURES = (WorkerDied, FloatingPointError, OSError, subprocess.CalledProcessError)
+class UsageError(Exception):
+    """What a person asked for does not exist or does not fit; the message says what would.
+
+    No ValueError: tyro would take that for its own and print a box instead of the line.
+    """
+
+
+class Failure(RuntimeError):
+    """What was asked for is right, and could not be done; the message says why."""
+
+
+FAILURES = (Failure, FloatingPointError, OSError, subprocess.CalledProcessError)
 
 
 def exit_code(task: Callable[[], int | None], stopped: str = "") -> int:
@@ -25,7 +33,7 @@ def exit_code(task: Callable[[], int | None], stopped: str = "") -> int:
     """
     try:
         return task() or 0
-    except WRONG_USAGE as error:
+    except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except FAILURES as error:
@@ -35,3 +43,35 @@ def exit_code(task: Callable[[], int | None], stopped: str = "") -> int:
         if stopped:
             print(stopped, file=sys.stderr)
         return 130
+
+
+def with_stages_flag(arguments: Sequence[str], prefix: str = "") -> list[str]:
+    """Return arguments with `--world W`, `--stage S` and `--stage W-S` as one `--stages W-S`.
+
+    Args:
+        arguments: a command line, `--flag value` or `--flag=value`.
+        prefix: of the flags, as "env.".
+
+    Raises:
+        UsageError: they contradict each other, or the last one has no value.
+    """
+    given: dict[str, str] = {}
+    kept: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        flag, has_value, value = word.partition("=")
+        name = flag.removeprefix("--").removeprefix(prefix)
+        if not flag.startswith("--") or name not in ("world", "stage", "stages"):
+            kept.append(word)
+            continue
+        if not has_value and (found := next(words, None)) is None:
+            raise UsageError(f"{flag} needs a value")
+        given[name] = value if has_value else str(found)
+    stage = given.get("stage", "1" if "world" in given else None)
+    if stage is not None and "stages" in given:
+        raise UsageError("give --stages or --stage, not both")
+    if stage is not None and not stage.isdecimal() and "world" in given:
+        raise UsageError(f"--world {given['world']} and --stage {stage}: one of them is enough")
+    if stage is not None:
+        given["stages"] = f"{given.get('world', '1')}-{stage}" if stage.isdecimal() else stage
+    return [*kept, *([f"--{prefix}stages={given['stages']}"] if "stages" in given else [])]

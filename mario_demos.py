@@ -26,19 +26,13 @@ import numpy as np
 from fastnes import STATE_SIZE, packaged_rom, state
 from fastnes.frame import CYCLES_PER_FRAME, DOTS_PER_FRAME
 from fastnes.state import RAM_SIZE
+from mario_cli import UsageError
+from mario_config import EmulatorName, EnvConfig
+from mario_game import STAGES, StageId
 from mario_runs import atomic_write
-from mario_runtime import (
-    STAGES,
-    BatchedMarioVecEnv,
-    EmulatorName,
-    EnvConfig,
-    FastMarioEnv,
-    NesPyMarioEnv,
-    StageStarts,
-    Start,
-    UsageError,
-    stage_name,
-)
+from mario_runtime import MarioVectorEnv
+from mario_starts import StageStarts, Start
+from mario_wrappers import FastMarioEnv, NesPyMarioEnv
 
 AGENT_FRAMES = 4  # frames of an agent step, in which a demo's length is counted
 FORMAT = 1
@@ -61,7 +55,7 @@ class Demo:
 
     world: int
     stage: int
-    buttons: np.ndarray  # uint8[frames], bits as in `mario_runtime.BUTTON_BITS`
+    buttons: np.ndarray  # uint8[frames], bits as in `fastnes.BUTTON_BITS`
     x: np.ndarray  # uint16[frames], Mario's x in px after each frame
     ram_crc: np.ndarray  # uint32[frames], CRC-32 of the 2,048 bytes of RAM after each frame
     cleared: bool  # it ends on this stage's own flag pole or axe
@@ -266,17 +260,36 @@ class _DemoStart(StageStarts):
         return start if self.demo.start is None else start._replace(snapshot=self.demo.start)
 
 
-class DemoVecEnv(BatchedMarioVecEnv):
-    """One environment in which a demo's buttons are pressed, whatever the actions are."""
+class _DemoEnv(MarioVectorEnv):
+    """One environment in which what the demo pressed is pressed, whatever the action is."""
+
+    def __init__(self, config: EnvConfig, demo: Demo, lead: int) -> None:
+        super().__init__(config, threads=1, starts=_DemoStart(config, demo))
+        self.lead = demo.buttons[None, :lead]  # before the first observation
+        self.pressed = demo.buttons[:0]  # in the next agent step
+
+    def _wait(self, i: int, frames: int) -> None:
+        if self.lead.shape[1] > 1:
+            self.machines.step(self.lead[:, :-1], draw=False)
+        self._step_machines(self.lead[:, -1:])
+
+    def _pressed(self, actions: np.ndarray, envs: np.ndarray) -> np.ndarray:
+        return self.pressed[None]
+
+
+class DemoPlayer:
+    """Plays a demo in an agent's environment: what it would have seen, and done.
+
+    Attributes:
+        env: one environment; during `agent_steps` its `step` presses what the demo pressed.
+    """
 
     def __init__(self, config: EnvConfig, demo: Demo) -> None:
         # A snapshot has no screen: one agent step of the demo draws what is seen first.
         self.lead = demo.noops if demo.start is None else config.frame_skip
         plain = dataclasses.replace(
             config,
-            world=demo.world,
-            stage=demo.stage,
-            stages="",
+            stages=(StageId(demo.world, demo.stage),),
             n_envs=1,
             noop_max=self.lead,
             sticky_prob=0.0,
@@ -284,29 +297,21 @@ class DemoVecEnv(BatchedMarioVecEnv):
             long_jump_action=False,
             reward=dataclasses.replace(config.reward, end_on_stall_steps=0),
         )
-        super().__init__(plain, threads=1, starts=_DemoStart(plain, demo))
         self.demo = demo
-        self.pressed = demo.buttons[:0]  # in the next agent step
+        self.env = _DemoEnv(plain, demo, self.lead)
 
     def agent_steps(self) -> Iterator[tuple[int, bool]]:
-        """Yield, before each `step` of the demo, the action for it and whether its buttons fit.
+        """Yield, before each step of the demo, the action for it and whether its buttons fit.
 
         Where none fits, it is the one whose buttons differ least from what was pressed most.
+        Whoever iterates steps `env` once between two of them.
         """
-        for frame in range(self.lead, self.demo.frames, self.config.frame_skip):
-            self.pressed = self.demo.buttons[frame : frame + self.config.frame_skip]
-            values, counts = np.unique(self.pressed, return_counts=True)
-            differing = np.bitwise_count(self.buttons ^ values[counts.argmax()])
+        frame_skip = self.env.config.frame_skip
+        for frame in range(self.lead, self.demo.frames, frame_skip):
+            self.env.pressed = self.demo.buttons[frame : frame + frame_skip]
+            values, counts = np.unique(self.env.pressed, return_counts=True)
+            differing = np.bitwise_count(self.env.buttons ^ values[counts.argmax()])
             yield int(differing.argmin()), not differing.min() and len(values) == 1
-
-    def _wait(self, i: int, frames: int) -> None:
-        pressed = self.demo.buttons[None, : self.lead]
-        if self.lead > 1:
-            self.machines.step(pressed[:, :-1], draw=False)
-        self.machines.step(pressed[:, -1:], observation=self.screens)
-
-    def _pressed(self, envs: np.ndarray) -> np.ndarray:
-        return self.pressed[None]
 
 
 def demo_samples(demo: Demo, config: EnvConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -317,27 +322,27 @@ def demo_samples(demo: Demo, config: EnvConfig) -> tuple[np.ndarray, np.ndarray]
     Returns:
         observations uint8[n, frame_stack, screen_size, screen_size] and actions int64[n].
     """
-    venv = DemoVecEnv(config, demo)
-    observations, actions = [], []
-    [observation] = venv.reset()
-    for action, fits in venv.agent_steps():
+    player = DemoPlayer(config, demo)
+    seen, actions = [], []
+    observations, _ = player.env.reset()
+    for action, fits in player.agent_steps():
         if fits:
-            observations.append(observation)
+            seen.append(observations[0].copy())
             actions.append(action)
-        [observation], _, [done], _ = venv.step(np.array([action]))
-        if done:
+        observations, _, [terminated], [truncated], _ = player.env.step(np.array([action]))
+        if terminated or truncated:
             break
-    return np.array(observations), np.array(actions, np.int64)
+    return np.array(seen), np.array(actions, np.int64)
 
 
-def load_demos(path: Path, stages: Sequence[tuple[int, int]]) -> list[Demo]:
+def load_demos(path: Path, stages: Sequence[StageId]) -> list[Demo]:
     """Return the demos of each stage in a folder: W-S.npz, then all that are called W-S_*.npz.
 
     Raises:
         UsageError: a stage's first one is missing.
     """
     demos = []
-    for name in (stage_name(*stage) for stage in stages):
+    for name in map(str, stages):
         first = path / f"{name}.npz"
         if not first.is_file():
             raise UsageError(f"{path} has no {name}.npz")

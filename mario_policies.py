@@ -13,16 +13,13 @@ import torch
 from stable_baselines3.common.torch_layers import NatureCNN
 
 from dreamerv3.policy import policy_from_tensors
+from mario_cli import UsageError
+from mario_config import env_config_from_dict
+from mario_game import StageId
 from mario_ppo import PPOPolicy, SmallCNN, TwoHeadCnnPolicy
 from mario_rollout import Policy
 from mario_runs import CONFIG_MEMBER, BadModelFile, RunFolder, read_model_zip
-from mario_runtime import (
-    UsageError,
-    action_space,
-    env_config_from_dict,
-    observation_space,
-    stage_name,
-)
+from mario_runtime import action_space, observation_space
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 
@@ -84,10 +81,9 @@ def find_model(path: Path) -> Path:
     )
 
 
-def shipped_model(world: int, stage: int) -> Path | None:
+def shipped_model(stage: StageId) -> Path | None:
     """Return the shipped policy of a stage, None if there is none (yet)."""
-    name = stage_name(world, stage)
-    for folder in (f"ppo_mario_{name}", f"ppo_levels/{name}"):
+    for folder in (f"ppo_mario_{stage}", f"ppo_levels/{stage}"):
         model = PRETRAINED / folder / "best_eval.zip"
         if model.is_file():
             return model

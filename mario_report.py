@@ -17,9 +17,12 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from fastnes import BUTTON_BITS
+from fastnes import ram as ram_names
+from mario_game import STAGES, StageId
 from mario_runs import atomic_write
-from mario_runtime import BUTTON_BITS, STAGES, FastMarioEnv
 from mario_status import RunReader, RunStatus
+from mario_wrappers import FastMarioEnv
 
 CURVE_POINTS = 300  # a curve is as wide as that many px on a page
 RECENT_EPISODES = 200  # where it dies now, not where it died when it knew nothing
@@ -96,9 +99,6 @@ def rounded(value: float, digits: int) -> str:
 # The level
 # --------------------------------------------------------------------------------------------
 
-# RAM addresses, as in scripts/measure_stages.py.
-RAM_Y_SCREEN, RAM_Y, RAM_Y_SPEED, RAM_INJURY_TIMER = 0xB5, 0xCE, 0x9F, 0x79E
-RAM_LEFT_PAGE, RAM_LEFT = 0x71A, 0x71C  # x of the screen's left edge
 STATUS_BAR_PX = 32
 # Where Mario is held while the level scrolls by: above the screen, where nothing is in his way.
 # Under water and in castles something is: then at other heights, in turn.
@@ -116,7 +116,7 @@ def level_picture(world: int, stage: int) -> np.ndarray:
     Raises:
         KeyError: no such stage.
     """
-    width = STAGES[world, stage].width
+    width = STAGES[StageId(world, stage)].width
     env = FastMarioEnv(world, stage)
     env.reset()
     machine, ram = env.machine, env.machine.states[0]
@@ -127,10 +127,13 @@ def level_picture(world: int, stage: int) -> np.ndarray:
     while drawn < width and waited < PATIENCE_FRAMES * len(FLIGHT_HEIGHTS):
         if waited % PATIENCE_FRAMES == PATIENCE_FRAMES - 1:
             height = (height + 1) % len(FLIGHT_HEIGHTS)
-        ram[RAM_Y_SCREEN], ram[RAM_Y] = FLIGHT_HEIGHTS[height]
-        ram[RAM_Y_SPEED], ram[RAM_INJURY_TIMER] = 0, 0x20
+        ram[ram_names.PLAYER_Y_PAGE], ram[ram_names.PLAYER_Y] = FLIGHT_HEIGHTS[height]
+        ram[ram_names.PLAYER_Y_SPEED], ram[ram_names.INJURY_TIMER] = 0, 0x20
         machine.step(right, draw=False)
-        before, left = left, 256 * int(ram[RAM_LEFT_PAGE]) + int(ram[RAM_LEFT])
+        before, left = (
+            left,
+            256 * int(ram[ram_names.SCREEN_LEFT_PAGE]) + int(ram[ram_names.SCREEN_LEFT_X]),
+        )
         edge = left + screen_width
         is_new = left > before and before + screen_width >= drawn - screen_width
         waited = 0 if is_new else waited + 1
@@ -316,9 +319,9 @@ def svg_line(found: Sequence[tuple[int, float]]) -> str:
     return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
 
 
-def stage_of(status: RunStatus) -> tuple[int, int] | None:
-    """Return a run's (world, stage); None if it does not say one that there is."""
-    return next((stage for stage in STAGES if status.stage == f"{stage[0]}-{stage[1]}"), None)
+def stage_of(status: RunStatus) -> StageId | None:
+    """Return a run's stage; None if it does not say one that there is."""
+    return next((stage for stage in STAGES if status.stage == str(stage)), None)
 
 
 def data_uri(kind: str, content: bytes) -> str:

@@ -17,19 +17,15 @@ import cv2
 import gymnasium as gym
 import imageio.v2 as imageio
 import numpy as np
+from gymnasium.vector import VectorEnv
 from PIL import Image, ImageDraw, ImageFont
-from stable_baselines3.common.vec_env import VecEnv
 
+from fastnes import BUTTON_BITS
+from mario_cli import UsageError
+from mario_config import EnvConfig, buttons_of_actions
+from mario_game import FRAMES_PER_SECOND
 from mario_runs import atomic_write
-from mario_runtime import (
-    BUTTON_BITS,
-    FRAMES_PER_SECOND,
-    EnvConfig,
-    UsageError,
-    buttons_of_actions,
-    make_single_env,
-    make_vec_env,
-)
+from mario_runtime import make_single_env, make_vector_env
 
 ProtocolName = Literal["fixed", "noop", "sticky"]
 NOOP_MAX = 30  # as in the Atari literature (Mnih et al. 2015)
@@ -150,7 +146,6 @@ def play(
     seed: int = 0,
     max_steps: int = 0,
     on_episode: Callable[[Episode], None] | None = None,
-    venv: VecEnv | None = None,
 ) -> list[Episode]:
     """Play episodes, `config.n_envs` side by side; episode i has the seed `seed + i`.
 
@@ -163,17 +158,17 @@ def play(
             it is the same whoever plays beside it.
         max_steps: agent steps after which an episode is cut off as truncated; 0 is never.
         on_episode: called as each episode ends, for progress.
-        venv: environments to play in; without, they are made and closed here.
     """
-    own = venv is None
-    if venv is None:
-        venv = make_vec_env(dataclasses.replace(config, n_envs=min(config.n_envs, episodes)))
+    # By failure, a stage would depend on how the episodes went that ended before.
+    config = dataclasses.replace(
+        config, n_envs=min(config.n_envs, episodes), stage_sampling="uniform"
+    )
+    env = make_vector_env(config, autoreset=False)
     try:
         seeds = range(seed, seed + episodes)
-        return _play_seeds(policy, venv, seeds, deterministic, max_steps, on_episode)
+        return _play_seeds(policy, env, seeds, deterministic, max_steps, on_episode)
     finally:
-        if own:
-            venv.close()
+        env.close()
 
 
 class _EpisodeUnderWay:
@@ -185,29 +180,22 @@ class _EpisodeUnderWay:
         self.actions: list[int] = []
         self.episode_return = 0.0
 
-    def after(
-        self, action: int, reward: float, done: bool, info: dict[str, Any], max_steps: int
-    ) -> Episode | None:
-        """Add a step; return the episode if this was its last."""
-        self.actions.append(action)
-        self.episode_return += reward
-        cut_off = bool(max_steps) and len(self.actions) >= max_steps and not done
-        if not done and not cut_off:
-            return None
+    def ended(self, infos: dict[str, Any], i: int, is_terminal: bool) -> Episode:
+        """Return the episode, of which this was the last step in environment i."""
         return Episode(
             seed=self.seed,
             actions=tuple(self.actions),
             episode_return=self.episode_return,
-            max_x=int(info["max_x"]),
-            flag=bool(info["flag_get"]),
-            end_x=int(info["x_pos"]),
-            truncated=cut_off or bool(info.get("TimeLimit.truncated", False)),
+            max_x=int(infos["max_x"][i]),
+            flag=bool(infos["is_success"][i]),
+            end_x=int(infos["x_pos"][i]),
+            truncated=not is_terminal,
         )
 
 
 def _play_seeds(
     policy: Policy,
-    venv: VecEnv,
+    env: VectorEnv,
     seeds: Sequence[int],
     deterministic: bool,
     max_steps: int,
@@ -215,13 +203,11 @@ def _play_seeds(
 ) -> list[Episode]:
     """Play an episode of each seed; an environment that is done begins the next seed at once.
 
-    When no seed is left, it idles along: it plays on, and nobody looks.
+    When no seed is left, it plays its last episode again, and nobody looks.
     """
-    n = venv.num_envs
-    venv.seed(seeds[0])
-    observations = np.array(venv.reset())
+    n = env.num_envs
+    observations, _ = env.reset(seed=seeds[0])
     playing = [_EpisodeUnderWay(seeds[0] + i) for i in range(n)]
-    idle = [i >= len(seeds) for i in range(n)]
     waiting = list(seeds[n:])[::-1]
     previous = np.full(n, -1, dtype=np.int64)
     state = policy.initial_state(n)
@@ -229,24 +215,25 @@ def _play_seeds(
     while len(ended) < len(seeds):
         logits, state = policy.logits(observations, previous, state)
         previous = select_actions(logits, deterministic, [one.generator for one in playing])
-        stepped, rewards, dones, infos = venv.step(previous)
-        observations = np.array(stepped)
-        for i in range(n):
-            if idle[i]:
-                continue
-            episode = playing[i].after(
-                int(previous[i]), float(rewards[i]), bool(dones[i]), infos[i], max_steps
-            )
-            if episode is None:
-                continue
-            ended[episode.seed] = episode
-            if on_episode:
-                on_episode(episode)
-            idle[i] = not waiting
-            if waiting:
-                playing[i] = _EpisodeUnderWay(waiting.pop())
-                [(first, _)] = venv.env_method("reset", seed=playing[i].seed, indices=[i])
-                observations[i], previous[i] = first, -1
+        observations, rewards, terminations, truncations, infos = env.step(previous)
+        for one, action, reward in zip(playing, previous.tolist(), rewards.tolist(), strict=True):
+            one.actions.append(action)
+            one.episode_return += reward
+        over = terminations | truncations
+        if max_steps:
+            over |= np.array([len(one.actions) >= max_steps for one in playing])
+        if not over.any():
+            continue
+        for i in np.flatnonzero(over).tolist():
+            episode = playing[i].ended(infos, i, bool(terminations[i]))
+            if episode.seed not in ended:
+                ended[episode.seed] = episode
+                if on_episode:
+                    on_episode(episode)
+            playing[i] = _EpisodeUnderWay(waiting.pop() if waiting else episode.seed)
+            previous[i] = -1
+        next_seeds: Any = [one.seed for one in playing]
+        observations, _ = env.reset(seed=next_seeds, options={"reset_mask": over})
     return [ended[seed] for seed in seeds]
 
 
@@ -258,7 +245,7 @@ def _play_seeds(
 class Frame(NamedTuple):
     """One emulated frame."""
 
-    buttons: int  # bits as in `mario_runtime.BUTTON_BITS`
+    buttons: int  # bits as in `fastnes.BUTTON_BITS`
     screen: np.ndarray  # uint8[240, 256, 3]
 
 
@@ -336,7 +323,7 @@ def watch(
                 buttons=int(buttons[previous]) if step else 0,
                 value=float(policy.values(seen, state)[0]) if isinstance(policy, Critic) else None,
                 probabilities=weights / weights.sum(),
-                flag=bool(info["flag_get"]),
+                flag=bool(info.get("is_success", False)),
                 done=done,
                 frames=tap.take(),
             )
@@ -418,13 +405,13 @@ def summarize(
     return Summary(
         protocol=protocol,
         emulator=config.emulator,
-        world=config.world,
-        stage=config.stage,
+        world=config.stages[0].world,
+        stage=config.stages[0].stage,
         episodes=len(episodes),
         deterministic=deterministic,
         seed=seed,
         model=model,
-        goal_line_x=config.goal,
+        goal_line_x=config.goal_of(config.stages[0]),
         flags_cleared=sum(flags),
         clear_rate=sum(flags) / len(flags),
         clear_rate_ci95=wilson_interval(sum(flags), len(flags)),
@@ -453,7 +440,6 @@ def evaluate(
     max_steps: int = 0,
     model: str = "",
     on_episode: Callable[[Episode], None] | None = None,
-    venv: VecEnv | None = None,
 ) -> tuple[Summary, list[Episode]]:
     """Play under a protocol, episode i with seed + i, and summarize.
 
@@ -478,7 +464,6 @@ def evaluate(
         seed=seed,
         max_steps=max_steps,
         on_episode=on_episode,
-        venv=venv,
     )
     summary = summarize(
         played,
@@ -527,7 +512,7 @@ def film(episode: Episode, config: EnvConfig) -> Iterator[np.ndarray]:
         for action in episode.actions:
             _, _, _, _, info = env.step(action)
             yield np.array(env.render())
-        _check_end(episode, info["x_pos"], info["flag_get"])
+        _check_end(episode, info["x_pos"], info["is_success"])
     finally:
         env.close()
 

@@ -1,154 +1,88 @@
-"""Where episodes of a training begin: along demos, backward from the goal or anywhere."""
+"""Where episodes begin: a snapshot, and which of several comes next."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from mario_demos import Demo, Waypoint, snapshots
-from mario_runtime import EnvConfig, StageStarts, Start, UsageError, stage_name
+from fastnes.game import start_screen, start_snapshot
+from mario_config import EnvConfig
 
 
-class DemoStarts:
-    """Starts at places along demos of each stage of the config, and at the level's start.
+class Start(NamedTuple):
+    """Where one episode begins."""
 
-    What begins on the way is practice; only episodes from the level's start count as clears.
-    """
+    snapshot: np.ndarray  # uint8[STATE_SIZE]
+    screen: np.ndarray  # uint8[240, 256] palette indices, what the snapshot shows
+    number: int  # of the stage or place among those of its `Starts`
+    at_level_start: bool  # not along a demo: the random no-ops come first, and it counts as a clear
 
-    STEPS = 8  # agent steps between two places, 96 px at full speed
 
-    def __init__(self, config: EnvConfig, demos: Sequence[Demo]) -> None:
-        """Run the demos and keep their places.
-
-        Raises:
-            UsageError: a stage of config has no demo, or a demo does not replay.
-        """
-        self.levels = StageStarts(config)
-        self.waypoints: list[list[list[Waypoint]]] = []  # of each stage's demos, the last one first
-        for world, stage in self.levels.stages:
-            along = [
-                snapshots(demo, self.STEPS * config.frame_skip)[:0:-1]
-                for demo in demos
-                if (demo.world, demo.stage) == (world, stage)
-            ]
-            if not along:
-                raise UsageError(f"there is no demo of {world}-{stage} among the demos")
-            self.waypoints.append(along)
-        self.places = [  # how many each stage has
-            min(len(waypoints) for waypoints in along) for along in self.waypoints
-        ]
-
-    def draw_place(self, stage: int, generator: np.random.Generator) -> int:
-        """Return the place of the next episode, 0 the last before the goal.
-
-        As many as there are places is the level's start.
-        """
-        raise NotImplementedError
-
-    def count_place(self, stage: int, place: int, cleared: bool) -> None:
-        """Note how an episode that began on the way ended."""
+class Starts(Protocol):
+    """Where the episodes of a batch begin; the batch tells how they ended."""
 
     def draw(self, generator: np.random.Generator) -> Start:
-        """As `Starts`."""
-        stage = self.levels.draw_number(generator)
-        place = self.draw_place(stage, generator)
-        number = stage + place * len(self.places)
-        if place == self.places[stage]:
-            return self.levels.start_of(stage)._replace(number=number)
-        along = self.waypoints[stage]
-        waypoint = along[int(generator.integers(len(along))) if len(along) > 1 else 0][place]
-        return Start(waypoint.state, waypoint.screen, number, at_level_start=False)
+        """Return where the next episode of the environment with this generator begins."""
+
+    def count(self, number: int, cleared: bool) -> None:
+        """Take note of how an episode that began at a number ended."""
+
+    def scalars(self) -> dict[str, float]:
+        """Return what to log of it, by name."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `load_state_dict` needs to go on exactly: arrays and numbers."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what `state_dict` returned."""
+
+
+class StageStarts:
+    """The starts of the config's stages, drawn alike or by how often they fail."""
+
+    RATE_STEP = 0.05  # weight of the newest episode in a stage's clear rate
+    LEAST_WEIGHT = 0.1  # of a stage that is always cleared, beside 1 of one that never is
+
+    def __init__(self, config: EnvConfig) -> None:
+        self.stages = config.stages
+        self.by_failure = config.stage_sampling == "failure"
+        self.clear_rates = np.zeros(len(self.stages))
+
+    def draw_number(self, generator: np.random.Generator) -> int:
+        """Return the next stage's number; a single stage draws nothing."""
+        if len(self.stages) == 1:
+            return 0
+        weights = np.ones(len(self.stages))
+        if self.by_failure:
+            weights -= (1 - self.LEAST_WEIGHT) * self.clear_rates
+        bounds = np.cumsum(weights)
+        return int(np.searchsorted(bounds, generator.random() * bounds[-1], side="right"))
+
+    def draw(self, generator: np.random.Generator) -> Start:
+        """Return the start of a stage drawn."""
+        return self.start_of(self.draw_number(generator))
+
+    def start_of(self, number: int) -> Start:
+        """Return the start of the stage with this number."""
+        stage = self.stages[number]
+        return Start(start_snapshot(*stage), start_screen(*stage), number, at_level_start=True)
 
     def count(self, number: int, cleared: bool) -> None:
         """As `Starts`."""
-        place, stage = divmod(number, len(self.places))
-        if place == self.places[stage]:
-            self.levels.count(stage, cleared)
-        else:
-            self.count_place(stage, place, cleared)
+        self.clear_rates[number] += self.RATE_STEP * (cleared - self.clear_rates[number])
 
     def scalars(self) -> dict[str, float]:
-        """As `Starts`."""
-        return self.levels.scalars()
+        """As `Starts`: each stage's clear rate, if there are several."""
+        if len(self.stages) == 1:
+            return {}
+        rates = zip(self.stages, self.clear_rates.tolist(), strict=True)
+        return {f"stage/{stage}/clear_rate": rate for stage, rate in rates}
 
     def state_dict(self) -> dict[str, Any]:
         """As `Starts`."""
-        return self.levels.state_dict()
+        return {"clear_rates": self.clear_rates.copy()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """As `Starts`."""
-        self.levels.load_state_dict(state)
-
-
-class AnywhereStarts(DemoStarts):
-    """Half of the episodes begin anywhere along the demo, the others at the level's start.
-
-    No place has to be passed before another is learnt: with a reward for every step forward there
-    is something to learn everywhere at once, and a place that is hard holds up only itself.
-    """
-
-    LEVEL_SHARE = 0.5
-
-    def draw_place(self, stage: int, generator: np.random.Generator) -> int:
-        """As `DemoStarts`."""
-        places = self.places[stage]
-        if generator.random() < self.LEVEL_SHARE:
-            return places
-        return int(generator.integers(places))
-
-
-class BackwardStarts(DemoStarts):
-    """Starts along demos, near the goal at first, that move back as they succeed.
-
-    Salimans and Chen 2018, "Learning Montezuma's Revenge from a Single Demonstration". Each stage
-    has a front, counted in places before the goal. An episode begins at one of the `SPREAD` places
-    up to the front; once `THRESHOLD` of the last `EPISODES` of them reached the goal, the front
-    moves back by a place, and past the first place to the level's start.
-    """
-
-    SPREAD = 3
-    THRESHOLD = 0.5
-    EPISODES = 24
-
-    def __init__(self, config: EnvConfig, demos: Sequence[Demo]) -> None:
-        """As `DemoStarts`."""
-        super().__init__(config, demos)
-        self.front = np.zeros(len(self.places), dtype=np.int64)
-        self.tried = np.zeros(len(self.places), dtype=np.int64)  # episodes since the front moved
-        self.reached = np.zeros(len(self.places), dtype=np.int64)
-
-    def draw_place(self, stage: int, generator: np.random.Generator) -> int:
-        """As `DemoStarts`."""
-        front = int(self.front[stage])
-        back = int(generator.integers(min(self.SPREAD, front + 1)))
-        return front if front == self.places[stage] else front - back
-
-    def count_place(self, stage: int, place: int, cleared: bool) -> None:
-        """As `DemoStarts`."""
-        if place <= self.front[stage] - self.SPREAD:
-            return  # begun before the front moved on
-        self.tried[stage] += 1
-        self.reached[stage] += cleared
-        if self.tried[stage] == self.EPISODES:
-            self.front[stage] += self.reached[stage] >= self.THRESHOLD * self.EPISODES
-            self.tried[stage] = self.reached[stage] = 0
-
-    def scalars(self) -> dict[str, float]:
-        """As `Starts`: how far from the goal episodes begin, in agent steps of the demo."""
-        return super().scalars() | {
-            f"stage/{stage_name(*stage)}/steps_to_goal": float((front + 1) * self.STEPS)
-            for stage, front in zip(self.levels.stages, self.front.tolist(), strict=True)
-        }
-
-    def state_dict(self) -> dict[str, Any]:
-        """As `Starts`."""
-        names = ("front", "tried", "reached")
-        return {name: getattr(self, name).copy() for name in names} | super().state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """As `Starts`."""
-        for name in ("front", "tried", "reached"):
-            getattr(self, name)[...] = state[name]
-        super().load_state_dict(state)
+        self.clear_rates[...] = state["clear_rates"]

@@ -19,9 +19,10 @@ from typing import Any, Literal
 
 import psutil
 
+from mario_cli import UsageError
 from mario_doctor import Doctor, Finding
+from mario_game import with_stages_field
 from mario_runs import BadModelFile, RunFolder
-from mario_runtime import UsageError
 
 State = Literal["training", "stalled", "dead", "collapsed", "stopped", "finished", "empty"]
 STATES: dict[State, str] = {
@@ -178,7 +179,7 @@ class RunReader:
             state="empty",
             why="",
             agent=str(config.get("agent", "?")),
-            stage=f"{env['world']}-{env['stage']}" if {"world", "stage"} <= env.keys() else "?",
+            stage=with_stages_field(env).get("stages", "?"),
             step=int(last.get("step", 0)),
             target=_target(config),
             age_s=self._age_s(),

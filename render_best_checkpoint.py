@@ -17,7 +17,9 @@ from typing import Any, Literal
 import tyro
 from tqdm import tqdm
 
-from mario_cli import exit_code
+from mario_cli import UsageError, exit_code
+from mario_config import EmulatorName, in_process
+from mario_game import StageId
 from mario_policies import find_model, load_policy, shipped_model
 from mario_rollout import (
     Episode,
@@ -32,7 +34,6 @@ from mario_rollout import (
     write_video,
 )
 from mario_runs import CONFIG_MEMBER, write_json
-from mario_runtime import EmulatorName, UsageError, in_process
 from mario_status import best_run, newest_model, newest_run
 
 MODES = ("deterministic", "stochastic")
@@ -93,7 +94,7 @@ def find(flags: RenderFlags) -> Path:
     if flags.model:
         return find_model(flags.model)
     if not flags.auto:
-        shipped = shipped_model(1, 1)
+        shipped = shipped_model(StageId(1, 1))
         if shipped is None:
             raise UsageError("no policy of 1-1 is shipped: give --model or --auto")
         return shipped

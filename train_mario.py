@@ -30,10 +30,22 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 
-from mario_cli import exit_code
+from fastnes import BUTTON_BITS
+from mario_cli import UsageError, exit_code, with_stages_flag
+from mario_config import (
+    EnvConfig,
+    StagesFlag,
+    buttons_of_actions,
+    env_config_as_dict,
+    env_config_from_dict,
+    in_process,
+)
+from mario_curriculum import AnywhereStarts, BackwardStarts
 from mario_demos import demo_samples, load_demos
 from mario_doctor import Doctor, Finding
+from mario_game import StageId, parse_stages, stages_label, stages_text, with_stages_field
 from mario_ppo import PPOPolicy, PPOWithRND, SmallCNN, TwoHeadCnnPolicy, linear_schedule, plain
+from mario_reward import reward_signature
 from mario_rollout import (
     ProtocolName,
     Summary,
@@ -56,21 +68,7 @@ from mario_runs import (
     write_json,
     write_model_zip,
 )
-from mario_runtime import (
-    BUTTON_BITS,
-    BatchedMarioVecEnv,
-    EnvConfig,
-    UsageError,
-    WorkerDied,
-    buttons_of_actions,
-    env_config_from_dict,
-    in_process,
-    make_vec_env,
-    parse_stages,
-    reward_signature,
-    stage_name,
-)
-from mario_starts import AnywhereStarts, BackwardStarts
+from mario_sb3 import MarioVecEnv, WorkerDied, make_vec_env, positions
 
 DEFAULT_RECIPE = Path(__file__).parent / "configs" / "ppo_1-1.yaml"
 ENOUGH = "enough clears"  # what stops a run that --eval-enough ends
@@ -80,7 +78,7 @@ EPISODE_METRICS = {
     "episode_return": "r",
     "episode_length": "l",
     "max_x": "max_x",
-    "clear_rate": "flag_get",
+    "clear_rate": "is_success",
 }
 
 # --------------------------------------------------------------------------------------------
@@ -192,7 +190,7 @@ class RunFlags:
     """Play argmax only, or argmax and sampled episodes: the worse of the two ranks the model."""
     eval_enough: float = 0.0
     """End the run, as finished, once an evaluation clears this share in every mode. 0: never."""
-    eval_stages: str = ""
+    eval_stages: StagesFlag = ()
     """Stages to evaluate, as --stages; more than are trained shows what is forgotten. Unset: those
     that are trained."""
     backward_demos: Path | None = None
@@ -232,7 +230,6 @@ class TrainConfig:
                 f"batch_size {self.ppo.batch_size} does not divide a rollout of "
                 f"{self.ppo.n_steps} steps x {self.env.n_envs} environments = {rollout}"
             )
-        parse_stages(self.run.eval_stages)
         for name in ("timesteps", "n_epochs"):
             if getattr(self.ppo, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self.ppo, name)}")
@@ -266,6 +263,7 @@ def parse_config(arguments: Sequence[str]) -> TrainConfig:
     files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     files.add_argument("--config", type=Path)
     files.add_argument("--resume-model", "--resume_model", type=Path)
+    arguments = with_stages_flag(arguments)
     given, _ = files.parse_known_args(arguments)
     default = TrainConfig()
     if given.resume_model:
@@ -287,15 +285,9 @@ def parse_config(arguments: Sequence[str]) -> TrainConfig:
             run_dir = find_checkpoint(run.resume_model).parents[2]
         else:
             now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-            run_dir = Path("runs") / f"ppo_{stages_said(env)}_{now}"
+            run_dir = Path("runs") / f"ppo_{stages_label(env.stages)}_{now}"
         run = dataclasses.replace(run, run_dir=run_dir)
     return dataclasses.replace(config, env=env, run=run)
-
-
-def stages_said(env: EnvConfig) -> str:
-    """Return "1-1", "1-1,1-2" or "32-stages"."""
-    names = [stage_name(*stage) for stage in env.stage_list]
-    return ",".join(names) if len(names) <= 4 else f"{len(names)}-stages"
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -318,6 +310,7 @@ def with_flat_values(instance: Any, values: dict[str, Any], nested: bool = False
         UsageError: a flag that does not exist.
     """
     rest = {key.replace("-", "_"): value for key, value in values.items()}
+    rest = rest if nested else with_stages_field(rest)
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(instance):
         current = getattr(instance, field.name)
@@ -325,6 +318,8 @@ def with_flat_values(instance: Any, values: dict[str, Any], nested: bool = False
             changes[field.name], rest = with_flat_values(current, rest, nested=True)
         elif field.name in rest:
             value: Any = rest.pop(field.name)
+            if field.name in ("stages", "eval_stages"):
+                value = parse_stages(str(value)) if value else ()
             value = tuple(value) if isinstance(value, list) else value
             if "float" in str(field.type) and isinstance(value, (int, str)):
                 value = float(value)  # YAML reads 1 and 2.5e-4 as an int and a string
@@ -346,7 +341,11 @@ def config_as_dict(config: TrainConfig) -> dict[str, Any]:
             return {key: jsonable(item) for key, item in value.items()}
         return value.as_posix() if isinstance(value, Path) else value
 
+    run = dataclasses.asdict(config.run)
+    run["eval_stages"] = stages_text(config.run.eval_stages)
     return jsonable(dataclasses.asdict(config)) | {
+        "run": jsonable(run),
+        "env": env_config_as_dict(config.env),
         "agent": "ppo",
         "reward_signature": reward_signature(config.env),
         "provenance": provenance(),
@@ -365,6 +364,8 @@ def config_from_dict(content: dict[str, Any]) -> TrainConfig:
         run = {**content["run"], "config": None, "run_dir": None, "resume_model": None}
         for name in ("warm_start", "backward_demos"):
             run[name] = Path(run[name]) if run.get(name) else None
+        evaluated = run.get("eval_stages")
+        run["eval_stages"] = parse_stages(evaluated) if evaluated else ()
         return TrainConfig(
             run=RunFlags(**run),
             env=env_config_from_dict(content["env"]),
@@ -432,12 +433,12 @@ def make_training_env(config: TrainConfig) -> VecEnv:
     """Return the vec env with episode statistics and, if asked for, normalised rewards."""
     starts = None
     if config.run.backward_demos:
-        demos = load_demos(config.run.backward_demos, config.env.stage_list)
+        demos = load_demos(config.run.backward_demos, config.env.stages)
         kind = BackwardStarts if config.run.demo_starts == "backward" else AnywhereStarts
         starts = kind(config.env, demos)
     venv: VecEnv = VecMonitor(
         make_vec_env(config.env, config.run.seed, starts),
-        info_keywords=("max_x", "flag_get", "from_start"),
+        info_keywords=("max_x", "is_success", "from_start"),
     )
     if config.ppo.normalize_reward:
         venv = VecNormalize(
@@ -484,7 +485,7 @@ def make_model(config: TrainConfig, venv: VecEnv) -> PPOWithRND:
         },
     )
     if ppo.imitation_coef and config.run.backward_demos:
-        demos = load_demos(config.run.backward_demos, config.env.stage_list)
+        demos = load_demos(config.run.backward_demos, config.env.stages)
         samples = [demo_samples(demo, config.env) for demo in demos]
         model.imitate(*(np.concatenate(part) for part in zip(*samples, strict=True)))
     return model
@@ -512,8 +513,8 @@ def capture_state(model: PPOWithRND) -> dict[str, Any]:
             }
         elif isinstance(venv, VecMonitor):
             state["monitor"] = {"returns": venv.episode_returns, "lengths": venv.episode_lengths}
-        elif isinstance(venv, BatchedMarioVecEnv):
-            state["environments"] = venv.state_dict()
+        elif isinstance(venv, MarioVecEnv):
+            state["environments"] = venv.env.state_dict()
     return plain(state)
 
 
@@ -532,8 +533,8 @@ def restore_state(model: PPOWithRND, state: dict[str, Any]) -> None:
         elif isinstance(venv, VecMonitor) and exact:
             venv.episode_returns = state["monitor"]["returns"].numpy().copy()
             venv.episode_lengths = state["monitor"]["lengths"].numpy().copy()
-        elif isinstance(venv, BatchedMarioVecEnv) and exact:
-            venv.load_state_dict(state["environments"])
+        elif isinstance(venv, MarioVecEnv) and exact:
+            venv.env.load_state_dict(state["environments"])
         elif not hasattr(venv, "venv"):
             model._last_obs = None  # learn() resets the environments
             print(
@@ -681,10 +682,8 @@ class RolloutStatistics:
         self.walked_px = self.ground_px = 0.0
         self.clipped = self.rewards = self.episodes = 0
 
-    def add(self, infos: list[dict[str, Any]], rewards: np.ndarray, dones: np.ndarray) -> None:
-        """Count one step of all environments."""
-        x = np.array([info["x_pos"] for info in infos], dtype=np.float64)
-        max_x = np.array([info["max_x"] for info in infos], dtype=np.float64)
+    def add(self, x: np.ndarray, max_x: np.ndarray, rewards: np.ndarray, dones: np.ndarray) -> None:
+        """Count one step of all environments; x and max_x are in px, all arrays of [n]."""
         if self.x is not None:
             walked = np.abs(x - self.x)  # NaN in an episode's first step
             self.walked_px += float(walked[walked < LEAP_PX].sum())
@@ -715,6 +714,7 @@ class MetricsCallback(BetweenRollouts):
 
     def _on_training_start(self) -> None:
         super()._on_training_start()
+        self.innermost = wrappers_of(self.model)[-1]  # type: ignore[arg-type]
         self.log = MetricsLog(self.run, resume_step=self.num_timesteps)
         self.episodes = self.log.last.get("ppo/episodes", 0)
         self.started = self.last_time = time.monotonic()
@@ -733,7 +733,8 @@ class MetricsCallback(BetweenRollouts):
         )
 
     def _on_step(self) -> bool:
-        self.statistics.add(*(self.locals[name] for name in ("infos", "rewards", "dones")))
+        infos, rewards, dones = (self.locals[name] for name in ("infos", "rewards", "dones"))
+        self.statistics.add(*positions(self.innermost, infos), rewards, dones)
         return True
 
     def tick(self) -> None:
@@ -766,8 +767,8 @@ class MetricsCallback(BetweenRollouts):
         self.statistics.begin()
         note = ""
         for venv in wrappers_of(self.model):  # type: ignore[arg-type]
-            if isinstance(venv, BatchedMarioVecEnv):
-                scalars |= venv.starts.scalars()
+            if isinstance(venv, MarioVecEnv):
+                scalars |= venv.env.starts.scalars()
         recent: Any = self.model.ep_info_buffer or []  # the last 100, SB3's stats_window_size
         if episodes := [episode for episode in recent if episode["from_start"]]:
             means = {
@@ -854,10 +855,9 @@ class EvalCallback(BetweenRollouts):
 
     def _judge(self) -> None:
         modes = ("argmax", "sampled") if self.config.run.eval_modes == "both" else ("argmax",)
-        stages = parse_stages(self.config.run.eval_stages) or self.config.env.stage_list
+        stages = self.config.run.eval_stages or self.config.env.stages
         found = {
-            stage_name(*stage): {mode: self._evaluate(stage, mode) for mode in modes}
-            for stage in stages
+            str(stage): {mode: self._evaluate(stage, mode) for mode in modes} for stage in stages
         }
         # the mean over stages of each part of the rank, in the mode that is worse at it
         rank = min(
@@ -895,13 +895,11 @@ class EvalCallback(BetweenRollouts):
                 flush=True,
             )
 
-    def _evaluate(self, stage: tuple[int, int], mode: str) -> Summary:
+    def _evaluate(self, stage: StageId, mode: str) -> Summary:
         flags = self.config.run
         config = dataclasses.replace(
             in_process(self.config.env),
-            stages="",
-            world=stage[0],
-            stage=stage[1],
+            stages=(stage,),
             n_envs=flags.eval_episodes,
         )
         return evaluate(
@@ -983,11 +981,13 @@ def resume(model: PPOWithRND, config: TrainConfig) -> None:
     path = find_checkpoint(config.run.resume_model)
     content, weights = read_model_zip(path)
     before = config_from_dict(content)
-    for name in ("stage_list", "action_set", "show_buttons"):
+    for name in ("stages", "action_set", "show_buttons", "observation"):
         old, new = getattr(before.env, name), getattr(config.env, name)
         if old != new:
+            if name == "stages":
+                old, new = stages_label(old), stages_label(new)
             raise UsageError(
-                f"{path} was trained with {name.removesuffix('_list')} {old}, not {new}: "
+                f"{path} was trained with {name} {old}, not {new}: "
                 "--warm-start takes its weights alone"
             )
     if content["reward_signature"] != reward_signature(config.env):
@@ -1050,7 +1050,7 @@ def train(config: TrainConfig) -> int:
             write_json(run.config_path, content)
             rollout = config.ppo.n_steps * config.env.n_envs
             print(
-                f"{run.path}: {stages_said(config.env)} on {config.env.emulator} "
+                f"{run.path}: {stages_label(config.env.stages)} on {config.env.emulator} "
                 f"({config.env.vec_backend}), one rollout is {rollout:,} steps in "
                 f"{rollout // config.ppo.batch_size} minibatches, device {model.device}",
                 flush=True,

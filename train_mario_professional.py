@@ -38,8 +38,10 @@ from rich.live import Live
 from rich.table import Table
 from scipy.stats import bootstrap
 
-from mario_cli import exit_code
+from mario_cli import UsageError, exit_code
+from mario_config import in_process
 from mario_doctor import diagnose
+from mario_game import parse_stages
 from mario_policies import load_policy
 from mario_rollout import evaluate
 from mario_runs import (
@@ -50,7 +52,6 @@ from mario_runs import (
     read_model_zip,
     write_json,
 )
-from mario_runtime import UsageError, in_process, parse_stages, stage_name
 from train_mario import parse_config, read_yaml
 
 ROOT = Path(__file__).parent
@@ -137,8 +138,7 @@ class Chain:
         Raises:
             UsageError: the phase was begun with other flags.
         """
-        world, stage = self.stage.split("-")
-        place = {"world": int(world), "stage": int(stage), "seed": self.seed}
+        place = {"stages": self.stage, "seed": self.seed}
         flags = self.phases[number].flags | place
         run = self.run(number)
         path = run.path.with_suffix(".yaml")
@@ -190,7 +190,7 @@ def read_plan(path: Path, storage: Path) -> list[Chain]:
         known = ", ".join(sorted(PLAN_KEYS))
         raise UsageError(f"{path}: no key {unknown[0]!r}; there are: {known}")
     try:
-        stages = [stage_name(*stage) for stage in parse_stages(str(content["stages"]))]
+        stages = [str(stage) for stage in parse_stages(str(content["stages"]))]
         seeds = [int(seed) for seed in content["seeds"]]
         parts = list(content.get("phases") or [{"name": "train", "share": 1}])
         shares = sum(float(part["share"]) for part in parts) if "timesteps" in content else 1.0

@@ -1,7 +1,7 @@
 """Watch a policy play in a window, play yourself, record demos and play them again.
 
     python watch_mario.py --model runs/mine
-    python watch_mario.py --human --stage 2 --record demos/mine.npz
+    python watch_mario.py --human --stage 1-2 --record demos/mine.npz
     python watch_mario.py --replay demos/mine.npz --emulator nes-py --headless
 
 Keys: Space pause, . one frame, - and + speed, Enter next episode, Esc end. Playing yourself: the
@@ -23,8 +23,11 @@ from typing import Any
 import numpy as np
 import tyro
 
-from mario_cli import exit_code
+from fastnes import BUTTON_BITS
+from mario_cli import UsageError, exit_code, with_stages_flag
+from mario_config import EmulatorName, EnvConfig, StagesFlag, buttons_of_actions, in_process
 from mario_demos import Demo, load_demo, record, replay, save_demo
+from mario_game import FRAMES_PER_SECOND, StageId, stages_label
 from mario_policies import find_model, load_policy, shipped_model
 from mario_rollout import (
     Moment,
@@ -34,17 +37,7 @@ from mario_rollout import (
     protocol_config,
     watch,
 )
-from mario_runtime import (
-    BUTTON_BITS,
-    FRAMES_PER_SECOND,
-    EmulatorName,
-    EnvConfig,
-    FastMarioEnv,
-    NesPyMarioEnv,
-    UsageError,
-    buttons_of_actions,
-    in_process,
-)
+from mario_wrappers import FastMarioEnv, NesPyMarioEnv
 
 SCALE = 3  # screen px to window px
 PANEL_WIDTH = 300
@@ -86,10 +79,8 @@ class WatchFlags:
     """Play a demo again; exit code 0 only if it ends as it was recorded."""
     record: Path | None = None
     """Write the best episode of those played as a demo: a clear, or the furthest."""
-    world: int | None = None
-    """Another world than the policy's own; 1 if you play."""
-    stage: int | None = None
-    """Another stage than the policy's own; 1 if you play."""
+    stages: StagesFlag = ()
+    """Other stages than the policy's own, as 1-2 (--stage 1-2 says the same); 1-1 if you play."""
     deterministic: bool = False
     """Argmax of the policy instead of samples from it."""
     protocol: ProtocolName = "noop"
@@ -350,7 +341,7 @@ class Recorder:
         """Save what was pressed, a byte a frame, if it is the best so far."""
         if self.path is None or not pressed:
             return
-        stage = (config.world, config.stage)
+        [stage] = config.stages
         demo = record(*stage, pressed, source=source, seed=seed, noops=noops)
         rank = (demo.cleared, -demo.frames if demo.cleared else 0, int(demo.x.max()))
         if self.best is None or rank > self.best:
@@ -397,22 +388,17 @@ def show_policy(flags: WatchFlags, window: Window | None, policy: Policy, name: 
 def watched_config(flags: WatchFlags, trained: EnvConfig) -> EnvConfig:
     """Return where a policy is watched: its own environment, but for what the flags change."""
     config = in_process(trained, flags.emulator)
-    if flags.world or flags.stage:
-        config = dataclasses.replace(
-            config,
-            world=flags.world or config.world,
-            stage=flags.stage or config.stage,
-            goal_line_x=None,
-        )
+    if flags.stages:
+        config = dataclasses.replace(config, stages=flags.stages, goal_line_x=None)
     return protocol_config(config, flags.protocol)
 
 
 def play_human(flags: WatchFlags, window: Window) -> None:
     """Play by keyboard, episode after episode, frame by frame."""
     recorder = Recorder(flags.record)
-    config = EnvConfig(world=flags.world or 1, stage=flags.stage or 1)
+    config = EnvConfig(stages=flags.stages or (StageId(1, 1),))
     game = FastMarioEnv if flags.emulator == "fast" else NesPyMarioEnv
-    env = game(config.world, config.stage)
+    env = game(*config.stages[0])
     for _ in range(flags.episodes) if flags.episodes else itertools.count():
         pressed: list[int] = []
         window.begin_episode()
@@ -480,8 +466,6 @@ def run(flags: WatchFlags) -> int:
         raise UsageError("--speed must be above 0")
     if flags.episodes < 0 or flags.seed < 0:
         raise UsageError("--episodes and --seed must not be negative")
-    if 0 in (flags.world, flags.stage):
-        raise UsageError("worlds and stages count from 1")
     if flags.replay:
         demo = load_demo(flags.replay)
         code = 1  # closed before its end, it has shown nothing
@@ -490,17 +474,19 @@ def run(flags: WatchFlags) -> int:
         return code
     Recorder(flags.record)  # a file that is there already is said before anything is played
     if flags.human:
-        with opened(flags, f"{flags.world or 1}-{flags.stage or 1} by you") as window:
+        stages = flags.stages or (StageId(1, 1),)
+        with opened(flags, f"{stages_label(stages)} by you") as window:
             assert window
             play_human(flags, window)
         return 0
-    model = flags.model or shipped_model(flags.world or 1, flags.stage or 1) or shipped_model(1, 1)
+    stage = flags.stages[0] if flags.stages else StageId(1, 1)
+    model = flags.model or shipped_model(stage) or shipped_model(StageId(1, 1))
     if model is None:
         raise UsageError("no policy is shipped: name one with --model")
     policy = load_policy(model)
     config = watched_config(flags, policy.env_config)
     kind = "argmax" if flags.deterministic else "sampled"
-    with opened(flags, f"{config.world}-{config.stage}, {kind}") as window:
+    with opened(flags, f"{stages_label(config.stages)}, {kind}") as window:
         show_policy(flags, window, policy, find_model(model).stem)
     return 0
 
@@ -519,8 +505,12 @@ def opened(flags: WatchFlags, title: str) -> Iterator[Window | None]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse and watch."""
-    flags = tyro.cli(WatchFlags, args=arguments, description=__doc__)
-    return exit_code(lambda: run(flags))
+    given = sys.argv[1:] if arguments is None else arguments
+
+    def task() -> int:
+        return run(tyro.cli(WatchFlags, args=with_stages_flag(given), description=__doc__))
+
+    return exit_code(task)
 
 
 if __name__ == "__main__":

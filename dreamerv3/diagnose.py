@@ -35,11 +35,12 @@ from dreamerv3.networks import centered, unimix_probs
 from dreamerv3.policy import DreamerPolicy, policy_from_tensors
 from dreamerv3.recurrence import UNIMIX, no_noise
 from dreamerv3.replay import Replay
-from mario_cli import exit_code
+from mario_cli import UsageError, exit_code
+from mario_config import in_process
+from mario_game import GameFacts
 from mario_policies import find_model
 from mario_rollout import evaluate, game_fps, write_video
 from mario_runs import BadModelFile, RunFolder, read_metrics, read_model_zip, write_json
-from mario_runtime import GameFacts, UsageError, in_process
 
 CURIOSITY_EPISODES = 64  # the newest ones
 ENSEMBLE_UPDATES = 300  # of an ensemble for an agent that has none

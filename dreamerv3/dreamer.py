@@ -2,7 +2,7 @@
 
     python dreamer.py --configs mario_plan2explore --logdir logs/run --steps 7e5
 
-Overlays of configs.yaml come first, then any flag: `--model.deter 1024 --env.stage 2`. The same
+Overlays of configs.yaml come first, then any flag: `--model.deter 1024 --env.stage 1-2`. The same
 command again goes on where the run stopped. Writes the run folder of mario_runs.py, and replay/.
 From top to bottom: the flags, the trainer, its loop, main.
 """
@@ -48,7 +48,10 @@ from dreamerv3.models import Batch, ModelConfig
 from dreamerv3.policy import DreamerPolicy, make_agent, tuples
 from dreamerv3.recurrence import draw_noise, noisy
 from dreamerv3.replay import Replay, read_index, relabel
-from mario_cli import exit_code
+from mario_cli import UsageError, exit_code, with_stages_flag
+from mario_config import EnvConfig, env_config_as_dict, env_config_from_dict, in_process
+from mario_game import parse_stages, stages_label, with_stages_field
+from mario_reward import reward_signature
 from mario_rollout import (
     Episode,
     Summary,
@@ -70,13 +73,6 @@ from mario_runs import (
     tensor_bytes,
     write_json,
     write_model_zip,
-)
-from mario_runtime import (
-    EnvConfig,
-    UsageError,
-    env_config_from_dict,
-    in_process,
-    reward_signature,
 )
 
 AGENT = "dreamerv3"
@@ -206,6 +202,7 @@ def parse_config(arguments: Sequence[str]) -> DreamerConfig:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--logdir", type=Path)
     first.add_argument("--configs", nargs="*", default=[])
+    arguments = with_stages_flag(arguments, "env.")
     given, _ = first.parse_known_args(arguments)
     default = DreamerConfig()
     if given.logdir and (checkpoints := RunFolder(given.logdir).checkpoints()):
@@ -241,11 +238,15 @@ def with_overlay(config: DreamerConfig, overlays: dict[str, Any], name: str) -> 
 
 def with_values(instance: Any, values: dict[str, Any]) -> Any:
     """Return a config dataclass with values, nested as it is, replaced."""
-    changes = {}
+    changes: dict[str, Any] = {}
+    if isinstance(instance, EnvConfig):
+        values = with_stages_field(values)
     for key, value in values.items():
         current = getattr(instance, key)
         if dataclasses.is_dataclass(current):
             changes[key] = with_values(current, value)
+        elif key == "stages":
+            changes[key] = parse_stages(str(value))
         elif isinstance(current, float):
             changes[key] = float(value)  # YAML reads 1 as an int
         else:
@@ -260,6 +261,7 @@ def config_as_dict(config: DreamerConfig) -> dict[str, Any]:
         dataclasses.asdict(config),
     )
     return flags | {
+        "env": env_config_as_dict(config.env),
         "agent": AGENT,
         "steps": config.run.steps,
         "reward_signature": reward_signature(config.env),
@@ -684,9 +686,11 @@ def resume(trainer: Trainer, checkpoint: tuple[dict[str, Any], ...]) -> None:
     """
     content, weights, state = checkpoint
     before, now = config_from_dict(content), trainer.config
-    for name in ("world", "stage", "action_set"):
+    for name in ("stages", "action_set"):
         old, new = getattr(before.env, name), getattr(now.env, name)
         if old != new:
+            if name == "stages":
+                old, new = stages_label(old), stages_label(new)
             raise UsageError(
                 f"{now.run.logdir} holds a run with {name} {old}, not {new}: choose another "
                 "--logdir"
@@ -762,7 +766,7 @@ def train(config: DreamerConfig) -> None:
         replay = config.replay
         per_update = replay.batch * replay.length / replay.train_ratio
         print(
-            f"{run.path}: {config.env.world}-{config.env.stage}, {parameters / 1e6:.2f}M "
+            f"{run.path}: {stages_label(config.env.stages)}, {parameters / 1e6:.2f}M "
             f"parameters, an update of {replay.batch} x {replay.length} steps every "
             f"{math.ceil(per_update)} environment steps, {config.exploration.behaviour}",
             flush=True,

@@ -16,9 +16,8 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mario_cli import exit_code
+from mario_cli import UsageError, exit_code
 from mario_runs import RunFolder, read_metrics
-from mario_runtime import UsageError
 
 LANDMARKS_X = (
     1000.0,

@@ -11,14 +11,10 @@ from dreamerv3.exploration import ExplorationConfig
 from dreamerv3.models import Agent, ModelConfig
 from dreamerv3.networks import State, unimix_probs
 from dreamerv3.recurrence import UNIMIX
+from mario_cli import UsageError
+from mario_config import EnvConfig, env_config_from_dict
 from mario_runs import BadModelFile
-from mario_runtime import (
-    EnvConfig,
-    UsageError,
-    action_space,
-    env_config_from_dict,
-    observation_space,
-)
+from mario_runtime import action_space, observation_space
 
 
 def make_agent(model: ModelConfig, exploration: ExplorationConfig, env: EnvConfig) -> Agent:

@@ -27,8 +27,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from mario_cli import UsageError
 from mario_runs import atomic_write, write_json
-from mario_runtime import UsageError
 
 FORMAT = 1
 CHUNK_ROWS = 1024  # rows of a file; 4.3 MB with 64x64 gray images

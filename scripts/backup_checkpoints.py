@@ -19,9 +19,8 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mario_cli import exit_code
+from mario_cli import UsageError, exit_code
 from mario_runs import RunFolder, atomic_write
-from mario_runtime import UsageError
 from mario_status import find_runs
 
 

@@ -23,8 +23,8 @@ import numpy as np
 import fastnes
 from fastnes import game
 from fastnes.tables import PALETTE_RGB
+from mario_cli import UsageError
 from mario_demos import Demo, load_demo, replay
-from mario_runtime import UsageError
 
 MAIN_BUTTONS = (0x80, 0x82, 0x81, 0x83, 0x00, 0x40, 0x20)  # right, B, A, both, none, left, down
 ALL_STAGES = [(world, stage) for world in range(1, 9) for stage in range(1, 5)]

@@ -19,8 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from dreamerv3.dreamer import parse_config
 from dreamerv3.envs.mario import demo_rows, load_demos, mario_row, replay_contents
 from dreamerv3.replay import Replay
-from mario_cli import exit_code
-from mario_runtime import UsageError
+from mario_cli import UsageError, exit_code
 
 
 @dataclasses.dataclass(frozen=True)

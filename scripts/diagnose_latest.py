@@ -25,7 +25,8 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mario_cli import exit_code
+from mario_cli import UsageError, exit_code
+from mario_config import EmulatorName, in_process
 from mario_policies import load_policy
 from mario_rollout import (
     Episode,
@@ -39,7 +40,6 @@ from mario_rollout import (
     write_video,
 )
 from mario_runs import BadModelFile
-from mario_runtime import EmulatorName, UsageError, in_process
 from mario_status import newest_model, newest_run
 
 COLUMNS = (

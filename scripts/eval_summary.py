@@ -17,8 +17,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mario_cli import exit_code
-from mario_runtime import UsageError
+from mario_cli import UsageError, exit_code
 from mario_status import RunReader
 
 COLUMNS = ("step", "protocol", "policy", "cleared", "95 %", "max-x", "best", "steps", "return")

@@ -22,6 +22,7 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mario_cli import exit_code
+from mario_game import with_stages_field
 from mario_policies import find_model
 from mario_runs import read_model_zip
 
@@ -64,7 +65,7 @@ def describe(path: Path) -> Iterator[str]:
     yield f"agent      {config.get('agent')}"
     in_name = re.search(r"(\d+)_steps", path.stem)
     yield f"steps      {data.get('num_timesteps', in_name[1] if in_name else 'unknown')}"
-    yield f"stage      {env.get('stages') or f'{env.get("world")}-{env.get("stage")}'}"
+    yield f"stage      {with_stages_field(env).get('stages', '?')}"
     yield f"weights    {parameters:,} numbers in {len(tensors)} tensors"
     largest = sorted(tensors.items(), key=lambda item: -item[1].numel())[:3]
     for name, tensor in largest:

@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from doc_tables import cleared
 
+from mario_game import STAGES, StageId
 from mario_policies import PRETRAINED, shipped_model
-from mario_runtime import STAGES, stage_name
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
@@ -89,9 +89,9 @@ def levels_page() -> str:
     routes = read_json(RESULTS / "routes.json") or {}
     lines, rates = [], []
     for world, stage in STAGES:
-        name = said = stage_name(world, stage)
+        name = said = str(StageId(world, stage))
         cells = [""] * 8
-        if model := shipped_model(world, stage):
+        if model := shipped_model(StageId(world, stage)):
             cells, clear_rate = policy_cells(model.parent, name)
             rates.append(clear_rate)
             card = Path(os.path.relpath(model.parent / "README.md", RESULTS)).as_posix()

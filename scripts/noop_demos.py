@@ -29,9 +29,9 @@ from check_parity import parse_stages
 from search_route import FIRST_WIDTH, Distances, Explored, Level, beam_search, explore
 from simplify_demo import Simplifier, changes
 
-from mario_cli import exit_code
+from mario_cli import UsageError, exit_code
 from mario_demos import AGENT_FRAMES, Demo, load_demo, record, save_demo
-from mario_runtime import UsageError, action_buttons
+from mario_game import action_buttons
 
 MAX_WIDTH = 1024  # of a beam that only has to arrive,
 TIMES_LONGER = 1.25  # in so many times the frames of the level's clear

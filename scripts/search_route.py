@@ -38,20 +38,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from check_parity import parse_stages
 
-from fastnes import BatchMachine
+from fastnes import BUTTON_BITS, BatchMachine
 from fastnes.game import start_snapshot
-from mario_cli import exit_code
+from mario_cli import UsageError, exit_code
+from mario_config import EmulatorName
 from mario_demos import AGENT_FRAMES, Demo, load_demo, record, replay, save_demo
+from mario_game import N_AREA_POINTERS, STAGES, GameFacts, StageId, read_facts
 from mario_runs import provenance, write_json
-from mario_runtime import (
-    BUTTON_BITS,
-    N_AREA_POINTERS,
-    STAGES,
-    EmulatorName,
-    GameFacts,
-    UsageError,
-    read_facts,
-)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "docs" / "results" / "routes.json"
@@ -689,7 +682,7 @@ def keep(flags: SearchFlags, demo: Demo, figures: dict[str, Any]) -> None:
 def floor_steps(name: str) -> str:
     """Return the agent steps at top speed from start to goal, if one area holds both."""
     level = parse_stages(name)[0]
-    stage = STAGES[level]
+    stage = STAGES[StageId(*level)]
     if stage.start_area != stage.goal_area or level in STAGES_BEHIND_PIPES:
         return ""
     return str((stage.goal_line_x - stage.start_x) // (MAX_SPEED_PX * AGENT_FRAMES))

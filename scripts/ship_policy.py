@@ -26,7 +26,9 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from evaluate_mario import print_summary
-from mario_cli import exit_code
+from mario_cli import UsageError, exit_code
+from mario_config import EmulatorName, EnvConfig, in_process
+from mario_game import parse_stages, stages_text, with_stages_field
 from mario_policies import find_model, load_policy
 from mario_rollout import PROTOCOLS, ProtocolName, Summary, evaluate
 from mario_runs import (
@@ -39,7 +41,6 @@ from mario_runs import (
     read_model_zip,
     write_json,
 )
-from mario_runtime import EmulatorName, EnvConfig, UsageError, in_process, parse_stages
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAINING = "training.json"
@@ -94,7 +95,7 @@ def trainings_behind(model: Path) -> list[Training]:
     before = config["run"].get("warm_start")  # of PPO alone
     own = Training(
         run=run.path.name,
-        stages=env["stages"] or f"{env['world']}-{env['stage']}",
+        stages=with_stages_field(env)["stages"],
         steps=rows[-1]["step"],
         wall_s=round(rows[-1]["wall_s"], 1),
         seed=config["run"]["seed"],
@@ -107,10 +108,10 @@ def trainings_behind(model: Path) -> list[Training]:
 def judged_env(env: EnvConfig, destination: Path) -> EnvConfig:
     """Return the environment of the one stage that a policy is shipped for."""
     try:
-        [(world, stage)] = parse_stages(destination.name)
+        [stage] = parse_stages(destination.name)
     except (UsageError, ValueError):
-        world, stage = env.stage_list[0]
-    return dataclasses.replace(env, world=world, stage=stage, stages="")
+        stage = env.stages[0]
+    return dataclasses.replace(env, stages=(stage,))
 
 
 def card(
@@ -141,7 +142,7 @@ def card(
     protocol = Path(os.path.relpath(ROOT / "docs" / "protocol.md", folder.resolve())).as_posix()
     return f"""# {folder.name}
 
-{AGENTS[config["agent"]]} on {env["world"]}-{env["stage"]}, action set `{env["action_set"]}`:
+{AGENTS[config["agent"]]} on {with_stages_field(env)["stages"]}, action set `{env["action_set"]}`:
 {steps}{unknown} in {minutes} on {machine["cpus"]} cores,
 {machine["cpu"]}, no GPU; other work ran beside it.
 
@@ -228,8 +229,8 @@ def ship(flags: ShipFlags) -> None:
     model = find_model(flags.run)
     config, _ = read_model_zip(model)
     env = judged_env(load_policy(model).env_config, flags.destination)
-    place = {key: getattr(env, key) for key in ("world", "stage", "stages")}
-    config = without_folder(config | {"env": config["env"] | place})
+    of_stage = with_stages_field(config["env"]) | {"stages": stages_text(env.stages)}
+    config = without_folder(config | {"env": of_stage})
     trainings = trainings_behind(model)
     target = flags.destination / "best_eval.zip"
     copy_without_optimizer(model, target, config)

@@ -26,9 +26,9 @@ from search_route import Level, has_cleared
 
 from fastnes import BatchMachine
 from fastnes.game import start_snapshot
-from mario_cli import exit_code
+from mario_cli import UsageError, exit_code
 from mario_demos import AGENT_FRAMES, Demo, load_demo, record, save_demo
-from mario_runtime import UsageError, action_buttons, read_facts
+from mario_game import action_buttons, read_facts
 
 SPANS = (1, 2, 4, 8, 16)  # agent steps that take on their neighbour's buttons
 MACHINES = 64  # variants tried at once, at most

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from mario_cli import exit_code
+from mario_cli import UsageError, exit_code
 from mario_runs import BadModelFile, RunLocked
-from mario_runtime import UsageError, WorkerDied
+from mario_sb3 import WorkerDied
 
 
 def failing(error: BaseException) -> Callable[[], None]:

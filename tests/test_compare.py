@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from compare_agents import interquartile_mean, main, over_seeds
+from mario_config import EnvConfig
 from mario_rollout import Episode, summarize
 from mario_runs import RunFolder, write_json
-from mario_runtime import EnvConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 
@@ -43,7 +43,7 @@ def make_run(
     """A run that takes wall_s for each 100 steps and is evaluated at steps; xs, sampled."""
     run = RunFolder(path)
     config = {
-        "env": {"world": 1, "stage": stage, "noop_max": 30, "sticky_prob": 0.0},
+        "env": {"stages": f"1-{stage}", "noop_max": 30, "sticky_prob": 0.0},
         "run": {"warm_start": warm_start},
         "provenance": {"machine": {"cpus": 2, "cpu": cpu}},
     }

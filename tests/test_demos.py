@@ -14,6 +14,8 @@ import pytest
 
 from fastnes import BatchMachine, state
 from fastnes.game import start_snapshot
+from mario_cli import UsageError
+from mario_config import EmulatorName, EnvConfig, RewardConfig, buttons_of_actions
 from mario_demos import (
     ARRAYS,
     Demo,
@@ -24,16 +26,8 @@ from mario_demos import (
     save_demo,
     snapshots,
 )
-from mario_runtime import (
-    STAGES,
-    EmulatorName,
-    EnvConfig,
-    RewardConfig,
-    UsageError,
-    action_buttons,
-    buttons_of_actions,
-    make_vec_env,
-)
+from mario_game import STAGES, action_buttons
+from mario_sb3 import make_vec_env
 
 DEMOS = Path(__file__).resolve().parent.parent / "demos"
 EMULATORS: tuple[EmulatorName, ...] = ("fast", "nes-py")

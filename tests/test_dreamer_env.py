@@ -19,8 +19,11 @@ from dreamerv3.envs.mario import (
     recompute_rewards,
     replay_contents,
 )
+from mario_cli import UsageError
+from mario_config import EnvConfig, RewardConfig
 from mario_demos import load_demo, record, save_demo
-from mario_runtime import EnvConfig, GameFacts, RewardConfig, UsageError, make_vec_env
+from mario_game import GameFacts, StageId
+from mario_sb3 import make_vec_env
 
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "demos" / "1-1.npz"
@@ -233,7 +236,7 @@ def test_a_demo_with_no_ops_and_one_from_a_snapshot() -> None:
 
 def test_demos_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no demo of 2-1"):
-        load_demos(DEMO, dataclasses.replace(CONFIG, world=2))
+        load_demos(DEMO, dataclasses.replace(CONFIG, stages=(StageId(2, 1),)))
     demo = load_demo(DEMO)
     short = record(1, 1, demo.buttons[:40], source="human")
     save_demo(tmp_path / "short.npz", short)
@@ -243,6 +246,10 @@ def test_demos_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 def test_the_replays_description_tells_rewards_and_actions_apart() -> None:
     assert replay_contents(CONFIG) == replay_contents(dataclasses.replace(CONFIG, n_envs=7))
-    for change in ({"reward": RewardConfig()}, {"action_set": "fast"}, {"world": 2}):
+    for change in (
+        {"reward": RewardConfig()},
+        {"action_set": "fast"},
+        {"stages": (StageId(2, 1),)},
+    ):
         assert replay_contents(CONFIG) != replay_contents(dataclasses.replace(CONFIG, **change))
     assert mario_row(CONFIG)["image"].shape == (1, 64, 64)

@@ -15,7 +15,7 @@ import pytest
 
 from dreamerv3 import replay as replay_module
 from dreamerv3.replay import CHUNK_ROWS, Replay, relabel, row_type
-from mario_runtime import UsageError
+from mario_cli import UsageError
 
 ROOT = Path(__file__).parents[1]
 ROW = row_type((1, 2, 2), 2)

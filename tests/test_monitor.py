@@ -26,6 +26,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import auto_update_mario_monitor
 from mario_doctor import Doctor
+from mario_game import STAGES, StageId
 from mario_report import (
     CURVE_POINTS,
     Ending,
@@ -36,7 +37,6 @@ from mario_report import (
     points,
     rounded,
 )
-from mario_runtime import STAGES
 from mario_status import RunReader, find_runs
 
 ROOT = Path(__file__).parents[1]
@@ -201,7 +201,7 @@ def test_deaths_are_counted_by_place_newest_episodes_first() -> None:
     assert describe_endings(ends) == ("98 of 200 cleared; most of the others ended at x 0-31 (100)")
 
 
-@pytest.mark.parametrize("stage", [(1, 1), (2, 2)])
+@pytest.mark.parametrize("stage", [StageId(1, 1), StageId(2, 2)])
 def test_the_level_is_drawn_from_end_to_end(stage: tuple[int, int]) -> None:
     picture = level_picture(*stage)
     assert picture.shape == (208, STAGES[stage].width, 3)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mario_demos import AGENT_FRAMES, load_demo, replay
-from mario_runtime import action_buttons
+from mario_game import action_buttons
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "scripts"))

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 import render_best_checkpoint
+from mario_cli import UsageError
 from mario_runs import BadModelFile
-from mario_runtime import UsageError
 from mario_status import RunReader, best_run, find_runs, newest_model, newest_run
 
 QUICK = ("--max-steps", "12", "--seeds", "3")

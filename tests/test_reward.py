@@ -7,20 +7,14 @@ import dataclasses
 import numpy as np
 import pytest
 
-from mario_runtime import (
-    STAGES,
-    EnvConfig,
-    GameFacts,
-    RewardConfig,
-    RewardShaper,
-    UsageError,
-    env_config_from_dict,
-    reward_signature,
-)
+from mario_cli import UsageError
+from mario_config import EnvConfig, RewardConfig, env_config_from_dict
+from mario_game import STAGES, GameFacts, StageId
+from mario_reward import RewardShaper, reward_signature
 
-START = STAGES[1, 1].start_x
-AREA = STAGES[1, 1].start_area
-GOAL = STAGES[1, 1].goal_line_x
+START = STAGES[StageId(1, 1)].start_x
+AREA = STAGES[StageId(1, 1)].start_area
+GOAL = STAGES[StageId(1, 1)].goal_line_x
 FRAMES = np.array([4])
 
 SHAPED = RewardConfig(
@@ -54,8 +48,8 @@ def shaper(reward: RewardConfig = SHAPED, start: int = START, **changes: object)
     """A shaper whose episode begins at start px."""
     config = EnvConfig(reward=reward, **changes)  # type: ignore[arg-type]
     shaper = RewardShaper(config)
-    area = STAGES[config.world, config.stage].start_area
-    shaper.reset(facts(start, area, world=config.world, stage=config.stage))
+    area = STAGES[config.stages[0]].start_area
+    shaper.reset(facts(start, area, world=config.stages[0].world, stage=config.stages[0].stage))
     return shaper
 
 
@@ -70,7 +64,7 @@ def walk_all(config: EnvConfig, walks: list[np.ndarray]) -> np.ndarray:
     Who has arrived stands still.
     """
     xs = np.array([np.pad(walk, (0, max(map(len, walks)) - len(walk)), "edge") for walk in walks])
-    one = facts(START, world=config.world, stage=config.stage)
+    one = facts(START, world=config.stages[0].world, stage=config.stages[0].stage)
     everywhere = GameFacts(*(np.repeat(value, len(walks)) for value in one))
     walkers = RewardShaper(config, len(walks))
     walkers.reset(everywhere)
@@ -106,11 +100,11 @@ def test_round_trips_over_known_ground_never_pay() -> None:
 
 
 @pytest.mark.parametrize("stage", [key for key, entry in STAGES.items() if entry.exit_pipe_x])
-def test_a_warp_zone_behind_the_exit_pipe_pays_nothing(stage: tuple[int, int]) -> None:
-    table, (world, number) = STAGES[stage], stage
+def test_a_warp_zone_behind_the_exit_pipe_pays_nothing(stage: StageId) -> None:
+    table = STAGES[stage]
     assert table.exit_pipe_x
     start = table.exit_pipe_x - 100
-    walker = shaper(start=start, world=world, stage=number)
+    walker = shaper(start=start, stages=(stage,))
     for x in run_to(table.exit_pipe_x + 500, start):
         walker.step(facts(x, table.start_area), FRAMES)
     assert walker.max_x == table.exit_pipe_x
@@ -118,8 +112,8 @@ def test_a_warp_zone_behind_the_exit_pipe_pays_nothing(stage: tuple[int, int]) -
     in_the_goals_area = facts(2872, table.goal_area)
     assert walker.step(in_the_goals_area, FRAMES)[0] == 0
     assert walker.step(facts(2884, table.goal_area), FRAMES)[0] > 0
-    assert reward_signature(EnvConfig(world=world, stage=number)) != reward_signature(
-        EnvConfig(world=1, stage=1, goal_line_x=table.goal_line_x)
+    assert reward_signature(EnvConfig(stages=(stage,))) != reward_signature(
+        EnvConfig(goal_line_x=table.goal_line_x)
     )
 
 
@@ -274,7 +268,7 @@ def test_signature_tells_rewards_apart_and_survives_json() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"world": 9}, "no stage 9-1"),
+        ({"stages": (StageId(9, 1),)}, "no stage 9-1"),
         ({"action_set": "turbo"}, "no action set"),
         ({"sticky_prob": 1.5}, "sticky_prob"),
         ({"n_envs": 0}, "n_envs"),

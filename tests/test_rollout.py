@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mario_cli import UsageError
+from mario_config import EnvConfig
 from mario_demos import record, replay
 from mario_rollout import (
     Episode,
@@ -29,7 +31,6 @@ from mario_rollout import (
     wilson_interval,
     write_video,
 )
-from mario_runtime import EnvConfig, UsageError
 
 ENV = EnvConfig(n_envs=2, vec_backend="dummy")
 RANDOM = RandomPolicy(ENV, 7)

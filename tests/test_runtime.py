@@ -10,20 +10,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from mario_runtime import (
-    ACTION_SETS,
-    BUTTON_BITS,
-    EnvConfig,
-    MaxAndSkipFrame,
-    RewardConfig,
-    SplitMix64,
-    UsageError,
-    WorkerDied,
-    action_buttons,
-    buttons_of_actions,
-    make_single_env,
-    make_vec_env,
-)
+from fastnes import BUTTON_BITS
+from mario_cli import UsageError
+from mario_config import EnvConfig, RewardConfig, buttons_of_actions
+from mario_game import ACTION_SETS, action_buttons
+from mario_runtime import make_single_env
+from mario_sb3 import WorkerDied, make_vec_env
+from mario_wrappers import MaxAndSkipFrame, SplitMix64
 
 RIGHT = ACTION_SETS["simple"].index(["right"])
 

@@ -13,7 +13,7 @@ import pytest
 from fastnes import BatchMachine
 from fastnes.game import start_snapshot
 from mario_demos import AGENT_FRAMES, load_demo, record, replay
-from mario_runtime import read_facts
+from mario_game import read_facts
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY / "scripts"))

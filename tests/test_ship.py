@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import TINY_RUN
 
+from mario_game import StageId
 from mario_policies import load_policy
 from mario_runs import read_model_zip
 from train_mario import main as train
@@ -39,7 +40,7 @@ def shipped(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_policy_is_of_the_stage_that_its_folder_is_called_after(shipped: Path) -> None:
     folder = shipped / "ppo_levels" / "1-2"
     env = load_policy(folder).env_config
-    assert env.stage_list == [(1, 2)]
+    assert env.stages == (StageId(1, 2),)
     assert read_model_zip(folder / "best_eval.zip")[0] == json.loads(
         (folder / "train_config.json").read_text()
     )

@@ -21,11 +21,13 @@ import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecNormalize
 
+from mario_cli import UsageError
+from mario_config import in_process
+from mario_game import StageId
 from mario_policies import load_policy
 from mario_ppo import PPOWithRND
 from mario_rollout import play, protocol_config
 from mario_runs import RunFolder, load_tensors, read_metrics, read_model_zip
-from mario_runtime import UsageError, in_process
 from train_mario import (
     TemperatureCallback,
     TrainConfig,
@@ -265,7 +267,7 @@ def test_a_run_that_clears_enough_is_finished(tmp_path: Path, trainer: Callable[
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--world 9", "no stage 9-1"),
+        ("--world 9", "no stage '9-1'"),
         ("--batch-size 100", "does not divide a rollout"),
         ("--temperature-final 0", "temperature_final must be above 0"),
         ("--warm-temperature 0", "warm_temperature must be above 0"),
@@ -343,8 +345,10 @@ def test_reward_normalisation_discounts_with_ppos_gamma() -> None:
 def test_a_yaml_recipe_sets_flags_and_the_command_line_wins(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("gamma: 0.95\nent-coef: 5e-2\nhurdle_x: [600, 1200]\nworld: 4\n")
+    assert parse_config(["--config", str(recipe)]).env.stages == (StageId(4, 1),)
     config = parse_config(["--config", str(recipe), "--world", "2"])
-    assert (config.ppo.gamma, config.ppo.ent_coef, config.env.world) == (0.95, 0.05, 2)
+    assert (config.ppo.gamma, config.ppo.ent_coef) == (0.95, 0.05)
+    assert config.env.stages == (StageId(2, 1),)
     assert config.env.reward.hurdle_x == (600, 1200)
     recipe.write_text("gama: 0.95\n")
     with pytest.raises(UsageError, match="no flag --gama"):

@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 
 import watch_mario
+from fastnes import BUTTON_BITS
+from mario_config import in_process
 from mario_demos import Demo, load_demo, save_demo
+from mario_game import StageId
 from mario_policies import load_policy
 from mario_rollout import play, protocol_config
-from mario_runtime import BUTTON_BITS, in_process
 
 ROOT = Path(__file__).parents[1]
 RIGHT, A, B = (BUTTON_BITS[name] for name in ("right", "A", "B"))
@@ -51,7 +53,7 @@ def test_a_policys_clear_is_recorded_and_replays_on_both_emulators(
     assert demo.cleared
     assert (demo.source, demo.seed) == ("policy:best_eval", 4)
     # The same episode as the rollout loop's own, no-ops apart.
-    policy = load_policy(watch_mario.shipped_model(1, 1) or Path())
+    policy = load_policy(watch_mario.shipped_model(StageId(1, 1)) or Path())
     config = protocol_config(in_process(policy.env_config), "noop")
     episode = play(policy, config, 1, deterministic=True, seed=4)[0]
     assert (demo.agent_steps, demo.x[-1]) == (episode.length, episode.end_x)
@@ -204,12 +206,12 @@ def test_without_a_display_it_points_to_the_page(
         ("--speed nan", "--speed must be above 0"),
         ("--episodes -1", "--episodes and --seed must not be negative"),
         ("--seed -1", "--episodes and --seed must not be negative"),
-        ("--human --world 0", "worlds and stages count from 1"),
+        ("--human --world 0", "no stage '0-1'"),
         ("--replay a.npz --record b.npz", "not both"),
         ("--replay nowhere.npz", "cannot read nowhere.npz"),
         ("--model nowhere.zip", "there is no model file nowhere.zip"),
         ("--record README.md --headless", "README.md is there already"),
-        ("--record new.npz --headless --world 9", "no stage 9-1"),
+        ("--record new.npz --headless --world 9", "no stage '9-1'"),
     ],
 )
 def test_what_does_not_fit_is_one_line(

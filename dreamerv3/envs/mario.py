@@ -15,20 +15,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dreamerv3.replay import row_type
-from mario_demos import Demo, DemoVecEnv, Waypoint, load_demo, snapshots
-from mario_runtime import (
-    RAM_X,
-    RAM_X_PAGE,
-    BatchedMarioVecEnv,
-    EnvConfig,
-    GameFacts,
-    RewardShaper,
-    StageStarts,
-    Start,
-    UsageError,
-    observation_space,
-    reward_signature,
-)
+from fastnes.ram import PLAYER_X, PLAYER_X_PAGE
+from mario_cli import UsageError
+from mario_config import EnvConfig
+from mario_demos import Demo, DemoPlayer, Waypoint, load_demo, snapshots
+from mario_game import GameFacts, read_facts, stages_text
+from mario_reward import RewardShaper, reward_signature
+from mario_runtime import MarioVectorEnv, observation_space
+from mario_starts import StageStarts, Start
 
 
 def mario_row(config: EnvConfig) -> np.dtype:
@@ -41,7 +35,7 @@ def replay_contents(config: EnvConfig) -> dict[str, Any]:
     """Return what replay.json says of this environment's rows."""
     return {
         "reward_signature": reward_signature(config),
-        "stage": f"{config.world}-{config.stage}",
+        "stage": stages_text(config.stages),
         "action_set": config.action_set + ("+long_jump" if config.long_jump_action else ""),
         "frame_skip": config.frame_skip,
         "facts": list(GameFacts._fields),
@@ -117,7 +111,7 @@ class BackwardCurriculum:
         for places in self.demos:
             if self.back < len(places):
                 ram = places[self.back].state
-                return int(ram[RAM_X_PAGE]) * 256 + int(ram[RAM_X])
+                return int(ram[PLAYER_X_PAGE]) * 256 + int(ram[PLAYER_X])
         return None
 
     def choose(self, generator: np.random.Generator) -> tuple[int, Waypoint | None]:
@@ -158,10 +152,10 @@ def load_demos(path: Path, env: EnvConfig) -> list[Demo]:
         UsageError: there are none, or the file named is of another stage.
     """
     files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
-    stage = env.world, env.stage
+    [stage] = env.stages
     demos = [demo for demo in map(load_demo, files) if (demo.world, demo.stage) == stage]
     if not demos:
-        raise UsageError(f"{path} holds no demo of {env.world}-{env.stage}")
+        raise UsageError(f"{path} holds no demo of {stage}")
     return demos
 
 
@@ -185,7 +179,7 @@ class CurriculumStarts(StageStarts):
             super().count(number, cleared)
 
 
-class MarioFromPlaces(BatchedMarioVecEnv):
+class MarioFromPlaces(MarioVectorEnv):
     """The batched environment, whose episodes may begin along a demo."""
 
     def __init__(self, config: EnvConfig, curriculum: BackwardCurriculum | None = None) -> None:
@@ -193,17 +187,6 @@ class MarioFromPlaces(BatchedMarioVecEnv):
             config, starts=CurriculumStarts(config, curriculum) if curriculum else None
         )
         self.curriculum = curriculum
-
-    @property
-    def places(self) -> np.ndarray:
-        """Where each episode began, int64[n]; -1 is the level's start."""
-        return np.where(self.from_start, -1, self.start_numbers - 1)
-
-    def _infos(self, *args: Any) -> list[dict[str, Any]]:
-        infos = super()._infos(*args)
-        return [
-            info | {"place": place} for info, place in zip(infos, self.places.tolist(), strict=True)
-        ]
 
 
 # --------------------------------------------------------------------------------------------
@@ -221,11 +204,11 @@ class MarioStreams:
         episodes: finished since the last `take_episodes`.
     """
 
-    def __init__(self, venv: BatchedMarioVecEnv, seed: int = 0) -> None:
+    def __init__(self, venv: MarioVectorEnv, seed: int = 0) -> None:
         n = venv.num_envs
         self.venv = venv
         self.row = mario_row(venv.config)
-        venv.seed(seed)
+        self.seed = seed
         self.images = np.zeros((n, *self.row["image"].shape), dtype=np.uint8)
         self.actions = np.zeros(n, dtype=np.int64)
         self.is_first = np.ones(n, dtype=bool)
@@ -241,50 +224,53 @@ class MarioStreams:
 
     def reset(self) -> list[np.ndarray]:
         """Begin an episode everywhere; return each stream's first row, [1]."""
-        self.images = np.asarray(self.venv.reset())
-        return [self._first_row(i) for i in range(len(self.images))]
+        self.images, _ = self.venv.reset(seed=self.seed)
+        return list(self._first_rows(np.arange(len(self.images))))
 
-    def _first_row(self, i: int) -> np.ndarray:
-        row = np.zeros(1, self.row)
-        row["image"], row["is_first"] = self.images[i], True
-        row["facts"] = facts_of(self.venv.reset_infos[i])
-        return row
+    def _first_rows(self, envs: np.ndarray) -> np.ndarray:
+        """Return the rows that begin an episode in each of envs, [len(envs), 1]."""
+        rows = np.zeros((len(envs), 1), self.row)
+        rows["image"][:, 0], rows["is_first"] = self.images[envs], True
+        facts = read_facts(self.venv.machines.ram_before[envs])
+        rows["facts"][:, 0] = np.stack(facts, axis=1)
+        return rows
 
     def step(self, actions: np.ndarray) -> list[np.ndarray]:
         """Do one action in each; return each stream's new rows, [1], or [2] where one ended.
 
         The second is the next episode's first.
         """
-        images, rewards, dones, infos = self.venv.step(actions)
-        self.images, self.actions = np.asarray(images), actions
-        self.is_first = np.asarray(dones)
+        venv, places = self.venv, self.places
+        self.images, rewards, terminations, truncations, infos = venv.step(actions)
+        self.actions, self.is_first = actions, terminations | truncations
         self.returns += rewards
         self.lengths += 1
-        return [
-            self._rows(i, int(actions[i]), float(rewards[i]), infos[i]) for i in range(len(actions))
-        ]
+        rows = np.zeros((len(actions), 1), self.row)
+        columns = {"image": self.images, "action": actions, "reward": rewards}
+        columns |= {"is_last": self.is_first, "is_terminal": terminations, "frames": venv.frames}
+        columns["facts"] = np.stack(venv.facts, axis=1)
+        for name, column in columns.items():
+            rows[name][:, 0] = column
+        new = list(rows)
+        ended = np.flatnonzero(self.is_first)
+        for i, first in zip(ended.tolist(), self._first_rows(ended), strict=True):
+            rows["image"][i, 0] = infos["final_obs"][i]
+            new[i] = np.concatenate([rows[i], first])
+            self._end_episode(i, int(places[i]))
+        return new
 
-    def _rows(self, i: int, action: int, reward: float, info: dict[str, Any]) -> np.ndarray:
-        done = bool(self.is_first[i])
-        row = np.zeros(1, self.row)
-        row["image"] = info["terminal_observation"] if done else self.images[i]
-        row["action"], row["reward"] = action, reward
-        row["is_last"] = done
-        row["is_terminal"] = done and not info["TimeLimit.truncated"]
-        row["frames"], row["facts"] = info["frames"], facts_of(info)
-        if not done:
-            return row
-        self._end_episode(i, info)
-        return np.concatenate([row, self._first_row(i)])
+    @property
+    def places(self) -> np.ndarray:
+        """Where each episode began, int64[n]; -1 is the level's start."""
+        return np.where(self.venv.from_start, -1, self.venv.start_numbers - 1)
 
-    def _end_episode(self, i: int, info: dict[str, Any]) -> None:
-        place = info.get("place", -1)
+    def _end_episode(self, i: int, place: int) -> None:
         self.episodes.append(
             FinishedEpisode(
                 episode_return=float(self.returns[i]),
                 length=int(self.lengths[i]),
-                max_x=info["max_x"],
-                flag=info["flag_get"],
+                max_x=int(self.venv.max_x[i]),
+                flag=bool(self.venv.cleared[i]),
                 place=place,
             )
         )
@@ -310,16 +296,11 @@ class MarioStreams:
             UsageError: it is of other environments.
         """
         self.venv.load_state_dict(state["venv"])
-        self.images = self.venv.stack.copy()
+        self.images = self.venv.observations
         if self.curriculum and state["curriculum"]:
             self.curriculum.load_state_dict(state["curriculum"])
         for name in self.STATE:
             setattr(self, name, np.asarray(state[name]).copy())
-
-
-def facts_of(info: dict[str, Any]) -> list[int]:
-    """Return the game's facts in an info, in the order of a row's."""
-    return [int(info[name]) for name in GameFacts._fields]
 
 
 # --------------------------------------------------------------------------------------------
@@ -351,11 +332,11 @@ def recompute_rewards(rows: np.ndarray, config: EnvConfig) -> np.ndarray:
 
 def demo_rows(demo: Demo, config: EnvConfig) -> tuple[np.ndarray, int]:
     """Return a demo as one episode's rows, and at how many of them no action fits the buttons."""
-    venv = DemoVecEnv(config, demo)
-    streams = MarioStreams(venv)
+    player = DemoPlayer(config, demo)
+    streams = MarioStreams(player.env)
     rows = streams.reset()
     unfit = 0
-    for action, fits in venv.agent_steps():
+    for action, fits in player.agent_steps():
         unfit += not fits
         [new] = streams.step(np.array([action]))
         rows.append(new[:1])

@@ -1,0 +1,187 @@
+"""What an environment is made from: `EnvConfig` and the numbers of its reward, as flags."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+
+from fastnes.ram import BUTTON_BITS
+from mario_cli import UsageError
+from mario_game import (
+    STAGES,
+    StageId,
+    action_buttons,
+    parse_stages,
+    stages_text,
+    with_stages_field,
+)
+
+EmulatorName = Literal["fast", "nes-py"]
+# On a command line: one word, as `parse_stages` reads it; nothing for none.
+StagesFlag = Annotated[
+    tuple[StageId, ...],
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="STAGES",
+        instance_from_str=lambda words: parse_stages(words[0]) if words[0] else (),
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: [stages_text(value)],
+    ),
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardConfig:
+    """The reward: a sum of named terms, times `reward_scale`. Distances in px, agent steps."""
+
+    base_reward_scale: float = 1.0
+    """Times the classic game reward: progress + clock + death, clipped to +-15 a step. 0 is off."""
+    forward_reward_scale: float = 0.0
+    """Per px forward. 0.15 makes a full run of 1-1 (3,121 px) 468, beside a flag bonus of 200."""
+    forward_mode: Literal["new_max", "positive_delta"] = "new_max"
+    """new_max pays new ground only; positive_delta any step right: exploitable, kept to show it."""
+    backward_penalty_scale: float = 0.0
+    """Subtracted per px moved left. Small: a step back is sometimes the right move."""
+    flag_bonus: float = 0.0
+    """Once, on the flag pole or the axe."""
+    death_penalty: float = 0.0
+    """Subtracted once, at death (a pit, an enemy, the clock)."""
+    stall_steps: int = 0
+    """Agent steps without new ground after which stall_penalty is due. 0 is off."""
+    stall_penalty: float = 0.0
+    """Subtracted every step of a stall. 0: it punishes waiting for the right moment."""
+    end_on_stall_steps: int = 0
+    """Agent steps without new ground after which the episode is truncated. 0 is off."""
+    end_on_stall_penalty: float = 0.0
+    """Subtracted once, when a stall ends the episode."""
+    milestone_step: int = 0
+    """Distance in px between milestones. 0 is off."""
+    milestone_bonus: float = 0.0
+    """For each milestone passed for the first time."""
+    hurdle_x: tuple[int, ...] = ()
+    """x in px of hard places; passing each pays hurdle_bonus, once an episode."""
+    hurdle_bonus: float = 0.0
+    """For each hurdle passed for the first time."""
+    time_penalty_per_step: float = 0.0
+    """Subtracted every agent step. 0 while learning to clear; 0.02 to fine-tune for speed."""
+    goal_potential_scale: float = 0.0
+    """Times gamma Phi(s') - Phi(s), Phi = px gained toward the goal line (Ng et al. 1999)."""
+    reward_scale: float = 1.0
+    """Times the whole sum. Small, so that the value loss does not drown the policy's gradient."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EnvConfig:
+    """The environment: which stage, seen how, on which emulator."""
+
+    stages: StagesFlag = (StageId(1, 1),)
+    """Stages that episodes begin in, as 1-1 or 1-1,8-4 or all. --stage 1-2 and the older --world 1
+    --stage 2 say the same of one."""
+    stage_sampling: Literal["uniform", "failure"] = "uniform"
+    """How a stage is drawn: each alike, or those more often that are cleared less often."""
+    goal_line_x: int | None = None
+    """x in px of the goal. Unset: as measured from the ROM (`STAGES`)."""
+    emulator: EmulatorName = "fast"
+    """fast is fastnes, compiled by Numba; nes-py is the reference that it equals."""
+    vec_backend: Literal["batched", "subproc", "dummy"] = "batched"
+    """batched (fast only): one process, threads; subproc: a worker process an environment; dummy:
+    one process, one after the other."""
+    n_envs: int = 8
+    """Environments side by side."""
+    frame_skip: int = 4
+    """Emulated frames per agent step, the buttons held. 4 is the Atari standard."""
+    observation: Literal["pixels", "rgb", "ram"] = "pixels"
+    """pixels: gray screens, shrunk and stacked; rgb: the screen in colour; ram: the machine's 2,048
+    bytes, undrawn."""
+    frame_stack: int = 4
+    """Screens in an observation: what shows speed and direction."""
+    screen_size: int = 84
+    """Height and width of an observation in px."""
+    show_buttons: bool = False
+    """Draw what the last action pressed above the picture: a held A, which no screen shows, does
+    not jump again."""
+    noop_max: int = 30
+    """Every episode starts with 1 to this many frames without buttons. 0: one fixed start."""
+    sticky_prob: float = 0.0
+    """Chance that an emulated frame keeps the last buttons (Machado et al. 2018: 0.25)."""
+    action_set: Literal["right_only", "simple", "complex", "fast", "full"] = "simple"
+    """right_only 5, simple 7, complex 12, fast 5 (full speed only), full 15 actions."""
+    long_jump_action: bool = False
+    """Add one action that holds a jump for long_jump_hold_steps agent steps."""
+    long_jump_hold_steps: int = 4
+    """Agent steps that the long jump holds its buttons: 16 frames reach full height."""
+    long_jump_base_action: str = "right+A+B"
+    """Buttons of the long jump, joined by +."""
+    max_episode_steps: int = 0
+    """Agent steps after which an episode is truncated. 0: only the game's own clock ends it."""
+    discount: Annotated[float, tyro.conf.Suppress] = 1.0
+    """gamma of the potential term. No flag: the trainer sets it to its own gamma."""
+    reward: RewardConfig = dataclasses.field(default_factory=RewardConfig)
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise UsageError("stages must name at least one stage")
+        for stage in self.stages:
+            if stage not in STAGES:
+                raise UsageError(f"no stage {stage}; stages are 1-1 to 8-4")
+        for name in ("n_envs", "frame_skip", "frame_stack", "screen_size", "long_jump_hold_steps"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not 0 <= self.sticky_prob < 1:
+            raise UsageError(f"sticky_prob must be in [0, 1), not {self.sticky_prob}")
+        if self.noop_max < 0 or self.max_episode_steps < 0:
+            raise UsageError("noop_max and max_episode_steps must not be negative")
+        if self.vec_backend == "batched" and self.emulator != "fast":
+            raise UsageError(
+                f"the batched backend needs --emulator fast; with {self.emulator} use "
+                "--vec-backend subproc or dummy"
+            )
+        buttons_of_actions(self)
+
+    def goal_of(self, stage: StageId) -> int:
+        """Return x of a stage's goal line in px: the one given, else the one measured."""
+        return STAGES[stage].goal_line_x if self.goal_line_x is None else self.goal_line_x
+
+
+def in_process(config: EnvConfig, emulator: EmulatorName | None = None) -> EnvConfig:
+    """Return config for playing in this process, on another emulator if one is named."""
+    emulator = emulator or config.emulator
+    backend: Any = "batched" if emulator == "fast" else "dummy"
+    return dataclasses.replace(config, emulator=emulator, vec_backend=backend)
+
+
+def env_config_as_dict(config: EnvConfig) -> dict[str, Any]:
+    """Return config as JSON holds it; `env_config_from_dict` reads it."""
+    return dataclasses.asdict(config) | {"stages": stages_text(config.stages)}
+
+
+def env_config_from_dict(values: dict[str, Any]) -> EnvConfig:
+    """Return the `EnvConfig` that `env_config_as_dict` wrote, in this version or an older one.
+
+    Raises:
+        UsageError: a key or a value does not fit.
+    """
+    try:
+        values = with_stages_field(values)
+        reward = dict(values.pop("reward", {}))
+        reward["hurdle_x"] = tuple(reward.get("hurdle_x", ()))
+        if "stages" in values:
+            values["stages"] = parse_stages(values["stages"])
+        return EnvConfig(**values, reward=RewardConfig(**reward))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UsageError(f"not an environment config: {error}") from error
+
+
+def buttons_of_actions(config: EnvConfig) -> np.ndarray:
+    """Return the button byte of every action an agent has, uint8[n_actions]; the long jump last."""
+    buttons = action_buttons(config.action_set)
+    if not config.long_jump_action:
+        return buttons
+    names = config.long_jump_base_action.split("+")
+    unknown = [name for name in names if name not in BUTTON_BITS]
+    if unknown:
+        raise UsageError(f"no button {unknown[0]!r}; there are: {', '.join(BUTTON_BITS)}")
+    return np.append(buttons, np.uint8(sum(BUTTON_BITS[name] for name in names)))

@@ -1,0 +1,256 @@
+"""Stable-Baselines3's socket: the environment as its `VecEnv`, batched or in worker processes."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
+
+from mario_cli import Failure, UsageError
+from mario_config import EnvConfig
+from mario_runtime import MarioVectorEnv, make_single_env
+from mario_starts import Starts
+
+
+class MarioVecEnv(VecEnv):
+    """`MarioVectorEnv` behind SB3's interface.
+
+    Observations and rewards are copies, as SB3 holds on to the last ones while it steps. An info
+    is an empty dictionary but where an episode ended: what SB3 and `VecMonitor` read of that
+    episode.
+
+    Attributes:
+        env: the environment, whose arrays hold what each step led to.
+    """
+
+    def __init__(self, env: MarioVectorEnv) -> None:
+        self.env = env
+        self.render_mode = "rgb_array"
+        super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
+
+    def reset(self) -> np.ndarray:
+        """Begin an episode everywhere, with the seeds of the last `seed()` call if there is one."""
+        observations, infos = self.env.reset(seed=self._seeds)
+        self._reset_seeds()
+        self._reset_options()
+        self.reset_infos = _rows(infos, range(self.num_envs))
+        return observations.copy()
+
+    def step_async(self, actions: np.ndarray) -> None:
+        self._actions = actions
+
+    def step_wait(self) -> Any:
+        observations, rewards, terminations, truncations, step = self.env.step(self._actions)
+        dones = terminations | truncations
+        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        if dones.any():
+            ended = np.flatnonzero(dones).tolist()
+            for i, info in zip(ended, _rows(step["final_info"], ended), strict=True):
+                info["TimeLimit.truncated"] = bool(truncations[i] and not terminations[i])
+                info["terminal_observation"] = step["final_obs"][i]
+                infos[i] = info
+            for i, info in zip(ended, _rows(step, ended), strict=True):
+                self.reset_infos[i] = info
+        return observations.copy(), rewards.copy(), dones, infos
+
+    def close(self) -> None:
+        """Close the environment: no processes, no windows."""
+        self.env.close()
+
+    def get_images(self) -> list[np.ndarray]:
+        """Return every environment's full screen, uint8[240, 256, 3]."""
+        return list(self.env.render())
+
+    def views(self, indices: Any = None) -> list[EnvView]:
+        """Return single environments by index, for `env_method` and its kin."""
+        return [EnvView(self.env, i) for i in self._get_indices(indices)]
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        return [getattr(view, attr_name) for view in self.views(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        raise AttributeError(f"{attr_name!r} of one environment cannot be set in a batch")
+
+    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> Any:
+        return [getattr(view, method_name)(*args, **kwargs) for view in self.views(indices)]
+
+    def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> list[bool]:
+        return [False] * len(list(self._get_indices(indices)))
+
+
+def _rows(infos: dict[str, Any], envs: Sequence[int]) -> list[dict[str, Any]]:
+    """Return the infos of some environments, a dictionary of plain numbers each.
+
+    Args:
+        infos: arrays of [n] with their masks, as a vector environment returns them.
+        envs: which environments.
+    """
+    rows: list[dict[str, Any]] = [{} for _ in envs]
+    for name, values in infos.items():
+        mask = infos.get(f"_{name}")
+        if mask is None or name.startswith("final_"):
+            continue  # a mask itself, or the episode before
+        columns = _rows(values, envs) if isinstance(values, dict) else values[list(envs)].tolist()
+        for row, i, value in zip(rows, envs, columns, strict=True):
+            if mask[i]:
+                row[name] = value
+    return rows
+
+
+class EnvView:
+    """One environment of a batch, as far as SB3 asks for it."""
+
+    render_mode = "rgb_array"
+
+    def __init__(self, env: MarioVectorEnv, index: int) -> None:
+        self.env, self.index = env, index
+        self.config = env.config
+        self.action_space = env.single_action_space
+        self.observation_space = env.single_observation_space
+        self.metadata = env.metadata
+
+    @property
+    def np_random(self) -> np.random.Generator:
+        """The environment's own generator."""
+        return self.env.generators[self.index]
+
+    def render(self) -> np.ndarray:
+        """Return the full screen, uint8[240, 256, 3]."""
+        return self.env.machines.rgb(self.index)
+
+    def get_wrapper_attr(self, name: str) -> Any:
+        """Return an attribute, as gymnasium's wrappers do."""
+        return getattr(self, name)
+
+
+def positions(venv: VecEnv, infos: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return x and the episode's furthest x after a step, int64[n] px each.
+
+    Args:
+        venv: the innermost `VecEnv`.
+        infos: what its step returned.
+    """
+    if isinstance(venv, MarioVecEnv):
+        return venv.env.facts.x_pos, venv.env.max_x
+    x, max_x = ([info[name] for info in infos] for name in ("x_pos", "max_x"))
+    return np.array(x), np.array(max_x)
+
+
+class WorkerDied(Failure):
+    """A worker process of a subproc vec env is gone; the message holds its traceback."""
+
+
+class ReportingSubprocVecEnv(SubprocVecEnv):
+    """SB3's SubprocVecEnv; a worker that dies is named, with its traceback or its exit code."""
+
+    def __init__(self, makers: Sequence[Callable[[], gym.Env]]) -> None:
+        self._reports = tempfile.TemporaryDirectory(prefix="mario_workers_")
+        reports = Path(self._reports.name)
+        super().__init__(
+            [_ReportingMaker(make, reports / f"{i}.txt") for i, make in enumerate(makers)],
+            start_method="forkserver"
+            if "forkserver" in multiprocessing.get_all_start_methods()
+            else "spawn",
+        )
+
+    def reset(self) -> Any:
+        try:
+            return super().reset()
+        except (EOFError, ConnectionResetError, BrokenPipeError) as error:
+            raise self._worker_died() from error
+
+    def step_async(self, actions: np.ndarray) -> None:
+        try:
+            super().step_async(actions)
+        except (ConnectionResetError, BrokenPipeError) as error:
+            raise self._worker_died() from error
+
+    def step_wait(self) -> Any:
+        try:
+            return super().step_wait()
+        except (EOFError, ConnectionResetError, BrokenPipeError) as error:
+            raise self._worker_died() from error
+
+    def _worker_died(self) -> WorkerDied:
+        """Return the error that names the dead worker, and end the others."""
+        dead = []
+        for i, process in enumerate(self.processes):
+            process.join(timeout=0.5)
+            if process.exitcode is not None:
+                report = Path(self._reports.name) / f"{i}.txt"
+                cause = report.read_text() if report.exists() else f"exit code {process.exitcode}\n"
+                dead.append(f"worker {i} of {len(self.processes)} died: {cause}")
+        for process in self.processes:
+            process.terminate()
+        self.closed = True
+        return WorkerDied("".join(dead) or "a worker closed its pipe and still runs")
+
+
+class _ReportingMaker:
+    """Makes an environment whose failure leaves its traceback in a file; picklable."""
+
+    def __init__(self, make: Callable[[], gym.Env], report: Path) -> None:
+        self.make, self.report = make, report
+
+    def __call__(self) -> gym.Env:
+        try:
+            return _ReportingEnv(self.make(), self.report)
+        except Exception:
+            self.report.write_text(traceback.format_exc())
+            raise
+
+
+class _ReportingEnv(gym.Wrapper):
+    """Writes the traceback of whatever an environment raises to a file, and raises it again."""
+
+    def __init__(self, env: gym.Env, report: Path) -> None:
+        super().__init__(env)
+        self.report = report
+
+    def reset(self, **kwargs: Any) -> Any:
+        try:
+            return self.env.reset(**kwargs)
+        except Exception:
+            self.report.write_text(traceback.format_exc())
+            raise
+
+    def step(self, action: Any) -> Any:
+        try:
+            return self.env.step(action)
+        except Exception:
+            self.report.write_text(traceback.format_exc())
+            raise
+
+
+def make_vec_env(
+    config: EnvConfig, seed: int | None = None, starts: Starts | None = None
+) -> VecEnv:
+    """Return `config.n_envs` environments behind SB3's `VecEnv`; number i is seeded with seed + i.
+
+    The seeds take effect at the first `reset()`; `seed(s)` followed by `reset()` begins anew.
+
+    Raises:
+        UsageError: starts of one's own, which only the batched backend has.
+    """
+    if starts is not None and config.vec_backend != "batched":
+        raise UsageError("episodes that begin at snapshots need --vec-backend batched")
+    makers: list[Callable[[], gym.Env]] = [functools.partial(make_single_env, config)]
+    makers *= config.n_envs
+    venv: VecEnv
+    if config.vec_backend == "batched":
+        venv = MarioVecEnv(MarioVectorEnv(config, starts=starts))
+    elif config.vec_backend == "subproc":
+        venv = ReportingSubprocVecEnv(makers)
+    else:
+        venv = DummyVecEnv(makers)
+    if seed is not None:
+        venv.seed(seed)
+    return venv
