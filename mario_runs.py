@@ -41,6 +41,8 @@ import psutil
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from mario_cli import UsageError
+
 KEPT_CHECKPOINTS = 2  # the newest, and the one before in case the newest is torn
 
 # The keys of metrics.jsonl that every agent shares (DESIGN.md); others carry a prefix of their own.
@@ -54,7 +56,7 @@ METRIC_KEYS = frozenset(
 )
 
 
-class RunLocked(RuntimeError):
+class RunLocked(UsageError):
     """Another trainer holds the run folder; the message says which."""
 
 
@@ -312,7 +314,7 @@ MODEL_MEMBERS = {
 MAX_MODEL_BYTES = 512 * 2**20  # unpacked; NatureCNN with its optimiser takes 20 MB
 
 
-class BadModelFile(ValueError):
+class BadModelFile(UsageError):
     """A model file is missing, torn, hostile or of another kind; the message says which."""
 
 
