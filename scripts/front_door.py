@@ -6,8 +6,8 @@ what they do is tested here. Standard library only: this runs before anything is
     run_mario.sh train|eval|smoke|test|... [flags of that command]    (all: COMMANDS, or --help)
 
 `.venv` holds the state of the installation:
-- `installed.json`: which requirements files are installed, with the files that they name, by SHA-256,
-  and by which Python. As long as it agrees with the files, a call starts at once.
+- `installed.json`: which requirements files are installed, with the files that they name, by
+  SHA-256, and by which Python. As long as it agrees with the files, a call starts at once.
 - `installing.json`: an installation is under way. Found at the start of a call, it was cut off
   (Ctrl-C, power): half a package can look whole to pip, so everything is built anew.
 - `lock`: held while installing; a second first call waits for the first one.

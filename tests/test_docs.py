@@ -31,6 +31,7 @@ import level_table  # noqa: E402
 import search_route  # noqa: E402
 
 PAGES = [page.relative_to(ROOT).as_posix() for page in doc_tables.documents()]
+PAGES += ["CHANGELOG.md", "CONTRIBUTING.md"]
 WRITTEN_WHOLE = ("docs/results/levels.md", "docs/results/comparison/comparison.md")
 FENCE = re.compile(r"^```.*?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+)`")
