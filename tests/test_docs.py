@@ -277,6 +277,12 @@ def test_every_link_leads_somewhere(page: str) -> None:
         assert not anchor or anchor in anchors(there), f"{page}: no heading {anchor} in {path}"
 
 
+def test_the_page_of_plans_lists_every_plan() -> None:
+    listed = set(re.findall(r"^\| `(\S+)` \|", text_of("docs/scaling.md"), re.MULTILINE))
+    plans = [*ROOT.glob("configs/professional*.yaml"), *ROOT.glob("configs/ablations/*.yaml")]
+    assert listed == {plan.relative_to(ROOT).as_posix() for plan in plans}
+
+
 # --------------------------------------------------------------------------------------------
 # Figures
 # --------------------------------------------------------------------------------------------
