@@ -55,7 +55,7 @@ from mario_report import (
 )
 from mario_rollout import (
     CAPTION_COLOR,
-    CAPTION_FONT,
+    caption_font,
     game_fps,
     protocol_config,
     watch,
@@ -187,7 +187,7 @@ def message_picture(text: str) -> np.ndarray:
     """Return a dark picture that says something, uint8[512, 512, 3]."""
     picture = Image.new("RGB", (512, 512), CAPTION_COLOR)
     lines = "\n".join(textwrap.wrap(text, 48))
-    ImageDraw.Draw(picture).text((24, 240), lines, "white", CAPTION_FONT)
+    ImageDraw.Draw(picture).text((24, 240), lines, "white", caption_font())
     return np.asarray(picture)
 
 

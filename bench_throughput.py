@@ -159,7 +159,7 @@ def retro_stepper() -> Callable[[], int]:
 
 
 def emulator_measures(seconds: float) -> list[Measure]:
-    """The emulator's issue's table."""
+    """The emulator alone and in a stack, beside nes-py and SB3's wrappers."""
     single = usual_env()
     single.reset()
     rng = np.random.default_rng(0)
@@ -247,7 +247,7 @@ def emulator_measures(seconds: float) -> list[Measure]:
 
 
 def ppo_measures() -> list[Measure]:
-    """The PPO issue's: 8 environments, 512 steps, batch 256, 4 epochs, a rollout a turn."""
+    """PPO beside SB3's: 8 environments, 512 steps, batch 256, 4 epochs, a rollout a turn."""
     steps, batch, epochs = 512, 256, 4
     per_turn = steps * SUBPROCESSES
     baseline_env = VecTransposeImage(VecFrameStack(SubprocVecEnv([usual_env] * SUBPROCESSES), 4))
@@ -284,7 +284,7 @@ def ppo_measures() -> list[Measure]:
 
 
 def dreamer_measures(folder: Path) -> list[Measure]:
-    """DreamerV3's issue's: size1m, batch 16 x 64, horizon 15, 64x64 gray; updates, and training."""
+    """DreamerV3 beside its peers: size1m, batch 16 x 64, horizon 15, gray; updates, and training."""
     overlays = read_overlays(CONFIGS)
     paper = DreamerConfig()
     fast = with_overlay(paper, overlays, "mario_fast")

@@ -7,6 +7,7 @@ actions: the emulator has no randomness of its own, so `film` plays recorded act
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -15,10 +16,8 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import cv2
 import gymnasium as gym
-import imageio.v2 as imageio
 import numpy as np
 from gymnasium.vector import VectorEnv
-from PIL import Image, ImageDraw, ImageFont
 
 from fastnes import BUTTON_BITS
 from mario_cli import UsageError
@@ -39,7 +38,6 @@ PROTOCOLS: dict[ProtocolName, tuple[int, float]] = {
 
 CAPTION_HEIGHT = 32  # px below a screen of twice its size: 512 x 512 in all
 CAPTION_COLOR = (24, 24, 32)
-CAPTION_FONT = ImageFont.load_default(size=18)
 
 
 class Policy(Protocol):
@@ -539,15 +537,25 @@ def with_caption(moment: Moment) -> np.ndarray:
     The strip says step, x, what the policy expects if it is a `Critic`, and the buttons that led
     here.
     """
+    from PIL import Image, ImageDraw  # films are optional: of the extras, not the environment's
+
     width = 2 * moment.screen.shape[1]
     strip = Image.new("RGB", (width, CAPTION_HEIGHT), CAPTION_COLOR)
     draw = ImageDraw.Draw(strip)
     value = "" if moment.value is None else f"value {moment.value:+.2f}"
     for x, text in ((8, f"step {moment.step}"), (108, f"x {moment.x}"), (198, value)):
-        draw.text((x, CAPTION_HEIGHT // 2), text, "white", CAPTION_FONT, anchor="lm")
+        draw.text((x, CAPTION_HEIGHT // 2), text, "white", caption_font(), anchor="lm")
     names = button_names(moment.buttons)
-    draw.text((width - 8, CAPTION_HEIGHT // 2), names, "gold", CAPTION_FONT, anchor="rm")
+    draw.text((width - 8, CAPTION_HEIGHT // 2), names, "gold", caption_font(), anchor="rm")
     return np.vstack([scaled(moment.screen, width), np.asarray(strip)])
+
+
+@functools.cache
+def caption_font() -> Any:
+    """Return the font of `with_caption`, Pillow's own, 18 px."""
+    from PIL import ImageFont
+
+    return ImageFont.load_default(size=18)
 
 
 def button_names(buttons: int) -> str:
@@ -596,12 +604,16 @@ def write_video(
             yield scaled(frame, max_width)
 
     def write_gif(temporary: Path) -> None:
+        from PIL import Image
+
         first, *others = [Image.fromarray(frame).quantize(256) for frame in sized()]
         ends = [round(100 * i / fps) for i in range(count + 1)]
         durations_ms = [10 * (end - begin) for begin, end in itertools.pairwise(ends)]
         first.save(temporary, save_all=True, append_images=others, duration=durations_ms, loop=0)
 
     def write_mp4(temporary: Path) -> None:
+        import imageio.v2 as imageio
+
         with imageio.get_writer(
             temporary, fps=fps, codec="libx264", quality=7, macro_block_size=2
         ) as writer:

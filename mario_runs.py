@@ -45,7 +45,7 @@ from mario_cli import UsageError
 
 KEPT_CHECKPOINTS = 2  # the newest, and the one before in case the newest is torn
 
-# The keys of metrics.jsonl that every agent shares (DESIGN.md); others carry a prefix of their own.
+# The keys of metrics.jsonl that every agent shares; others carry a prefix of their own ("ppo/").
 METRIC_KEYS = frozenset(
     {
         *("step", "wall_s", "env_steps_per_s"),
@@ -260,7 +260,7 @@ class MetricsLog:
         line: dict[str, Any] = {"step": step}
         for key, value in scalars.items():
             if key not in METRIC_KEYS and "/" not in key:
-                raise ValueError(f"metric {key!r} is not in DESIGN.md's list and has no prefix")
+                raise ValueError(f"metric {key!r} is none of METRIC_KEYS and has no prefix")
             if value is not None and math.isfinite(value):
                 line[key] = float(f"{value:.6g}")
         self._pending += json.dumps(line).encode() + b"\n"

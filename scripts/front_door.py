@@ -6,8 +6,8 @@ what they do is tested here. Standard library only: this runs before anything is
     run_mario.sh train|eval|smoke|test|... [flags of that command]    (all: COMMANDS, or --help)
 
 `.venv` holds the state of the installation:
-- `installed.json`: which requirements files are installed, by SHA-256, and by which Python. As long
-  as it agrees with the files, a call starts at once.
+- `installed.json`: which requirements files are installed, with the files that they name, by
+  SHA-256, and by which Python. As long as it agrees with the files, a call starts at once.
 - `installing.json`: an installation is under way. Found at the start of a call, it was cut off
   (Ctrl-C, power): half a package can look whole to pip, so everything is built anew.
 - `lock`: held while installing; a second first call waits for the first one.
@@ -23,6 +23,7 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 import venv
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,7 +47,8 @@ COMMANDS = {
 }
 USAGE = f"usage: run_mario.sh {'|'.join(COMMANDS)} [flags of that command]"
 RUN_REQUIREMENTS = "requirements.txt"
-TEST_REQUIREMENTS = "requirements-dev.txt"  # includes the other
+TEST_REQUIREMENTS = "requirements-dev.txt"  # asks for all that the other does, and more
+PROJECT = "pyproject.toml"
 
 
 class FrontDoorError(Exception):
@@ -71,10 +73,33 @@ class Environment:
     def wanted(self, requirements: str) -> dict[str, str]:
         """Return what `installed.json` must hold for a requirements file: file -> SHA-256."""
         names = {RUN_REQUIREMENTS, requirements}
+        names |= {other for name in names for other in self._named_in(name)}
         return {
-            name: hashlib.sha256((self.repository / name).read_bytes()).hexdigest()
+            name: hashlib.sha256(
+                self._project_to_install() if name == PROJECT else self._bytes_of(name)
+            ).hexdigest()
             for name in sorted(names)
         }
+
+    def _bytes_of(self, name: str) -> bytes:
+        return (self.repository / name).read_bytes()
+
+    def _named_in(self, requirements: str) -> Iterator[str]:
+        """Yield the files that a requirements file pulls in: by -r, -c, or -e, this project."""
+        for line in self._bytes_of(requirements).decode().splitlines():
+            match line.split():
+                case ["-r" | "-c", name, *_]:
+                    yield name
+                    yield from self._named_in(name)
+                case ["-e", *_]:
+                    yield PROJECT
+
+    def _project_to_install(self) -> bytes:
+        """Return what of pyproject.toml says what is installed; the rest are settings of tools."""
+        project = tomllib.loads(self._bytes_of(PROJECT).decode())
+        tables = [project.get("build-system"), project.get("project")]
+        tables.append(project.get("tool", {}).get("setuptools"))
+        return json.dumps(tables, sort_keys=True).encode()
 
     def is_ready(self, requirements: str) -> bool:
         """Return whether everything in a requirements file is installed and Python is there."""
@@ -149,7 +174,7 @@ class Environment:
             say(
                 "an NVIDIA card is here, but pip installs torch for the CPU on Windows: "
                 "pytorch.org/get-started gives the pip command for CUDA; run it with "
-                f"{self.python} -m pip, for the version in {RUN_REQUIREMENTS}"
+                f"{self.python} -m pip, for the version in requirements-pins.txt"
             )
 
     def _compile(self) -> None:
@@ -165,7 +190,8 @@ class Environment:
         command: list[str | Path] = [self.python, "-m", "pip", "install", *flags]
         command += ["--disable-pip-version-check", "-r", self.repository / requirements]
         # pip's own output is no part of the command's.
-        code = subprocess.run(command, stdout=sys.stderr, check=False).returncode
+        done = subprocess.run(command, cwd=self.repository, stdout=sys.stderr, check=False)
+        code = done.returncode
         if code:
             raise FrontDoorError(
                 f"pip could not install {requirements} (exit code {code}, its reason is above): "

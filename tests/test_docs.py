@@ -31,6 +31,7 @@ import level_table  # noqa: E402
 import search_route  # noqa: E402
 
 PAGES = [page.relative_to(ROOT).as_posix() for page in doc_tables.documents()]
+PAGES += ["CHANGELOG.md", "CONTRIBUTING.md"]
 WRITTEN_WHOLE = ("docs/results/levels.md", "docs/results/comparison/comparison.md")
 FENCE = re.compile(r"^```.*?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+)`")
@@ -274,6 +275,12 @@ def test_every_link_leads_somewhere(page: str) -> None:
         assert there.exists(), f"{page} links to {target}"
         assert there.is_relative_to(ROOT), f"{page} links out of the repository: {target}"
         assert not anchor or anchor in anchors(there), f"{page}: no heading {anchor} in {path}"
+
+
+def test_the_page_of_plans_lists_every_plan() -> None:
+    listed = set(re.findall(r"^\| `(\S+)` \|", text_of("docs/scaling.md"), re.MULTILINE))
+    plans = [*ROOT.glob("configs/professional*.yaml"), *ROOT.glob("configs/ablations/*.yaml")]
+    assert listed == {plan.relative_to(ROOT).as_posix() for plan in plans}
 
 
 # --------------------------------------------------------------------------------------------

@@ -136,6 +136,33 @@ def test_first_call_installs_second_starts_at_once_and_new_requirements_are_inst
     assert call(clone, "train", env=alone).stderr == ""
 
 
+def test_what_requirements_name_is_installed_again_when_it_changes(clone: Path) -> None:
+    """The pins, and what pyproject.toml says of the project; not its settings of tools."""
+    for name in ("pyproject.toml", "requirements-pins.txt", "requirements.txt"):
+        shutil.copy(REPOSITORY / name, clone)
+    environment = front_door.Environment(clone)
+    first = environment.wanted("requirements-dev.txt")
+    assert list(first) == [
+        "pyproject.toml",
+        "requirements-dev.txt",
+        "requirements-pins.txt",
+        "requirements.txt",
+    ]
+
+    def changes(name: str, old: str, new: str) -> set[str]:
+        """Return the files of which `installed.json` must say something else."""
+        text = (clone / name).read_text(encoding="utf-8")
+        assert old in text
+        (clone / name).write_text(text.replace(old, new), encoding="utf-8")
+        now = environment.wanted("requirements-dev.txt")
+        (clone / name).write_text(text, encoding="utf-8")
+        return {name for name, _ in now.items() ^ first.items()}
+
+    assert changes("pyproject.toml", '"numba>=', '"other>=') == {"pyproject.toml"}
+    assert changes("pyproject.toml", "line-length = 100", "line-length = 99") == set()
+    assert changes("requirements-pins.txt", "torch==", "torch==0.") == {"requirements-pins.txt"}
+
+
 @posix_only
 def test_a_killed_first_call_is_repeated_and_two_at_once_make_one_environment(clone: Path) -> None:
     command = ["/bin/bash", str(clone / "scripts" / "run_mario.sh"), "train"]

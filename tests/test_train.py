@@ -42,7 +42,7 @@ from train_mario import (
 
 ROOT = Path(__file__).parents[1]
 TINY = "--n-envs 2 --n-steps 64 --batch-size 64 --n-epochs 1 --eval-freq 0 --checkpoint-freq 0"
-P8 = (
+P8 = (  # the earlier project's command (docs/journey.md)
     "--timesteps 5000000 --device auto --action-set simple --n-envs 8 --gamma 0.9 "
     "--gae-lambda 0.95 --learning-rate 2.5e-4 --n-steps 512 --batch-size 256 --ent-coef 0.05 "
     "--n-epochs 4 --clip-range 0.2 --normalize-reward --norm-reward-clip 10 "
@@ -295,7 +295,7 @@ def test_wrong_flags_are_one_line_and_exit_code_2(
     assert not (tmp_path / "run" / "train_config.json").exists(), "nothing was begun"
 
 
-def test_the_issues_command_parses_and_nothing_is_lost(tmp_path: Path) -> None:
+def test_the_earlier_projects_command_parses_and_nothing_is_lost(tmp_path: Path) -> None:
     config = parse_config(P8.split())
     assert config.ppo.gamma == config.env.discount == 0.9
     assert config.env.reward.hurdle_x == (600, 1200, 1800, 2400, 3000)
@@ -394,7 +394,7 @@ def test_without_a_flag_the_recipe_of_1_1_is_trained(tmp_path: Path) -> None:
     assert parse_config(["--config", str(nothing)]).ppo == TrainConfig().ppo
 
 
-def test_the_recipe_p8_is_the_issues_command(tmp_path: Path) -> None:
+def test_the_recipe_p8_is_the_earlier_projects_command(tmp_path: Path) -> None:
     nothing = tmp_path / "nothing.yaml"
     nothing.write_text("{}\n")
     command = parse_config([*P8.split(), "--config", str(nothing)])
