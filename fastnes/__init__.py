@@ -4,7 +4,8 @@
 """
 
 from fastnes.batch import BatchMachine
-from fastnes.machine import BUTTON_BITS, Machine
+from fastnes.machine import Machine
+from fastnes.ram import BUTTON_BITS
 from fastnes.resize import area_resize
 from fastnes.rom import Rom, RomError, load_rom, packaged_rom
 from fastnes.state import STATE_SIZE, EmulationError, SnapshotError

@@ -10,29 +10,30 @@ import functools
 import numpy as np
 
 from fastnes.compiled import compiled
+from fastnes.ram import (
+    AREA_NUMBER,
+    BUTTON_START,
+    CHANGE_AREA_TIMER,
+    CLOCK_DIGIT_COUNT,
+    CLOCK_DIGITS,
+    ENEMY_BOWSER,
+    ENEMY_FLAG,
+    ENEMY_SLOTS_OF_GOAL,
+    ENEMY_TYPE,
+    FLOAT_ON_POLE,
+    GAME_MODE,
+    GAME_MODE_WORLD_OVER,
+    NO_BUTTON,
+    PLAYER_DEAD,
+    PLAYER_DYING,
+    PLAYER_FLOAT_STATE,
+    PLAYER_STATE,
+    PLAYER_Y_PAGE,
+    PRE_LEVEL_TIMER,
+    STAGE,
+    WORLD,
+)
 
-# RAM addresses (nesdev wiki has none of these; names as in gym-super-mario-bros)
-PLAYER_STATE = 0x000E
-ENEMY_TYPES = 0x0016  # five of them
-FLOAT_STATE = 0x001D
-Y_VIEWPORT = 0x00B5
-CHANGE_AREA_TIMER = 0x06DE
-AREA = 0x0760
-STAGE = 0x075C
-WORLD = 0x075F
-GAME_MODE = 0x0770
-PRE_LEVEL_TIMER = 0x07A0
-CLOCK_DIGITS = 0x07F8  # three of them
-
-STATE_DEAD = 0x06
-STATE_DYING = 0x0B
-ON_FLAG_POLE = 3
-BOWSER = 0x2D
-FLAG_POLE = 0x31
-WORLD_END = 2
-
-BUTTON_START = 0x08
-NO_BUTTON = 0x00
 WORLDS = 8
 STAGES = 4
 # worlds with a pipe-entry area before their second stage, which takes an area number
@@ -42,15 +43,15 @@ WORLDS_WITH_ENTRY = (1, 2, 4, 7)
 @compiled
 def is_world_over(row):
     """Return whether Bowser or his axe ended the world."""
-    return row[GAME_MODE] == WORLD_END
+    return row[GAME_MODE] == GAME_MODE_WORLD_OVER
 
 
 @compiled
 def is_stage_over(row):
     """Return whether Mario is sliding down the pole (or standing on the axe's bridge)."""
-    for slot in range(5):
-        if row[ENEMY_TYPES + slot] == BOWSER or row[ENEMY_TYPES + slot] == FLAG_POLE:
-            return row[FLOAT_STATE] == ON_FLAG_POLE
+    for slot in range(ENEMY_SLOTS_OF_GOAL):
+        if row[ENEMY_TYPE + slot] == ENEMY_BOWSER or row[ENEMY_TYPE + slot] == ENEMY_FLAG:
+            return row[PLAYER_FLOAT_STATE] == FLOAT_ON_POLE
     return False
 
 
@@ -58,9 +59,9 @@ def is_stage_over(row):
 def is_terminated(row):
     """Return whether Mario is dying, dead, below the screen, or has finished the stage."""
     return (
-        row[PLAYER_STATE] == STATE_DYING
-        or row[Y_VIEWPORT] > 1
-        or row[PLAYER_STATE] == STATE_DEAD
+        row[PLAYER_STATE] == PLAYER_DYING
+        or row[PLAYER_Y_PAGE] > 1
+        or row[PLAYER_STATE] == PLAYER_DEAD
         or is_world_over(row)
         or is_stage_over(row)
     )
@@ -101,7 +102,9 @@ def area_of(world: int, stage: int) -> int:
 
 
 def _clock(ram: np.ndarray) -> int:
-    hundreds, tens, ones = (int(digit) for digit in ram[CLOCK_DIGITS : CLOCK_DIGITS + 3])
+    hundreds, tens, ones = (
+        int(digit) for digit in ram[CLOCK_DIGITS : CLOCK_DIGITS + CLOCK_DIGIT_COUNT]
+    )
     return 100 * hundreds + 10 * tens + ones
 
 
@@ -117,7 +120,7 @@ def _start(world: int, stage: int) -> tuple[np.ndarray, np.ndarray]:
     machine.step(NO_BUTTON)
     while _clock(ram) == 0:
         machine.step(BUTTON_START, draw=False)
-        ram[WORLD], ram[STAGE], ram[AREA] = world - 1, stage - 1, area - 1
+        ram[WORLD], ram[STAGE], ram[AREA_NUMBER] = world - 1, stage - 1, area - 1
         machine.step(NO_BUTTON, draw=False)
         run_out_pre_level_timer(ram)
     last = _clock(ram)

@@ -13,18 +13,6 @@ from fastnes.step import screen_of, step_machines
 from fastnes.tables import BLACK, PALETTE_GRAY, PALETTE_INDEX, PALETTE_RGB
 from fastnes.warm import warm_up
 
-# Button bits, as nes-py's.
-BUTTON_BITS = {
-    "A": 0x01,
-    "B": 0x02,
-    "select": 0x04,
-    "start": 0x08,
-    "up": 0x10,
-    "down": 0x20,
-    "left": 0x40,
-    "right": 0x80,
-}
-
 
 class Machine:
     """One NES with a cartridge: plain frames, without the game's interventions.
@@ -71,7 +59,7 @@ class Machine:
         self.screen[:] = BLACK
 
     def step(self, buttons: int, frames: int = 1, draw: bool = True) -> None:
-        """Run `frames` frames with the buttons held (see BUTTON_BITS); draw the last if `draw`.
+        """Run `frames` frames with the buttons held (see ram.py); draw the last if `draw`.
 
         Raises:
             ValueError: buttons are not a byte, or frames is below 1.

@@ -7,12 +7,12 @@ from fastnes.compiled import compiled, compiled_with_arrays
 from fastnes.draw import CANVAS_ROWS, HEIGHT, SCREEN_WORDS, WIDTH
 from fastnes.frame import run_frame
 from fastnes.game import (
-    NO_BUTTON,
     is_occupied,
     is_terminated,
     run_out_pre_level_timer,
     skip_change_area,
 )
+from fastnes.ram import NO_BUTTON
 from fastnes.resize import resize_max
 from fastnes.share import claim
 from fastnes.state import ERROR, ERROR_NONE, ERROR_STUCK, REGISTERS
