@@ -13,12 +13,13 @@ from typing import NamedTuple
 import numpy as np
 
 from fastnes import BatchMachine
+from fastnes.ram import BUTTON_A, MAZE_CORRECT, PLAYER_Y_SPEED
 from mario_demos import AGENT_FRAMES
 from mario_runtime import N_AREA_POINTERS, GameFacts, read_facts
 from mario_search.explore import Explored
 from mario_search.play import (
-    A,
     COLUMN_PX,
+    MAX_SPEED_PX,
     Level,
     Moves,
     Route,
@@ -28,13 +29,11 @@ from mario_search.play import (
     route_of,
     x_speed,
 )
-from mario_search.ways import COLUMNS, RAM_MAZE_CORRECT, Distances, hidden_blocks, pack
-
-RAM_Y_SPEED = 0x9F  # signed, px a frame
+from mario_search.ways import COLUMNS, Distances, hidden_blocks, pack
 
 FIRST_WIDTH, MAX_WIDTH = 64, 8192
 CHILDREN = 3  # of each state: the same buttons, the same with A changed, random ones
-FRAME_COLUMNS = 3 / COLUMN_PX  # what a running Mario covers in a frame
+FRAME_COLUMNS = MAX_SPEED_PX / COLUMN_PX  # what a running Mario covers in a frame
 SPEED_WORTH = 0.01  # what 1/16 px a frame more is worth, in columns of lead (by hand)
 CHANGE_PRICE = 0.35
 
@@ -61,10 +60,10 @@ def beam_keys(ram: np.ndarray, facts: GameFacts, pressed: np.ndarray) -> np.ndar
             (facts.x_pos // 2, COLUMNS * COLUMN_PX // 2),
             (facts.y_pos // 2, 256),
             (x_speed(ram) // 4, 64),
-            (ram[:, RAM_Y_SPEED].astype(np.int64), 256),
-            (ram[:, RAM_MAZE_CORRECT].astype(np.int64), 16),
+            (ram[:, PLAYER_Y_SPEED].astype(np.int64), 256),
+            (ram[:, MAZE_CORRECT].astype(np.int64), 16),
             (hidden_blocks(facts), 4),
-            (pressed.astype(np.int64) & A, 2),
+            (pressed.astype(np.int64) & BUTTON_A, 2),
             (facts.player_state, 16),
         ]
     )
@@ -140,7 +139,7 @@ class Layer(NamedTuple):
 def next_buttons(held: np.ndarray, moves: Moves, rng: np.random.Generator) -> np.ndarray:
     """Return uint8[CHILDREN * n] buttons to go on with, of uint8[n] that are held."""
     pressed = np.repeat(held, CHILDREN)
-    pressed[1::CHILDREN] ^= A
+    pressed[1::CHILDREN] ^= BUTTON_A
     pressed[2::CHILDREN] = rng.choice(moves.buttons, len(held), p=moves.odds)
     lacking = np.flatnonzero(~np.isin(pressed, moves.buttons))
     if len(lacking):

@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 
 from fastnes import BatchMachine
+from fastnes.ram import BUTTON_A
 from mario_demos import AGENT_FRAMES
 from mario_runtime import read_facts
 from mario_search.play import (
-    A,
     Level,
     Route,
     at_home,
@@ -59,7 +59,7 @@ class RandomButtons:
         self.move[ended] = self.rng.choice(self.moves, len(ended), p=self.odds)
         self.move_steps[ended] = self.rng.integers(1, MAX_HOLD_STEPS, len(ended))
         ended = np.flatnonzero(self.jump_steps <= 0)
-        self.jump[ended] ^= A
+        self.jump[ended] ^= BUTTON_A
         self.jump_steps[ended] = self.rng.integers(1, MAX_JUMP_STEPS + 1, len(ended))
         self.move_steps -= 1
         self.jump_steps -= 1

@@ -6,22 +6,35 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastnes.ram import (
+    BUTTON_A,
+    BUTTON_B,
+    BUTTON_DOWN,
+    BUTTON_LEFT,
+    BUTTON_RIGHT,
+    BUTTON_UP,
+    NO_BUTTON,
+    PLAYER_X_SPEED,
+)
 from fastnes.state import RAM_SIZE, check_snapshot
 from mario_demos import AGENT_FRAMES
-from mario_runtime import BUTTON_BITS, GameFacts, read_facts
+from mario_runtime import GameFacts, read_facts
 
 Level = tuple[int, int]  # world, stage
 
-A, B = BUTTON_BITS["A"], BUTTON_BITS["B"]
-RIGHT, LEFT, DOWN, UP = (BUTTON_BITS[name] for name in ("right", "left", "down", "up"))
-
-RAM_X_SPEED = 0x57  # signed, 1/16 px a frame
-
 # How often random play presses what, beside A.
-ROAD = {RIGHT | B: 0.68, RIGHT: 0.08, LEFT | B: 0.1, LEFT: 0.02, 0: 0.06, B: 0.02}
-PIPES = ROAD | {DOWN: 0.05, UP: 0.02}
+ROAD = {
+    BUTTON_RIGHT | BUTTON_B: 0.68,
+    BUTTON_RIGHT: 0.08,
+    BUTTON_LEFT | BUTTON_B: 0.1,
+    BUTTON_LEFT: 0.02,
+    NO_BUTTON: 0.06,
+    BUTTON_B: 0.02,
+}
+PIPES = ROAD | {BUTTON_DOWN: 0.05, BUTTON_UP: 0.02}
 STAGES_BEHIND_PIPES = {(8, 4)}  # the only one that needs the down button
 COLUMN_PX = 16
+MAX_SPEED_PX = 3  # a frame, of a running Mario
 
 
 class Route(NamedTuple):
@@ -35,11 +48,6 @@ class Route(NamedTuple):
         """Agent steps, the last one perhaps cut short by the flag."""
         return len(self.buttons)
 
-    @property
-    def changes(self) -> int:
-        """How often the buttons change from one agent step to the next."""
-        return sum(a != b for a, b in zip(self.buttons, self.buttons[1:], strict=False))
-
 
 class Moves(NamedTuple):
     """What a beam may press, and how often it draws each."""
@@ -50,6 +58,11 @@ class Moves(NamedTuple):
     """float64[n], 1 in sum."""
 
 
+def changes(buttons: bytes) -> int:
+    """Return how often the buttons change from one agent step to the next."""
+    return sum(a != b for a, b in zip(buttons, buttons[1:], strict=False))
+
+
 def move_odds(stage: Level, pipes: bool) -> dict[int, float]:
     """Return what is pressed on a stage and how often; down and up only if asked for or needed."""
     return PIPES if pipes or stage in STAGES_BEHIND_PIPES else ROAD
@@ -58,23 +71,21 @@ def move_odds(stage: Level, pipes: bool) -> dict[int, float]:
 def all_moves(stage: Level, pipes: bool = False) -> Moves:
     """Return all that random play presses on a stage, with A and without."""
     odds = move_odds(stage, pipes)
-    buttons = np.array([move | jump for move in odds for jump in (0, A)], np.uint8)
+    buttons = np.array([move | jump for move in odds for jump in (NO_BUTTON, BUTTON_A)], np.uint8)
     return Moves(buttons, np.repeat(list(odds.values()), 2) / (2 * sum(odds.values())))
 
 
-def moves_of(buttons: np.ndarray) -> Moves:
-    """Return the moves of uint8[n] buttons, an action set's: drawn as random play would.
+def moves_of(buttons: np.ndarray, stage: Level, pipes: bool = False) -> Moves:
+    """Return the moves of uint8[n] buttons, an action set's.
 
-    What only running has (left, say) stands for running, too; what it lacks is seldom drawn.
+    What random play presses stands for the action nearest to it: left at full speed, say, for left.
     """
-    seldom = min(ROAD.values())
-    weights = np.full(len(buttons), seldom)
-    for move, odds in PIPES.items():
-        fits = (buttons & ~np.uint8(A)) == move
-        if not fits.any():
-            fits = (buttons & ~np.uint8(A | B)) == move & ~B
-        weights[fits] += odds / max(1, fits.sum())
-    return Moves(buttons, weights / weights.sum())
+    odds = np.zeros(len(buttons))
+    for pressed, odds_of_it in zip(*all_moves(stage, pipes), strict=True):
+        bits = np.bitwise_count(buttons ^ pressed)
+        nearest = bits == bits.min()
+        odds[nearest] += odds_of_it / nearest.sum()
+    return Moves(buttons, odds)
 
 
 def at_home(facts: GameFacts, stage: Level) -> np.ndarray:
@@ -89,7 +100,7 @@ def has_cleared(facts: GameFacts, stage: Level) -> np.ndarray:
 
 def x_speed(ram: np.ndarray) -> np.ndarray:
     """Return int64[n], 1/16 px a frame, of uint8[n, 2048] RAM."""
-    return ram[:, RAM_X_SPEED].view(np.int8).astype(np.int64)
+    return ram[:, PLAYER_X_SPEED].view(np.int8).astype(np.int64)
 
 
 def checked_start(start: np.ndarray, stage: Level) -> np.ndarray:

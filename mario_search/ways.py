@@ -6,12 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fastnes.ram import MAZE_CORRECT, MAZE_PASSED, PLAYER_X_FRACTION
 from mario_runtime import N_AREA_POINTERS, GameFacts
 from mario_search.play import COLUMN_PX, at_home, x_speed
-
-# RAM addresses that only a search looks at.
-RAM_X_FRACTION = 0x0400  # 1/256 px
-RAM_MAZE_CORRECT, RAM_MAZE_PASSED = 0x06D9, 0x06DA  # what the mazes with several checks count
 
 COLUMNS = 512  # of an area; the longest stage has 384
 PLACES_PER_COLUMN = 32 * 16 * 16 * 4 * 16  # as `place_keys` packs them
@@ -44,8 +41,8 @@ def place_keys(ram: np.ndarray, facts: GameFacts) -> np.ndarray:
             (facts.area_pointer, N_AREA_POINTERS),
             (facts.x_pos // COLUMN_PX, COLUMNS),
             (facts.y_pos // 24, 32),
-            (ram[:, RAM_MAZE_CORRECT].astype(np.int64), 16),
-            (ram[:, RAM_MAZE_PASSED].astype(np.int64), 16),
+            (ram[:, MAZE_CORRECT].astype(np.int64), 16),
+            (ram[:, MAZE_PASSED].astype(np.int64), 16),
             (hidden_blocks(facts), 4),
             (facts.player_state, 16),
         ]
@@ -109,6 +106,6 @@ class Distances:
         at = np.minimum(np.searchsorted(self.places, places), len(self.places) - 1)
         detours = np.where(self.places[at] == places, self.detours[at], parents_detours)
         columns = places // PLACES_PER_COLUMN
-        part = (facts.x_pos % COLUMN_PX + ram[:, RAM_X_FRACTION] / 256) / COLUMN_PX
+        part = (facts.x_pos % COLUMN_PX + ram[:, PLAYER_X_FRACTION] / 256) / COLUMN_PX
         left = np.where(self.goal_is_right[columns], 1 - part, part)
         return self.nearest[columns] + DETOUR_WEIGHT * detours + left, detours
