@@ -29,14 +29,7 @@ from mario_config import EmulatorName, EnvConfig, StagesFlag, buttons_of_actions
 from mario_demos import Demo, load_demo, record, replay, save_demo
 from mario_game import FRAMES_PER_SECOND, StageId, stages_label
 from mario_policies import find_model, load_policy, shipped_model
-from mario_rollout import (
-    Moment,
-    Policy,
-    ProtocolName,
-    button_names,
-    protocol_config,
-    watch,
-)
+from mario_rollout import Moment, Policy, ProtocolName, button_names, protocol_config, watch
 from mario_wrappers import FastMarioEnv, NesPyMarioEnv
 
 SCALE = 3  # screen px to window px

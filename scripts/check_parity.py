@@ -8,26 +8,69 @@
 Exit code 0: equal; 1: they part, and the frame and the first address or pixel are named.
 """
 
-import argparse
+from __future__ import annotations
+
+import dataclasses
 import itertools
-import json
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from typing import Any
 
 import numpy as np
+import tyro
+from gym_super_mario_bros._roms import smb1_rom_path
+from gym_super_mario_bros.smb_env import SuperMarioBrosEnv
+from nes_py import NESEnv
 
 import fastnes
 from fastnes import game
+from fastnes.ram import (
+    BUTTON_A,
+    BUTTON_B,
+    BUTTON_DOWN,
+    BUTTON_LEFT,
+    BUTTON_RIGHT,
+    BUTTON_SELECT,
+    BUTTON_START,
+    NO_BUTTON,
+)
+from fastnes.state import RAM_SIZE
 from fastnes.tables import PALETTE_RGB
-from mario_cli import UsageError
+from mario_cli import exit_code
 from mario_demos import Demo, load_demo, replay
+from mario_game import parse_stages
+from mario_runs import write_json
 
-MAIN_BUTTONS = (0x80, 0x82, 0x81, 0x83, 0x00, 0x40, 0x20)  # right, B, A, both, none, left, down
-ALL_STAGES = [(world, stage) for world in range(1, 9) for stage in range(1, 5)]
+# What is pressed most, each of them as often.
+MAIN_BUTTONS = (
+    BUTTON_RIGHT,
+    BUTTON_RIGHT | BUTTON_B,
+    BUTTON_RIGHT | BUTTON_A,
+    BUTTON_RIGHT | BUTTON_A | BUTTON_B,
+    NO_BUTTON,
+    BUTTON_LEFT,
+    BUTTON_DOWN,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ParityFlags:
+    """What to play."""
+
+    frames: int = 20_000
+    """Frames (of each stage)."""
+    stages: str = ""
+    """all, or such as 1-1,8-4. Unset: the title screen."""
+    demos: tuple[Path, ...] = ()
+    """Recorded clears, to play instead."""
+    seed: int = 0
+    """Of the random buttons."""
+    screens: bool = True
+    """Compare the pictures too, not RAM alone."""
+    json: Path | None = None
+    """Write the result to this file."""
 
 
 class PartedError(AssertionError):
@@ -42,7 +85,9 @@ def random_buttons(rng: np.random.Generator, with_start: bool) -> Iterator[int]:
     """
     while True:
         if rng.random() < 0.25:
-            buttons = int(rng.integers(256)) & (0xFF if with_start else 0xF3)
+            buttons = int(rng.integers(256))
+            if not with_start:
+                buttons &= ~(BUTTON_START | BUTTON_SELECT)
         else:
             buttons = MAIN_BUTTONS[int(rng.integers(len(MAIN_BUTTONS)))]
         for _ in range(int(rng.integers(1, 25))):
@@ -81,9 +126,6 @@ def compare_frames(frames: int, seed: int, screens: bool = True) -> int:
     Raises:
         PartedError: they differ.
     """
-    from gym_super_mario_bros._roms import smb1_rom_path
-    from nes_py import NESEnv
-
     reference = NESEnv(smb1_rom_path())
     reference.reset()
     machine = fastnes.Machine()
@@ -115,6 +157,16 @@ def compare_demo(demo: Demo, screens: bool = True) -> int:
     return compare_play(demo.world, demo.stage, demo.buttons.tolist(), screens)
 
 
+class Recorder(SuperMarioBrosEnv):
+    """The reference; it keeps RAM as it was before its interventions."""
+
+    ram_before: np.ndarray
+
+    def _did_step(self, done: bool) -> None:
+        self.ram_before = self.ram.copy()
+        super()._did_step(done)
+
+
 def compare_play(world: int, stage: int, buttons: Iterable[int], screens: bool = True) -> int:
     """Play environment steps of a stage, one frame and one byte of `buttons` each.
 
@@ -124,22 +176,13 @@ def compare_play(world: int, stage: int, buttons: Iterable[int], screens: bool =
     Raises:
         PartedError: they differ.
     """
-    from gym_super_mario_bros.smb_env import SuperMarioBrosEnv
-
-    class Recorder(SuperMarioBrosEnv):
-        ram_before: np.ndarray
-
-        def _did_step(self, done: bool) -> None:
-            self.ram_before = self.ram.copy()
-            super()._did_step(done)
-
     what = f"stage {world}-{stage}"
     reference = Recorder(target=(world, stage))
     reference.reset()
     batch = fastnes.BatchMachine(1, frames=1, threads=1)
     start, start_screen = game.start_snapshot(world, stage), game.start_screen(world, stage)
     batch.restore(0, start, start_screen)
-    ram = batch.states[0, :2048]
+    ram = batch.states[0, :RAM_SIZE]
     compare(f"{what}, start", 0, ram, reference.ram, batch.screen(0), reference.screen)
     frames = 0
     for frame, pressed in enumerate(buttons):
@@ -165,70 +208,47 @@ def compare_play(world: int, stage: int, buttons: Iterable[int], screens: bool =
     return frames
 
 
-def parse_stages(text: str) -> list[tuple[int, int]]:
-    """Read 'all' or '1-1,8-4'; raise ValueError if it is neither."""
-    if text == "all":
-        return ALL_STAGES
-    stages = []
-    for part in text.split(","):
-        world, _, stage = part.partition("-")
-        stages.append((int(world), int(stage)))
-        game.area_of(*stages[-1])
-    return stages
+def run(flags: ParityFlags) -> int:
+    """Compare what the flags ask for, say how it went, and return 1 if they part.
 
-
-def main() -> int:
-    """Compare what the flags ask for and return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--frames", type=int, default=20_000, help="frames (of each stage)")
-    parser.add_argument("--stages", help="'all' or such as '1-1,8-4'; default: the title screen")
-    parser.add_argument("--demos", type=Path, nargs="+", default=[], help="recorded clears")
-    parser.add_argument("--seed", type=int, default=0, help="of the random buttons")
-    parser.add_argument("--no-screens", action="store_true", help="compare RAM only")
-    parser.add_argument("--json", type=Path, help="write the result to this file")
-    arguments = parser.parse_args()
-    try:
-        stages = parse_stages(arguments.stages) if arguments.stages else []
-    except ValueError as error:
-        print(f"--stages {arguments.stages}: {error}", file=sys.stderr)
-        return 2
-    try:
-        demos = [load_demo(path) for path in arguments.demos]
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    result = {
+    Raises:
+        UsageError: there is no such stage, or a demo cannot be read.
+    """
+    stages = parse_stages(flags.stages) if flags.stages else ()
+    demos = [load_demo(path) for path in flags.demos]
+    result: dict[str, Any] = {
         "frames": 0,
-        "demos": [str(path) for path in arguments.demos],
+        "demos": [str(path) for path in flags.demos],
         "stages": [f"{world}-{stage}" for world, stage in stages],
-        "seed": arguments.seed,
-        "screens": not arguments.no_screens,
+        "seed": flags.seed,
+        "screens": flags.screens,
         "parted": None,
     }
     began = time.monotonic()
-    screens = not arguments.no_screens
     try:
-        if demos:
-            for demo in demos:
-                result["frames"] += compare_demo(demo, screens)
-                print(f"{demo.world}-{demo.stage}: {demo.frames} frames equal", flush=True)
-        elif stages:
-            for world, stage in stages:
-                result["frames"] += compare_stage(
-                    world, stage, arguments.frames, arguments.seed, screens
-                )
-                print(f"{world}-{stage}: {arguments.frames} frames equal", flush=True)
-        else:
-            result["frames"] = compare_frames(arguments.frames, arguments.seed, screens)
+        for demo in demos:
+            result["frames"] += compare_demo(demo, flags.screens)
+            print(f"{demo.world}-{demo.stage}: {demo.frames} frames equal", flush=True)
+        for world, stage in () if demos else stages:
+            result["frames"] += compare_stage(world, stage, flags.frames, flags.seed, flags.screens)
+            print(f"{world}-{stage}: {flags.frames} frames equal", flush=True)
+        if not demos and not stages:
+            result["frames"] = compare_frames(flags.frames, flags.seed, flags.screens)
     except PartedError as error:
         result["parted"] = str(error)
         print(f"PARTED: {error}", file=sys.stderr)
     result["wall_s"] = round(time.monotonic() - began, 1)
     if result["parted"] is None:
-        print(f"equal: {result['frames']} frames, every byte of RAM, screens: {screens}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        print(f"equal: {result['frames']} frames, every byte of RAM, screens: {flags.screens}")
+    if flags.json:
+        write_json(flags.json, result)
     return 0 if result["parted"] is None else 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, compare, and turn every expected failure into one line and an exit code."""
+    flags = tyro.cli(ParityFlags, args=arguments, description=__doc__)
+    return exit_code(lambda: run(flags))
 
 
 if __name__ == "__main__":

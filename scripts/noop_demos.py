@@ -1,16 +1,13 @@
-r"""Demos of a stage for every start of the `noop` protocol, as much alike as can be, to imitate.
+"""Demos of a stage for every start of the `noop` protocol, as much alike as can be, to imitate.
 
     python scripts/noop_demos.py --stages 3-2 --output runs/demos_3-2
     python train_mario.py --config configs/ppo_level.yaml --world 3 --stage 2 \\
         --backward-demos runs/demos_3-2
 
-An episode begins after 1 to 30 idle frames, and meets fire bars, lifts and hammers at another
-moment each time; in some stages only the frame counter's lowest bit matters, so that all odd
-starts are alike and all even ones. A clear of the level's own start, rid of needless buttons
-(scripts/simplify_demo.py), is tried after every number of no-ops. For the first start that it does
-not clear, a beam searches another clear, which is simplified and tried everywhere, too, until all
-starts have one. Each is written when it is found, and what is there already stays: stopped, the
-same command goes on.
+A beam searches a clear of the level's own start, with few changes of buttons; it is tried after
+every number of idle frames. For the first start that it does not clear, a beam searches another,
+which is tried everywhere, too, until all starts have one. Each is written when it is found, and
+what is there already stays and is tried first: stopped, the same command goes on.
 """
 
 from __future__ import annotations
@@ -23,18 +20,14 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from check_parity import parse_stages
-from search_route import FIRST_WIDTH, Distances, Explored, Level, beam_search, explore
-from simplify_demo import Simplifier, changes
-
+from fastnes.game import start_snapshot
 from mario_cli import UsageError, exit_code
-from mario_demos import AGENT_FRAMES, Demo, load_demo, record, save_demo
-from mario_game import action_buttons
+from mario_demos import AGENT_FRAMES, load_demo, record, save_demo
+from mario_game import action_buttons, parse_stages
+from mario_search.explore import explore
+from mario_search.noops import noop_starts, serve_all
+from mario_search.play import Level, all_moves, changes, moves_of
 
-MAX_WIDTH = 1024  # of a beam that only has to arrive,
-TIMES_LONGER = 1.25  # in so many times the frames of the level's clear
 EXPLORING_BATCHES = 20_000  # of 64 agent steps: the hardest stage takes a few thousand
 
 
@@ -46,106 +39,63 @@ class NoopFlags:
     """Such as 3-2, or several: 3-1,3-2."""
     output: Path
     """Folder of the demos: W-S.npz and W-S_noops<N>.npz; those that are there stay."""
-    demos: Path = Path("demos")
-    """Folder of the clears to begin with."""
     noops: int = 30
     """Most idle frames."""
     action_set: str = "fast"
     """The actions to make do with where that is possible."""
-    slack: float = 0.02
-    """How much longer than before a clear may get when it is simplified."""
     seed: int = 0
     """Of the searches."""
 
 
-def search_from(start: np.ndarray, clear: Demo, explored: Explored, seed: int) -> bytes | None:
-    """Return the buttons of each agent step of a clear from a snapshot, or None.
-
-    Args:
-        start: uint8[STATE_SIZE].
-        clear: of the level's own start; the new one may take somewhat longer.
-        explored: the ways of the level's own start, which lead there as well.
-        seed: of the beams.
-    """
-    rng = np.random.default_rng([seed, 2])
-    level, most_frames = (clear.world, clear.stage), int(TIMES_LONGER * clear.frames)
-    distances = Distances(explored.ways)
-    width = FIRST_WIDTH
-    while width <= MAX_WIDTH:
-        route = beam_search(
-            *(level, start, most_frames, distances, width, rng), is_over=lambda: False
-        )
-        if route is not None:
-            return route.buttons
-        width *= 2
-    return None
-
-
-def after_noops(clear: Demo, noops: int, pressed: Sequence[int] | np.ndarray) -> Demo:
-    """Return the demo of a button byte an agent step, pressed after so many idle frames."""
-    frames = np.concatenate([np.zeros(noops, np.uint8), np.repeat(pressed, AGENT_FRAMES)])
-    level = (clear.world, clear.stage)
-    return record(*level, frames, source="search", seed=clear.seed, noops=noops)
-
-
-def cover(level: Level, flags: NoopFlags) -> None:
-    """Write a clear of the level's start and of each no-op start that has one and no file yet.
+def cover(stage: Level, flags: NoopFlags) -> None:
+    """Write a clear of each of a level's starts that has one and no file yet; say what was found.
 
     Raises:
-        UsageError: the level's clear is missing, or none in whole agent steps.
+        UsageError: there is no such action set, or a file that is there is no demo.
     """
-    name = f"{level[0]}-{level[1]}"
-    actions = action_buttons(flags.action_set)
-    clear = load_demo(flags.demos / f"{name}.npz")
-    simplifier = Simplifier(clear, actions, flags.slack, flags.seed)
+    name = f"{stage[0]}-{stage[1]}"
+    moves = [moves_of(action_buttons(flags.action_set), stage), all_moves(stage)]
+    starts = noop_starts(stage, flags.noops)
     paths = {
-        noops: flags.output / f"{name}{f'_noops{noops}' if noops else ''}.npz"
-        for noops in range(flags.noops + 1)
+        noops: flags.output / f"{name}{f'_noops{noops}' if noops else ''}.npz" for noops in starts
     }
-    starts = {
-        noops: simplifier.snapshot_after(simplifier.start, np.zeros(noops, np.uint8))
-        for noops in paths
-    }
-    explored: Explored | None = None
-    for noops, start in starts.items():
-        if paths[noops].is_file():
-            continue
-        if noops:
-            explored = explored or explore(level, seed=flags.seed, is_over=explored_enough)
-            if explored is None:
-                break
-            pressed = search_from(start, clear, explored, flags.seed)
-            if not pressed:
-                print(f"{name}: no clear after {noops} no-ops", flush=True)
-                continue
-            found = after_noops(clear, noops, np.frombuffer(pressed, np.uint8))
-            simplifier = Simplifier(found, actions, flags.slack, flags.seed)
-        simplifier.simplify()
-        for other in (other for other, path in paths.items() if not path.is_file()):
-            if (same := simplifier.clear_from(starts[other])) is not None:
-                save_demo(paths[other], after_noops(clear, other, same))
-        print(
-            f"{name}: a clear after {noops} no-ops changes buttons {changes(simplifier.pressed)} "
-            f"times; {sum(path.is_file() for path in paths.values())} of {len(paths)} starts",
-            flush=True,
-        )
-
-
-def explored_enough(batches: int, cells: int) -> bool:
-    """End a search that leads nowhere."""
-    return batches > EXPLORING_BATCHES
+    there = [load_demo(path) for path in paths.values() if path.is_file()]
+    known = dict.fromkeys(demo.buttons[demo.noops :: AGENT_FRAMES].tobytes() for demo in there)
+    missing = {noops: start for noops, start in starts.items() if not paths[noops].is_file()}
+    if not missing:
+        return
+    explored = explore(
+        *(start_snapshot(*stage), stage),
+        seed=flags.seed,
+        is_over=lambda batches, cells: batches > EXPLORING_BATCHES,
+    )
+    if explored is None:
+        print(f"{name}: no clear in {64 * EXPLORING_BATCHES} agent steps", flush=True)
+        return
+    for served in serve_all(missing, stage, explored, moves, seed=flags.seed, known=known):
+        for noops, pressed in served.clears.items():
+            idle = np.zeros(noops, np.uint8)
+            held = np.repeat(np.frombuffer(pressed, np.uint8), AGENT_FRAMES)
+            frames = np.concatenate([idle, held])
+            demo = record(*stage, frames, source="search", seed=flags.seed, noops=noops)
+            save_demo(paths[noops], demo)
+        if not served.plan:
+            print(f"{name}: no clear after {served.searched_from} no-ops", flush=True)
+        elif served.clears:
+            print(
+                f"{name}: a clear of {len(served.plan)} agent steps after "
+                f"{min(served.clears)} no-ops changes buttons {changes(served.plan)} times; "
+                f"{sum(path.is_file() for path in paths.values())} of {len(paths)} starts",
+                flush=True,
+            )
 
 
 def run(flags: NoopFlags) -> None:
     """Find and write the demos of every stage."""
-    try:
-        levels = parse_stages(flags.stages)
-    except ValueError as error:
-        raise UsageError(f"stages {flags.stages!r}: {error}") from error
-    if flags.noops < 0 or flags.slack < 0:
-        raise UsageError(f"not negative: --noops {flags.noops}, --slack {flags.slack:g}")
-    for level in levels:
-        cover(level, flags)
+    if flags.noops < 0:
+        raise UsageError(f"not negative: --noops {flags.noops}")
+    for stage in parse_stages(flags.stages):
+        cover(stage, flags)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

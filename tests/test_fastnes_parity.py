@@ -13,11 +13,10 @@ import pytest
 
 import fastnes
 from mario_demos import load_demo
+from mario_game import STAGES
+from scripts import check_parity
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-import check_parity  # noqa: E402  (scripts/ is not a package)
 
 
 def test_from_the_title_screen() -> None:
@@ -35,7 +34,7 @@ def test_stages_with_the_interventions(world: int, stage: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("world", "stage"), check_parity.ALL_STAGES)
+@pytest.mark.parametrize(("world", "stage"), STAGES)
 def test_every_stage_for_long(world: int, stage: int) -> None:
     check_parity.compare_stage(world, stage, 1500, seed=0)
 
@@ -68,7 +67,7 @@ def run_check(folder: Path, *flags: str, **environment: str) -> subprocess.Compl
     return subprocess.run(
         [sys.executable, "scripts/check_parity.py", *flags],
         cwd=ROOT,
-        env={**os.environ, "NUMBA_CACHE_DIR": str(folder), **environment},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": str(folder), **environment},
         capture_output=True,
         text=True,
         timeout=900,

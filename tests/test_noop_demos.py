@@ -1,23 +1,26 @@
-"""scripts/noop_demos.py: a clear for every start, as few different ones as can be."""
+"""A clear for every no-op start, as few different ones as can be, and scripts/noop_demos.py."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mario_demos import AGENT_FRAMES, load_demo, replay
+from fastnes.ram import FRAME_COUNTER
+from mario_demos import AGENT_FRAMES, load_demo, replay, snapshots
 from mario_game import action_buttons
+from mario_search.explore import explore
+from mario_search.noops import noop_starts, serve, serve_all
+from mario_search.play import all_moves, moves_of
+from scripts import noop_demos
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPOSITORY / "scripts"))
+DEMOS = Path(__file__).resolve().parents[1] / "demos"
 
-import noop_demos  # noqa: E402  (scripts/ is not a package)
-from simplify_demo import Simplifier  # noqa: E402
 
-RAM_FRAME_COUNTER = 0x09  # as in the public disassembly
+def plan_of(name: str) -> bytes:
+    """Return the buttons of each agent step of a shipped demo."""
+    return load_demo(DEMOS / f"{name}.npz").buttons[::AGENT_FRAMES].tobytes()
 
 
 def test_every_start_gets_a_clear_and_shares_it_where_it_can(
@@ -45,22 +48,55 @@ def test_every_start_gets_a_clear_and_shares_it_where_it_can(
 
 
 def test_in_3_2_the_lowest_bit_of_the_frame_counter_decides() -> None:
-    clear = load_demo(REPOSITORY / "demos" / "3-2.npz")
-    simplifier = Simplifier(clear, action_buttons("fast"), slack=0.02)
-    for noops in range(6):
-        state = simplifier.snapshot_after(simplifier.start, np.zeros(noops, np.uint8))
-        flipped = state.copy()
-        flipped[RAM_FRAME_COUNTER] ^= 1
-        assert (simplifier.clear_from(state) is not None) == (noops % 2 == 0)
-        assert (simplifier.clear_from(flipped) is not None) == (noops % 2 == 1)
+    starts = noop_starts((3, 2), 5)
+    flipped = {noops: state.copy() for noops, state in starts.items()}
+    for state in flipped.values():
+        state[FRAME_COUNTER] ^= 1
+    assert sorted(serve(plan_of("3-2"), starts, (3, 2))) == [0, 2, 4]
+    assert sorted(serve(plan_of("3-2"), flipped, (3, 2))) == [1, 3, 5]
+
+
+def test_a_plan_is_cut_at_the_goal_and_its_last_buttons_are_held_a_little() -> None:
+    clear = load_demo(DEMOS / "1-1.npz")
+    place = snapshots(clear, 208 * AGENT_FRAMES)[1]
+    starts = {7: place.state}
+    plan = clear.buttons[place.frame :: AGENT_FRAMES].tobytes()
+    assert serve(plan, starts, (1, 1)) == {7: plan}
+    assert serve(plan + plan, starts, (1, 1)) == {7: plan}
+    assert serve(plan[:-1], starts, (1, 1)) == {7: plan[:-1] + plan[-2:-1]}
+    assert serve(plan[:-4], starts, (1, 1)) == {}, "more than 2 % longer"
+    assert serve(plan, {}, (1, 1)) == {}
+
+
+def test_the_known_is_tried_first_and_the_rest_is_searched_in_the_actions() -> None:
+    stage = (3, 2)
+    starts = noop_starts(stage, 2)
+    explored = explore(starts[0], stage, seed=0, is_over=lambda batches, cells: batches >= 1000)
+    assert explored is not None
+    fast = action_buttons("fast")
+    moves = [moves_of(fast, stage), all_moves(stage)]
+    plan = plan_of("3-2")
+    known, searched = serve_all(starts, stage, explored, moves, seed=0, known=[plan])
+    assert (known.searched_from, sorted(known.clears)) == (None, [0, 2])
+    assert (searched.searched_from, sorted(searched.clears)) == (1, [1])
+    assert set(searched.plan) <= set(fast.tolist())
+
+
+def test_a_file_that_is_no_demo_ends_it_before_a_search(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "1-1_noops3.npz").write_bytes(b"not a demo")
+    assert noop_demos.main(["--stages", "1-1", "--output", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "not a whole demo file" in error and error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["1-1_noops3.npz"]
 
 
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (["--stages", "9-1"], "no stage 9-1"),
+        (["--stages", "9-1"], "no stage '9-1'"),
         (["--stages", "1-1", "--noops", "-1"], "not negative: --noops -1"),
-        (["--stages", "1-1", "--demos", "{folder}"], "cannot read"),
         (["--stages", "1-1", "--action-set", "slow"], "no action set 'slow'"),
     ],
 )
