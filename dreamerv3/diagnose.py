@@ -316,7 +316,7 @@ def diagnose(flags: DiagnoseFlags) -> None:
         "flags": sum(episode.flag for episode in episodes),
         "flags_from_start": len(flags_from_start),
         "start_x": start_x,
-        "goal_line_x": config.env.goal,
+        "goal_line_x": config.env.goal_of(config.env.stages[0]),
         "best": [episode._asdict() for episode in best[: flags.best]],
         "deaths_by_x": {str(x): int(n) for x, n in zip(places, counts, strict=True)},
         "reward": reward_profiles(replay, config, flags.compare_reward),
