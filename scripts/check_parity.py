@@ -230,9 +230,7 @@ def run(flags: ParityFlags) -> int:
             result["frames"] += compare_demo(demo, flags.screens)
             print(f"{demo.world}-{demo.stage}: {demo.frames} frames equal", flush=True)
         for world, stage in () if demos else stages:
-            result["frames"] += compare_stage(
-                world, stage, flags.frames, flags.seed, flags.screens
-            )
+            result["frames"] += compare_stage(world, stage, flags.frames, flags.seed, flags.screens)
             print(f"{world}-{stage}: {flags.frames} frames equal", flush=True)
         if not demos and not stages:
             result["frames"] = compare_frames(flags.frames, flags.seed, flags.screens)

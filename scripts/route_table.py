@@ -2,6 +2,8 @@
 
     python scripts/route_table.py            # rewrite it
     python scripts/route_table.py --check    # write nothing; exit 1 if it is out of date
+
+The page's text stands in the page; only what is between its two markers is written.
 """
 
 from __future__ import annotations

@@ -20,8 +20,6 @@ import numpy as np
 import tyro
 from PIL import Image, ImageDraw
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from mario_cli import exit_code
 from mario_rollout import CAPTION_COLOR, CAPTION_FONT, CAPTION_HEIGHT, scaled, write_video
 from mario_runtime import UsageError

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,7 @@ from compare_agents import interquartile_mean, main, over_seeds
 from mario_rollout import Episode, summarize
 from mario_runs import RunFolder, write_json
 from mario_runtime import EnvConfig
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
-
-import learning_curve
+from scripts import learning_curve
 
 
 def summary(xs: Sequence[int], protocol: str, deterministic: bool) -> dict[str, Any]:
