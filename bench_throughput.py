@@ -46,6 +46,7 @@ from dreamerv3.dreamer import (
     with_overlay,
 )
 from dreamerv3.models import Batch
+from dreamerv3.peers import PEERS
 from dreamerv3.policy import make_agent
 from fastnes import BatchMachine, Machine
 from fastnes.game import start_snapshot
@@ -55,10 +56,6 @@ from mario_runs import provenance, write_json
 from mario_runtime import MarioVectorEnv, action_space
 from mario_sb3 import MarioVecEnv, make_vec_env
 from train_mario import PPOFlags, RNDFlags, TrainConfig, make_model, make_training_env
-
-sys.path.insert(0, str(Path(__file__).parent / "scripts"))
-
-from dreamer_peers import PEERS
 
 try:  # its pyglet is not nes-py's: pip install --no-deps --target DIR, and PYTHONPATH=DIR
     import stable_retro

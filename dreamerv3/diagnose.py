@@ -25,8 +25,6 @@ import tyro
 from scipy.stats import spearmanr
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from dreamerv3.dreamer import DreamerConfig, config_from_dict, with_values
 from dreamerv3.envs.mario import mario_row, recompute_rewards, replay_contents
 from dreamerv3.exploration import Ensemble, disagreement, ensemble_loss

@@ -31,8 +31,6 @@ import tyro
 import yaml
 from torch.utils._pytree import tree_map
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from any folder
-
 from dreamerv3.envs.mario import (
     BackwardCurriculum,
     CurriculumConfig,

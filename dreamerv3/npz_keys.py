@@ -16,8 +16,6 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from dreamerv3.replay import is_whole, read_index
 from mario_cli import UsageError, exit_code
 

@@ -15,8 +15,6 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from dreamerv3.diagnose import best_first, open_run, stored_episodes
 from mario_cli import UsageError, exit_code
 from mario_rollout import game_fps, write_video

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -60,7 +61,7 @@ class Moves(NamedTuple):
 
 def changes(buttons: bytes) -> int:
     """Return how often the buttons change from one agent step to the next."""
-    return sum(a != b for a, b in zip(buttons, buttons[1:], strict=False))
+    return sum(a != b for a, b in itertools.pairwise(buttons))
 
 
 def move_odds(stage: Level, pipes: bool) -> dict[int, float]:

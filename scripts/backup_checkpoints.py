@@ -17,8 +17,6 @@ from pathlib import Path
 
 import tyro
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from mario_cli import UsageError, exit_code
 from mario_runs import RunFolder, atomic_write
 from mario_status import find_runs

@@ -14,8 +14,6 @@ from pathlib import Path
 
 import tyro
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from dreamerv3.dreamer import parse_config
 from dreamerv3.envs.mario import demo_rows, load_demos, mario_row, replay_contents
 from dreamerv3.replay import Replay

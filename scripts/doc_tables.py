@@ -31,8 +31,6 @@ import numpy as np
 import tyro
 from scipy.stats import ttest_ind
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from compare_agents import milestone_rows, read_csv, result_rows
 
 ROOT = Path(__file__).resolve().parents[1]

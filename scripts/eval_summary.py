@@ -15,8 +15,6 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from mario_cli import UsageError, exit_code
 from mario_status import RunReader
 

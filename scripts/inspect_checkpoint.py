@@ -19,8 +19,6 @@ from typing import Any
 
 import tyro
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from mario_cli import exit_code
 from mario_game import with_stages_field
 from mario_policies import find_model

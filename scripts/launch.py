@@ -24,8 +24,6 @@ from typing import Any
 
 import tyro
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from mario_cli import UsageError, exit_code
 from mario_runs import RunFolder, RunLocked
 from mario_status import RunReader

@@ -17,8 +17,6 @@ from typing import IO, Any
 
 import tyro
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from mario_report import evaluation_rows
 from mario_runs import RunFolder, read_metrics
 from mario_status import RunReader

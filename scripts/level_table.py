@@ -17,9 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from doc_tables import cleared
 
 from mario_game import STAGES, StageId

@@ -1,7 +1,9 @@
 """Write the table of docs/routes.md from docs/results/routes.json.
 
-python scripts/route_table.py            # rewrite it
-python scripts/route_table.py --check    # write nothing; exit 1 if it is out of date
+    python scripts/route_table.py            # rewrite it
+    python scripts/route_table.py --check    # write nothing; exit 1 if it is out of date
+
+The page's text stands in the page; only what is between its two markers is written.
 """
 
 from __future__ import annotations

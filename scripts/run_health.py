@@ -20,8 +20,6 @@ from pathlib import Path
 import psutil
 import tyro
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from mario_cli import UsageError, exit_code
 from mario_status import STATES, RunReader, RunStatus, duration, find_runs, newest_run
 

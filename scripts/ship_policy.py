@@ -23,8 +23,6 @@ from typing import Any
 import torch
 import tyro
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from evaluate_mario import print_summary
 from mario_cli import UsageError, exit_code
 from mario_config import EmulatorName, EnvConfig, in_process

@@ -20,10 +20,14 @@ import numpy as np
 import tyro
 from PIL import Image, ImageDraw
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from mario_cli import UsageError, exit_code
-from mario_rollout import CAPTION_COLOR, CAPTION_HEIGHT, caption_font, scaled, write_video
+from mario_rollout import (
+    CAPTION_COLOR,
+    CAPTION_HEIGHT,
+    caption_font,
+    scaled,
+    write_video,
+)
 
 
 @dataclasses.dataclass(frozen=True)

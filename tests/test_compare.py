@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import learning_curve
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,10 +17,7 @@ from compare_agents import interquartile_mean, main, over_seeds
 from mario_config import EnvConfig
 from mario_rollout import Episode, summarize
 from mario_runs import RunFolder, write_json
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
-
-import learning_curve
+from scripts import learning_curve
 
 
 def summary(xs: Sequence[int], protocol: str, deterministic: bool) -> dict[str, Any]:

@@ -32,11 +32,9 @@ from mario_policies import load_policy
 from mario_reward import reward_signature
 from mario_rollout import Critic, evaluate
 from mario_runs import BadModelFile, RunFolder, read_metrics, read_model_zip
+from scripts import demos_to_episodes
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-import demos_to_episodes  # noqa: E402  (scripts/ is not a package)
 
 DEMO = ROOT / "demos" / "1-1.npz"
 DEBUG = ["--configs", "mario_fast", "debug"]

@@ -67,7 +67,7 @@ def run_check(folder: Path, *flags: str, **environment: str) -> subprocess.Compl
     return subprocess.run(
         [sys.executable, "scripts/check_parity.py", *flags],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": str(folder), **environment},
+        env={**os.environ, "NUMBA_CACHE_DIR": str(folder), **environment},
         capture_output=True,
         text=True,
         timeout=900,

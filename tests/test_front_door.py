@@ -19,11 +19,10 @@ import pytest
 import tree_sitter
 import tree_sitter_powershell
 
+from scripts import front_door
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 SCRIPTS = REPOSITORY / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-
-import front_door  # noqa: E402  (scripts/ is not a package)
 
 BASE_PYTHON = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
 posix_only = pytest.mark.skipif(os.name == "nt", reason="runs the shell launcher")

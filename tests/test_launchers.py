@@ -10,7 +10,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,10 +18,25 @@ import pytest
 import tree_sitter
 import tree_sitter_powershell
 
+import auto_update_mario_monitor
+import dreamerv3.dreamer
+import render_best_checkpoint
+import watch_mario
+from mario_runs import RunFolder, read_model_zip
+from mario_status import RunReader
+from scripts import (
+    backup_checkpoints,
+    diagnose_latest,
+    eval_summary,
+    front_door,
+    inspect_checkpoint,
+    launch,
+    run_health,
+)
+from train_mario import parse_config
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 SCRIPTS = REPOSITORY / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-
 import backup_checkpoints  # noqa: E402  (scripts/ is not a package)
 import diagnose_latest  # noqa: E402
 import eval_summary  # noqa: E402
@@ -30,14 +44,6 @@ import front_door  # noqa: E402
 import inspect_checkpoint  # noqa: E402
 import launch  # noqa: E402
 import run_health  # noqa: E402
-
-import auto_update_mario_monitor  # noqa: E402
-import dreamerv3.dreamer  # noqa: E402
-import render_best_checkpoint  # noqa: E402
-import watch_mario  # noqa: E402
-from mario_runs import RunFolder, read_model_zip
-from mario_status import RunReader  # noqa: E402
-from train_mario import parse_config  # noqa: E402
 
 NAMES = sorted(path.stem for path in SCRIPTS.glob("*.sh") if path.stem != "run_mario")
 posix_only = pytest.mark.skipif(os.name == "nt", reason="runs the shell launcher")

@@ -9,7 +9,7 @@ import pytest
 
 from fastnes import BatchMachine
 from fastnes.game import start_snapshot
-from fastnes.ram import BUTTON_B
+from fastnes.ram import BUTTON_B, BUTTON_LEFT, BUTTON_RIGHT
 from mario_demos import AGENT_FRAMES, Waypoint, load_demo, record, snapshots
 from mario_game import action_buttons, read_facts
 from mario_search.beam import CHANGE_PRICE, Beam, beam_search, shorten
@@ -176,7 +176,7 @@ def test_what_random_play_presses_stands_for_the_nearest_action() -> None:
     everything = all_moves((1, 1))
     moves = moves_of(FAST, (1, 1))
     odds = dict(zip(moves.buttons.tolist(), moves.odds.tolist(), strict=True))
-    right_b, right_a_b, left = (int(FAST[i]) for i in (0, 1, 3))
+    right_b, left = BUTTON_RIGHT | BUTTON_B, BUTTON_LEFT
     assert sum(odds.values()) == pytest.approx(1)
     assert odds[right_b] == max(odds.values())
     drawn = dict(zip(everything.buttons.tolist(), everything.odds.tolist(), strict=True))

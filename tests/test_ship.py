@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,13 +11,10 @@ from conftest import TINY_RUN
 from mario_game import StageId
 from mario_policies import load_policy
 from mario_runs import read_model_zip
+from scripts import level_table, ship_policy
 from train_mario import main as train
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPOSITORY / "scripts"))
-
-import level_table  # noqa: E402  (scripts/ is not a package)
-import ship_policy  # noqa: E402
 
 QUICK = ("--episodes", "3", "--reference-episodes", "1")
 

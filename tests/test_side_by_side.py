@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +9,7 @@ import pytest
 from PIL import Image
 
 from mario_rollout import CAPTION_HEIGHT, write_video
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
-
-import side_by_side
+from scripts import side_by_side
 
 
 def film(path: Path, colors: list[tuple[int, int, int]], fps: float = 10) -> str:
