@@ -1,7 +1,7 @@
 """Every speed figure of this project: ratios, measured in one run.
 
     python bench_throughput.py                       # the emulator
-    python bench_throughput.py --parts emulator ppo --json docs/results/bench/throughput.json
+    python bench_throughput.py --parts emulator ppo --keep results/speed/mine
     python bench_throughput.py --parts dreamer       # beside TorchRL and sheeprl
 
 The two sides of a ratio take turns, `--repeats` times; a figure is the median of its turns. Run it
@@ -52,6 +52,8 @@ from fastnes import BatchMachine, Machine
 from fastnes.game import start_snapshot
 from mario_cli import UsageError, exit_code
 from mario_config import EnvConfig, RewardConfig
+from mario_keeping import keep_run, turn_rows
+from mario_results import PhaseRecord, RunFacts, study_of
 from mario_runs import provenance, write_json
 from mario_runtime import MarioVectorEnv, action_space
 from mario_sb3 import MarioVecEnv, make_vec_env
@@ -82,6 +84,8 @@ class BenchFlags:
     """Length of an emulator turn."""
     json: Path | None = None
     """Also write the figures here."""
+    keep: Path | None = None
+    """Also keep them as a run of a study, such as results/speed/emulator."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,7 +285,7 @@ def ppo_measures() -> list[Measure]:
 
 
 def dreamer_measures(folder: Path) -> list[Measure]:
-    """DreamerV3 beside its peers: size1m, batch 16 x 64, horizon 15, gray; updates, and training."""
+    """DreamerV3 beside its peers: size1m, batch 16 x 64, horizon 15, gray; updates and training."""
     overlays = read_overlays(CONFIGS)
     paper = DreamerConfig()
     fast = with_overlay(paper, overlays, "mario_fast")
@@ -423,9 +427,13 @@ def bench(flags: BenchFlags) -> None:
         keep_freed_memory()  # as dreamer.py does; the peer profits too
         with tempfile.TemporaryDirectory() as folder:
             results += run(dreamer_measures(Path(folder)), flags.repeats)
+    facts = {"repeats": flags.repeats, "load_before": load, "threads": torch.get_num_threads()}
     if flags.json:
-        facts = {"repeats": flags.repeats, "load_before": load, "threads": torch.get_num_threads()}
         write_json(flags.json, {"measures": results, **facts, **provenance()})
+    if flags.keep:
+        study, name = study_of(flags.keep)
+        made = PhaseRecord({**facts, "provenance": provenance()}, [], [])
+        keep_run(study, name, RunFacts(), turn_rows(name, results), {"": made})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,17 +2,15 @@
 
     python compare_agents.py --ppo runs/ppo_seed0 runs/ppo_seed1 --dreamerv3 runs/dreamer_seed0
 
-A path is one seed: a run folder, or what docs/results keeps of one (`curve.csv`, `evaluations.csv`
-and `train_config.json`, or those of phases that follow each other: `phase1_curve.csv`, ...).
+A path is one seed: a run folder, or a run that a study keeps, such as results/ppo_1-1/seed0
+(`mario_results`), whose phases follow each other.
 Over seeds: interquartile mean with 95 % bootstrap intervals (Agarwal et al. 2021,
 arXiv:2108.13264, whose library rliable does the same with pandas, arch and seaborn on top).
 """
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -26,9 +24,9 @@ from scipy.stats import bootstrap, trim_mean
 
 from mario_cli import UsageError, exit_code
 from mario_game import with_stages_field
-from mario_report import evaluation_rows
-from mario_runs import CONFIG_MEMBER, atomic_write, provenance, write_json
-from mario_status import RunReader
+from mario_keeping import phase_of_run
+from mario_results import PhaseRecord, study_and_run
+from mario_runs import RunFolder, atomic_write, provenance, write_json
 
 # px: past the first pits, the middle, the second pits, the stairs before the flag (3,161).
 MILESTONES_PX = (724, 1500, 2000, 2600)
@@ -84,52 +82,16 @@ class Run:
     points: list[Point]
 
 
-class Phase(NamedTuple):
-    """A run folder, or one of the phases kept of it: rows as csv and JSON have them."""
-
-    config: dict[str, Any]
-    metrics: list[dict[str, Any]]
-    evaluations: list[dict[str, Any]]
-
-
-def read_phases(path: Path) -> list[Phase]:
-    """Return a run folder as one phase, or the kept phases in their order.
+def read_phases(path: Path) -> list[PhaseRecord]:
+    """Return a run folder as one phase, or the phases of a study's run in their order.
 
     Raises:
         UsageError: it is neither.
     """
-    reader = RunReader(path)
-    if metrics := reader.read_metrics():
-        return [
-            Phase(reader.read_json(reader.folder.config_path), metrics, evaluation_rows(reader))
-        ]
-    curves = [
-        file for file in path.glob("*.csv") if re.fullmatch(r"((phase)?\d+_.*)?curve", file.stem)
-    ]
-    if not curves:
-        raise UsageError(f"{path} is no run folder with metrics, and holds no curve.csv")
-    phases = []
-    for curve in sorted(curves):
-        prefix = curve.stem.removesuffix("curve")
-        config = reader.read_json(path / f"{prefix}{CONFIG_MEMBER}")
-        evaluations = read_csv(path / f"{prefix}evaluations.csv")
-        phases.append(Phase(config, read_csv(curve), evaluations))
-    return phases
-
-
-def read_csv(path: Path) -> list[dict[str, Any]]:
-    """Return a CSV's rows, numbers as float, empty cells left out; [] if there is no such file."""
-    if not path.is_file():
-        return []
-
-    def value(text: str) -> float | str:
-        try:
-            return float(text)
-        except ValueError:
-            return text
-
-    with path.open(newline="") as file:
-        return [{k: value(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+    if RunFolder(path).metrics_path.is_file():
+        return [phase_of_run(path)]
+    study, run = study_and_run(path)
+    return study.phases(run)
 
 
 def read_run(path: Path, flags: CompareFlags) -> Run:
@@ -144,17 +106,26 @@ def read_run(path: Path, flags: CompareFlags) -> Run:
     phases = read_phases(path)
     for phase in phases:
         if flags.source == "training":
-            rows = [row for row in phase.metrics if {"clear_rate", "max_x"} <= row.keys()]
             conditions.add(training_conditions(phase.config))
+            points += [
+                Point(
+                    step + row.step,
+                    wall_s + row.wall_s,
+                    row.metrics["clear_rate"],
+                    row.metrics["max_x"],
+                )
+                for row in phase.points
+                if MEASURES.keys() <= row.metrics.keys()
+            ]
         else:
-            rows = [row for row in phase.evaluations if row["policy"] == flags.policy]
-            conditions |= {f"protocol {row['protocol']}" for row in rows}
-        points += [
-            Point(step + row["step"], wall_s + row["wall_s"], row["clear_rate"], row["max_x"])
-            for row in rows
-        ]
-        step += phase.metrics[-1]["step"]
-        wall_s += phase.metrics[-1]["wall_s"]
+            rows = [row for row in phase.evaluations if row.mode == flags.policy]
+            conditions |= {f"protocol {row.protocol}" for row in rows}
+            points += [
+                Point(step + row.step, wall_s + row.wall_s, row.clear_rate, row.max_x)
+                for row in rows
+            ]
+        step += phase.points[-1].step
+        wall_s += phase.points[-1].wall_s
     if not points:
         raise UsageError(f"{path} has no {flags.source} to compare by (--source)")
     env = phases[0].config.get("env", {})

@@ -140,7 +140,7 @@ ACTION_SETS: dict[str, list[list[str]]] = {
     "right_only": RIGHT_ONLY,
     "simple": SIMPLE_MOVEMENT,
     "complex": COMPLEX_MOVEMENT,
-    # Full speed only. On 1-1 simple's seven are learnt as fast (docs/results/ablations).
+    # Full speed only. On 1-1 simple's seven are learnt as fast (results/ablations).
     "fast": [["right", "B"], ["right", "A", "B"], ["NOOP"], ["left"], ["A"]],
     # complex, and what it lacks: standing to throw or swim (B, A+B) and the jump while crouched.
     # Pipes need down, vines up, water A; the mazes need left at full speed.

@@ -3,7 +3,7 @@
     python train_mario.py --timesteps 5000000 --action-set simple --n-envs 8 --gamma 0.9 ...
 
 Writes a run folder (mario_runs.py), which `--resume-model` continues. From top to bottom: the
-flags, what is derived from them, the callbacks, main. What recipes reached stands in docs/results/.
+flags, what is derived from them, the callbacks, main. What recipes reached stands in results/.
 """
 
 from __future__ import annotations

@@ -19,14 +19,13 @@ import contextlib
 import dataclasses
 import json
 import os
-import shutil
 import signal
 import statistics
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,7 +41,9 @@ from mario_cli import UsageError, exit_code
 from mario_config import in_process
 from mario_doctor import diagnose
 from mario_game import parse_stages
+from mario_keeping import KEPT_EVERY, keep_run, phase_of_run, played_rows, told_by
 from mario_policies import load_policy
+from mario_results import RunFacts
 from mario_rollout import evaluate
 from mario_runs import RunFolder, RunLocked, provenance, read_metrics, read_model_zip, write_json
 from train_mario import parse_config, read_yaml
@@ -76,8 +77,8 @@ class ProfessionalFlags:
     episodes: int = 100
     """Episodes (noop) that judge each last phase, argmax and sampled."""
     output: Path | None = None
-    """Also keep what counts here, in a folder of docs/results/: summary, report, and of each chain
-    evaluations, learning curves and train_config.json."""
+    """Also keep what counts of every chain in this study, such as results/mine, beside its other
+    runs: episodes, learning curves, configs (mario_results.py)."""
 
 
 # --------------------------------------------------------------------------------------------
@@ -457,14 +458,13 @@ def over_seeds(values: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "mean": mean, "low": low, "high": high}
 
 
-def report(name: str, rows: list[dict[str, Any]]) -> str:
-    """Return the results as Markdown: a row a chain, and medians and intervals over seeds."""
-    lines = [
-        f"# {name}\n\nnoop protocol, emulator fast, {rows[0]['episodes']} episodes each.\n",
+def chain_rows(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield a table of judged chains."""
+    yield (
         "| variant | stage | seed | argmax | sampled | median max-x (sampled) "
-        "| median steps (sampled) | steps | minutes | doctor |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+        "| median steps (sampled) | steps | minutes | doctor |"
+    )
+    yield "|---|---|---|---|---|---|---|---|---|---|"
     for row in rows:
         steps = row["sampled"]["median_clear_steps"]
         cells = (
@@ -476,36 +476,54 @@ def report(name: str, rows: list[dict[str, Any]]) -> str:
             f"{row['wall_s'] / 60:.0f}",
             ", ".join(row["findings"]) or "-",
         )
-        lines.append(f"| {' | '.join(str(cell) for cell in cells)} |")
-    lines += [
-        "\nOver seeds: the median, then the mean with its 95 % bootstrap interval.\n",
-        "| variant | stage | policy | seeds | clear rate | median max-x |",
-        "|---|---|---|---|---|---|",
-    ]
+        yield f"| {' | '.join(str(cell) for cell in cells)} |"
+
+
+def seed_rows(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield a table of variants: of judged chains the medians and intervals over seeds."""
+    yield "| variant | stage | policy | seeds | clear rate | median max-x |"
+    yield "|---|---|---|---|---|---|"
     for variant, stage in dict.fromkeys((row["variant"], row["stage"]) for row in rows):
         of_both = [row for row in rows if (row["variant"], row["stage"]) == (variant, stage)]
         for mode in ("argmax", "sampled"):
             rate = over_seeds([row[mode]["clear_rate"] for row in of_both])
             x = over_seeds([row[mode]["median_max_x"] for row in of_both])
-            lines.append(
+            yield (
                 f"| {variant or '-'} | {stage} | {mode} | {len(of_both)} | {rate['median']:.0%}, "
                 f"{rate['mean']:.0%} ({rate['low']:.0%}-{rate['high']:.0%}) | {x['median']:.0f}, "
                 f"{x['mean']:.0f} ({x['low']:.0f}-{x['high']:.0f}) |"
             )
+
+
+def report(name: str, rows: list[dict[str, Any]]) -> str:
+    """Return the results as Markdown: a row a chain, and medians and intervals over seeds."""
+    lines = [
+        f"# {name}\n\nnoop protocol, emulator fast, {rows[0]['episodes']} episodes each.\n",
+        *chain_rows(rows),
+        "\nOver seeds: the median, then the mean with its 95 % bootstrap interval.\n",
+        *seed_rows(rows),
+    ]
     return "\n".join(lines) + "\n"
 
 
-def keep(chain: Chain, output: Path) -> None:
-    """Copy a judged chain's evaluations, configs and learning curves to a folder of output."""
-    kept = output / chain.folder.name
-    kept.mkdir(parents=True, exist_ok=True)
-    for path in chain.folder.glob("evaluation_*.json"):
-        shutil.copy(path, kept)
-    curve = [sys.executable, str(ROOT / "scripts" / "learning_curve.py")]
-    for run in chain.runs():
-        shutil.copy(run.config_path, kept / f"{run.path.name}_train_config.json")
-        table = kept / f"{run.path.name}_curve.csv"
-        subprocess.run([*curve, str(run.path), "--output", str(table)], check=True)
+def keep(chain: Chain, row: dict[str, Any], output: Path) -> None:
+    """Put a judged chain into the study in a folder, where other runs stay."""
+    name, rows = chain.folder.name, []
+    phases = {
+        run.path.name: phase_of_run(run.path, name, run.path.name, KEPT_EVERY)
+        for run in chain.runs()
+    }
+    for mode in ("argmax", "sampled"):
+        summary = json.loads((chain.folder / f"evaluation_noop_{mode}.json").read_text())
+        rows += played_rows(name, summary)
+    facts = RunFacts(
+        told=told_by(*(phase.config for phase in phases.values())),
+        variant=chain.variant,
+        stage=chain.stage,
+        seed=chain.seed,
+        findings=tuple(row["findings"]),
+    )
+    keep_run(output, name, facts, rows, phases)
 
 
 def run_plan(flags: ProfessionalFlags) -> int:
@@ -539,12 +557,11 @@ def run_plan(flags: ProfessionalFlags) -> int:
             "chains": rows,
             "failed": failed,
         }
-        for place in filter(None, (home, flags.output)):
-            write_json(place / "professional_summary.json", summary | provenance())
-            (place / "report.md").write_text(text)
+        write_json(home / "professional_summary.json", summary | provenance())
+        (home / "report.md").write_text(text)
         if flags.output:
-            for chain in finished:
-                keep(chain, flags.output)
+            for chain, row in zip(finished, rows, strict=True):
+                keep(chain, row, flags.output)
         print(text)
     return 1 if failed else 0
 

@@ -1,34 +1,38 @@
-"""Write a run's learning curve as a small CSV: one row per so many steps, from metrics.jsonl.
+r"""Print a run's learning curve as CSV, or keep the run in a study.
 
-    python scripts/learning_curve.py runs/mine --every 10000 --output docs/results/mine/curve.csv
+    python scripts/learning_curve.py runs/mine --every 10000
+    python scripts/learning_curve.py runs/mine --keep results/mine/seed0 \
+        --judged runs/judged/summary.json
 
-Beside it, if there are any, the evaluations: evaluations.csv (phase1_evaluations.csv beside
-phase1_curve.csv), two rows each, argmax and sampled. compare_agents.py reads both.
+A study keeps a run's curve, evaluations, config, episodes by which it was judged and diagnosis
+(dreamerv3/diagnose.py) beside its other runs; compare_agents.py and scripts/doc_tables.py read it.
 """
 
 from __future__ import annotations
 
 import csv
 import dataclasses
+import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import tyro
 
-from mario_report import evaluation_rows
-from mario_runs import RunFolder, read_metrics
-from mario_status import RunReader
+from mario_cli import exit_code
+from mario_keeping import (
+    CURVE_METRICS,
+    KEPT_EVERY,
+    figure_rows,
+    keep_run,
+    phase_of_run,
+    played_rows,
+    told_by,
+)
+from mario_results import Point, Row, RunFacts, study_of
 
-COLUMNS = (
-    *("step", "wall_s", "env_steps_per_s", "episode_return", "episode_length", "max_x"),
-    *("clear_rate", "entropy", "approx_kl", "clip_fraction", "value_loss", "explained_variance"),
-)
-EVALUATION_COLUMNS = (
-    *("step", "wall_s", "policy", "protocol", "episodes", "clear_rate"),
-    *("max_x", "median_max_x", "median_clear_steps"),
-)
+DIAGNOSIS = "diagnosis.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,40 +41,55 @@ class CurveFlags:
 
     run: tyro.conf.Positional[Path]
     """The run folder."""
-    every: int = 10_000
+    every: int = KEPT_EVERY
     """Agent steps between rows; a row is the last line of metrics.jsonl up to there."""
     output: Path | None = None
-    """The CSV file, named curve.csv or ..._curve.csv. Unset: standard output, the curve alone."""
+    """A CSV file of the curve. Unset: standard output."""
+    keep: Path | None = None
+    """Keep the run as this one of a study instead, such as results/mine/seed0."""
+    judged: tuple[Path, ...] = ()
+    """summary.json of evaluations (evaluate_mario.py) whose episodes the study keeps, too."""
 
 
-def write_csv(file: IO[str], columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
-    """Write rows under a header; what a row lacks stays empty."""
-    writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+def write_csv(file: IO[str], points: Sequence[Point]) -> None:
+    """Write a curve under a header; what a row lacks stays empty."""
+    writer = csv.DictWriter(file, ("step", "wall_s", *CURVE_METRICS), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    for point in points:
+        writer.writerow({"step": point.step, "wall_s": point.wall_s, **point.metrics})
+
+
+def keep(flags: CurveFlags, path: Path) -> None:
+    """Put the run into a study."""
+    folder, name = study_of(path)
+    phase = phase_of_run(flags.run, name, every=flags.every)
+    rows: list[Row] = []
+    for judged in flags.judged:
+        rows += played_rows(name, json.loads(judged.read_text(encoding="utf-8")))
+    if (flags.run / DIAGNOSIS).is_file():
+        rows += figure_rows(name, json.loads((flags.run / DIAGNOSIS).read_text(encoding="utf-8")))
+    seed = phase.config.get("run", {}).get("seed")
+    keep_run(folder, name, RunFacts(told_by(phase.config), seed=seed), rows, {"": phase})
+
+
+def run(flags: CurveFlags) -> None:
+    """Print, write, or keep."""
+    if flags.keep:
+        keep(flags, flags.keep)
+        return
+    points = phase_of_run(flags.run, every=flags.every).points
+    if flags.output is None:
+        write_csv(sys.stdout, points)
+        return
+    flags.output.parent.mkdir(parents=True, exist_ok=True)
+    with flags.output.open("w", newline="") as file:
+        write_csv(file, points)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Read, thin out, write; exit 2 if there is nothing to read."""
+    """Parse and run; exit 2 if there is nothing to read."""
     flags = tyro.cli(CurveFlags, args=arguments, description=__doc__)
-    last_in_bin = {
-        -(-line["step"] // flags.every): line
-        for line in read_metrics(RunFolder(flags.run).metrics_path)
-    }
-    if not last_in_bin:
-        print(f"error: {flags.run} has no metrics.jsonl with lines in it", file=sys.stderr)
-        return 2
-    if flags.output is None:
-        write_csv(sys.stdout, COLUMNS, last_in_bin.values())
-        return 0
-    flags.output.parent.mkdir(parents=True, exist_ok=True)
-    with flags.output.open("w", newline="") as file:
-        write_csv(file, COLUMNS, last_in_bin.values())
-    if evaluations := evaluation_rows(RunReader(flags.run)):
-        prefix = flags.output.stem.removesuffix("curve")
-        with flags.output.with_name(f"{prefix}evaluations.csv").open("w", newline="") as file:
-            write_csv(file, EVALUATION_COLUMNS, evaluations)
-    return 0
+    return exit_code(lambda: run(flags))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Demos of a stage for every start of the `noop` protocol, as much alike as can be, to imitate.
+r"""Demos of a stage for every start of the `noop` protocol, as much alike as can be, to imitate.
 
     python scripts/noop_demos.py --stages 3-2 --output runs/demos_3-2
-    python train_mario.py --config configs/ppo_level.yaml --world 3 --stage 2 \\
+    python train_mario.py --config configs/ppo_level.yaml --stage 3-2 \
         --backward-demos runs/demos_3-2
 
 A beam searches a clear of the level's own start, with few changes of buttons; it is tried after

@@ -2,10 +2,9 @@
 
     python scripts/ship_policy.py runs/mine pretrained/ppo_levels/1-2
 
-Writes best_eval.zip, train_config.json, evaluation_<protocol>_<argmax|sampled>.json (and the argmax
-`noop` one of nes-py), evaluation_noop.json (the mode that clears more often under `noop`, argmax if
-they are alike), training.json (every training behind the weights, warm start by warm start) and
-README.md, the card, whose figures are those of the JSON files.
+Writes best_eval.zip, train_config.json and README.md, the card, there; into the study of all
+shipped policies goes every episode by which it was judged, with every training behind its weights.
+What is shipped is judged again when it is named twice.
 """
 
 from __future__ import annotations
@@ -27,8 +26,20 @@ from evaluate_mario import print_summary
 from mario_cli import UsageError, exit_code
 from mario_config import EmulatorName, EnvConfig, in_process
 from mario_game import parse_stages, stages_text, with_stages_field
-from mario_policies import find_model, load_policy
-from mario_rollout import PROTOCOLS, ProtocolName, Summary, evaluate
+from mario_keeping import keep_run, played_rows, seeds_of_starts, told_by, told_in
+from mario_policies import PRETRAINED, find_model, load_policy
+from mario_results import ROOT, SHIPPED, Played, RunFacts, Training, is_study, read_study
+from mario_rollout import (
+    PROTOCOLS,
+    Episode,
+    Policy,
+    ProtocolName,
+    Summary,
+    _play_seeds,
+    evaluate,
+    protocol_config,
+    summarize,
+)
 from mario_runs import (
     CONFIG_MEMBER,
     OPTIMIZER_MEMBER,
@@ -39,9 +50,10 @@ from mario_runs import (
     read_model_zip,
     write_json,
 )
+from mario_runtime import stage_name
+from mario_sb3 import make_vec_env
+from mario_tables import with_tables
 
-ROOT = Path(__file__).resolve().parents[1]
-TRAINING = "training.json"
 AGENTS = {"ppo": "PPO", "dreamerv3": "DreamerV3"}
 
 
@@ -50,44 +62,45 @@ class ShipFlags:
     """What to ship, where to, judged how long."""
 
     run: tyro.conf.Positional[Path]
-    """A run folder."""
+    """A run folder, or the destination itself: what is shipped there is judged again."""
     destination: tyro.conf.Positional[Path]
     """A folder under pretrained/. If it is called after a stage (1-2), the policy is that stage's;
     else it is of the stage that it was trained on, the first of several."""
+    study: Path = SHIPPED
+    """The study that keeps its episodes, as the run of its path below pretrained/."""
     episodes: int = 100
-    """Episodes of each evaluation."""
+    """Episodes of each evaluation; by argmax there is one start under fixed, and 30 under noop."""
     reference_episodes: int = 10
     """Episodes replayed through nes-py, which is slow."""
     max_mb: float = 3.0
     """The most that best_eval.zip may take."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Training:
-    """One run on the way to a policy. Of one whose files are gone only the name is known."""
-
-    run: str
-    stages: str = ""  # "1-1,1-2"
-    steps: int | None = None  # agent steps of the whole run, what came after the best model too
-    wall_s: float | None = None
-    seed: int | None = None
-    git_commit: str | None = None
-    command: tuple[str, ...] = ()
+def name_in_study(folder: Path) -> str:
+    """Return the path of a shipped policy's folder below pretrained/, or its name alone."""
+    parts = folder.resolve().parts
+    below = parts[parts.index(PRETRAINED.name) + 1 :] if PRETRAINED.name in parts else parts[-1:]
+    return "/".join(below)
 
 
-def trainings_behind(model: Path) -> list[Training]:
+# --------------------------------------------------------------------------------------------
+# Where it comes from
+# --------------------------------------------------------------------------------------------
+
+
+def trainings_behind(model: Path, study: Path) -> tuple[Training, ...]:
     """Return the trainings behind a model, the first one first.
 
-    A run's is in its folder, a shipped policy's in the training.json beside it; before it come
-    those of the model that it was warm-started from.
+    A run's is in its folder, a shipped policy's in the study; before it come those of the model
+    that it was warm-started from.
     """
-    shipped = model.parent / TRAINING
-    if shipped.is_file():
-        return [Training(**one) for one in json.loads(shipped.read_text())]
+    shipped = read_study(study).about.runs if is_study(study) else {}
+    if (name := name_in_study(model.parent)) in shipped:
+        return shipped[name].trainings
     run = RunFolder(model.parents[2 if model.parent.name == "checkpoints" else 1])
     rows = read_metrics(run.metrics_path)
     if not (model.is_file() and rows):
-        return [Training(model.as_posix())]
+        return (Training(model.as_posix()),)
     config, _ = read_model_zip(model)
     env, came_from = config["env"], config["provenance"]
     before = config["run"].get("warm_start")  # of PPO alone
@@ -98,9 +111,10 @@ def trainings_behind(model: Path) -> list[Training]:
         wall_s=round(rows[-1]["wall_s"], 1),
         seed=config["run"]["seed"],
         git_commit=came_from["git_commit"],
-        command=tuple(came_from["command"]),
+        command=tuple(without_folder(came_from["command"])),
+        told=told_by(config),
     )
-    return [*(trainings_behind(Path(before)) if before else []), own]
+    return (*(trainings_behind(Path(before), study) if before else ()), own)
 
 
 def judged_env(env: EnvConfig, destination: Path) -> EnvConfig:
@@ -112,51 +126,9 @@ def judged_env(env: EnvConfig, destination: Path) -> EnvConfig:
     return dataclasses.replace(env, stages=(stage,))
 
 
-def card(
-    folder: Path, config: dict[str, Any], summaries: list[Summary], trainings: list[Training]
-) -> str:
-    """Return the model card as Markdown; folder is where it will stand."""
-    env, machine = config["env"], config["provenance"]["machine"]
-    rows = "\n".join(
-        f"| {s.protocol} | {'argmax' if s.deterministic else 'sampled'} | {s.emulator} "
-        f"| {s.flags_cleared}/{s.episodes} | {100 * s.clear_rate_ci95[0]:.0f}-"
-        f"{100 * s.clear_rate_ci95[1]:.0f} % | {s.median_max_x:.0f} "
-        f"| {'-' if s.median_clear_steps is None else f'{s.median_clear_steps:.0f}'} "
-        f"| {s.best_clear_steps or '-'} |"
-        for s in summaries
-    )
-    known = [one for one in trainings if one.steps is not None]
-    steps = f"{sum(one.steps or 0 for one in known):,} agent steps"
-    minutes = f"{sum(one.wall_s or 0 for one in known) / 60:.0f} minutes"
-    unknown = " and more that were not recorded" if len(known) < len(trainings) else ""
-    phases = "\n".join(
-        f"| {one.run} | {one.stages} | {one.steps:,} | {(one.wall_s or 0) / 60:.0f} | {one.seed} "
-        f"| {(one.git_commit or '')[:7]} | `{' '.join(['python', *one.command])}` |"
-        if one.steps is not None
-        else f"| {one.run} | | not recorded | | | | |"
-        for one in trainings
-    )
-    place = Path(os.path.relpath(folder.resolve(), ROOT)).as_posix()
-    protocol = Path(os.path.relpath(ROOT / "docs" / "protocol.md", folder.resolve())).as_posix()
-    return f"""# {folder.name}
-
-{AGENTS[config["agent"]]} on {with_stages_field(env)["stages"]}, action set `{env["action_set"]}`:
-{steps}{unknown} in {minutes} on {machine["cpus"]} cores,
-{machine["cpu"]}, no GPU; other work ran beside it.
-
-| training | stages | agent steps | minutes | seed | commit | command |
-|---|---|---|---|---|---|---|
-{phases}
-
-| protocol | policy | emulator | cleared | 95 % interval | median max-x | median steps | best |
-|---|---|---|---|---|---|---|---|
-{rows}
-
-Steps are agent steps (4 frames) to the goal; episode i of an evaluation has seed i
-([protocol]({protocol})). Judge it again:
-
-    python evaluate_mario.py --model {place} --episodes {max(s.episodes for s in summaries)}
-"""
+def without_folder(content: Any) -> Any:
+    """Return JSON content whose paths are relative to the working directory."""
+    return json.loads(json.dumps(content).replace(f"{Path.cwd().as_posix()}/", ""))
 
 
 def copy_without_optimizer(source: Path, target: Path, config: dict[str, Any]) -> None:
@@ -181,41 +153,95 @@ def copy_without_optimizer(source: Path, target: Path, config: dict[str, Any]) -
     atomic_write(target, write)
 
 
-def without_folder(content: Any) -> Any:
-    """Return JSON content whose paths are relative to the working directory."""
-    return json.loads(json.dumps(content).replace(f"{Path.cwd().as_posix()}/", ""))
+# --------------------------------------------------------------------------------------------
+# What it does
+# --------------------------------------------------------------------------------------------
 
 
-def judge(flags: ShipFlags, env: EnvConfig) -> list[Summary]:
-    """Play every protocol, write an evaluation_*.json of each, and return them."""
-    model = flags.destination / "best_eval.zip"
-    policy = load_policy(model)
+def play_each_start(policy: Policy, env: EnvConfig, model: str) -> tuple[Summary, list[Episode]]:
+    """Play every number of no-ops once, by argmax: all episodes that there are."""
+    config = protocol_config(dataclasses.replace(env, n_envs=1), "noop")
+    venv = make_vec_env(config)
+    try:
+        episodes = _play_seeds(policy, venv, seeds_of_starts(), True, 0, None)
+    finally:
+        venv.close()
+    summary = summarize(
+        episodes,
+        config,
+        protocol="noop",
+        deterministic=True,
+        seed=episodes[0].seed,
+        model=model,
+    )
+    return summary, episodes
+
+
+def judge(flags: ShipFlags, env: EnvConfig) -> list[Played]:
+    """Play every protocol in both modes, and noop by argmax on nes-py; print and return it all."""
+    policy = load_policy(flags.destination / "best_eval.zip")
+    name = name_in_study(flags.destination)
+    model = f"{flags.destination.name}/best_eval.zip"
     emulators: list[tuple[EmulatorName, int]] = [("fast", flags.episodes)]
     emulators.append(("nes-py", flags.reference_episodes))
-    summaries = []
+    rows = []
     for emulator, episodes in emulators:
         playing = in_process(dataclasses.replace(env, n_envs=20), emulator)
         protocols: list[ProtocolName] = list(PROTOCOLS) if emulator == "fast" else ["noop"]
         for protocol in protocols:
             for deterministic in (True, False) if emulator == "fast" else (True,):
-                summary, _ = evaluate(
-                    policy,
-                    playing,
-                    protocol=protocol,
-                    episodes=episodes,
-                    deterministic=deterministic,
-                    model=f"{flags.destination.name}/best_eval.zip",
-                )
-                kind = "argmax" if deterministic else "sampled"
-                mark = "" if emulator == "fast" else f"_{emulator}"
-                target = flags.destination / f"evaluation_{protocol}_{kind}{mark}.json"
-                write_json(target, dataclasses.asdict(summary))
+                if (emulator, protocol, deterministic) == ("fast", "noop", True):
+                    summary, played = play_each_start(policy, playing, model)
+                else:
+                    summary, played = evaluate(
+                        policy,
+                        playing,
+                        protocol=protocol,
+                        episodes=episodes,
+                        deterministic=deterministic,
+                        model=model,
+                    )
+                rows += played_rows(name, summary, [episode.seed for episode in played])
                 print_summary(summary)
-                summaries.append(summary)
-    argmax, sampled = (s for s in summaries if (s.protocol, s.emulator) == ("noop", "fast"))
-    better = sampled if sampled.clear_rate > argmax.clear_rate else argmax
-    write_json(flags.destination / "evaluation_noop.json", dataclasses.asdict(better))
-    return summaries
+    return rows
+
+
+def card(flags: ShipFlags, config: dict[str, Any], facts: RunFacts) -> str:
+    """Return the model card as Markdown, its tables still empty."""
+    folder, name = flags.destination.resolve(), name_in_study(flags.destination)
+    env, machine = config["env"], config["provenance"]["machine"]
+    known = [one for one in facts.trainings if one.steps is not None]
+    steps = f"{sum(one.steps or 0 for one in known):,} agent steps"
+    minutes = f"{sum(one.wall_s or 0 for one in known) / 60:.0f} minutes"
+    unknown = " and more that were not recorded" if len(known) < len(facts.trainings) else ""
+    run = Path(os.path.relpath(flags.study.resolve(), ROOT), name).as_posix()
+    recipe = f"configs/shipped/{name}.yaml"
+    place = Path(os.path.relpath(folder, ROOT)).as_posix()
+
+    def link(path: str) -> str:
+        return Path(os.path.relpath(ROOT / path, folder)).as_posix()
+
+    return f"""# {folder.name}
+
+{AGENTS[config["agent"]]} on {env["world"]}-{env["stage"]}, action set `{env["action_set"]}`:
+{steps}{unknown} in {minutes} on {machine["cpus"]} cores,
+{machine["cpu"]}, no GPU; other work ran beside it.
+
+- Told in training: {facts.told}.
+- Recipe: [{recipe}]({link(recipe)}).
+- Config of the last training: `train_config.json`, here and in `best_eval.zip`.
+- Every episode: [the study of shipped policies]({link("results/shipped/README.md")}).
+
+<!-- table: trainings {run} -->
+<!-- end -->
+
+<!-- table: evaluations {run} -->
+<!-- end -->
+
+Steps are agent steps (4 frames) to the goal ([protocol]({link("docs/protocol.md")})). Judge it:
+
+    python evaluate_mario.py --model {place} --episodes {flags.episodes}
+"""
 
 
 def ship(flags: ShipFlags) -> None:
@@ -227,20 +253,30 @@ def ship(flags: ShipFlags) -> None:
     model = find_model(flags.run)
     config, _ = read_model_zip(model)
     env = judged_env(load_policy(model).env_config, flags.destination)
-    of_stage = with_stages_field(config["env"]) | {"stages": stages_text(env.stages)}
-    config = without_folder(config | {"env": of_stage})
-    trainings = trainings_behind(model)
-    target = flags.destination / "best_eval.zip"
-    copy_without_optimizer(model, target, config)
-    if target.stat().st_size > flags.max_mb * 1e6:
-        size = target.stat().st_size / 1e6
-        target.unlink()
-        raise UsageError(f"{model} takes {size:.1f} MB; --max-mb {flags.max_mb:g} allows no more")
-    write_json(flags.destination / "train_config.json", config)
-    trained = without_folder([dataclasses.asdict(one) for one in trainings])
-    write_json(flags.destination / TRAINING, trained)
-    text = card(flags.destination, config, judge(flags, env), [Training(**one) for one in trained])
-    (flags.destination / "README.md").write_text(text, encoding="utf-8")
+    trainings = trainings_behind(model, flags.study)
+    page = flags.destination / "README.md"
+    is_new = flags.run.resolve() != flags.destination.resolve()
+    if is_new:
+        of_stage = with_stages_field(config["env"]) | {"stages": stages_text(env.stages)}
+        config = without_folder(config | {"env": of_stage})
+        target = flags.destination / "best_eval.zip"
+        copy_without_optimizer(model, target, config)
+        if target.stat().st_size > flags.max_mb * 1e6:
+            size = target.stat().st_size / 1e6
+            target.unlink()
+            raise UsageError(
+                f"{model} takes {size:.1f} MB; --max-mb {flags.max_mb:g} allows no more"
+            )
+        write_json(flags.destination / CONFIG_MEMBER, config)
+    facts = RunFacts(
+        told=told_in(trainings),
+        stage=stage_name(env.world, env.stage),
+        seed=trainings[-1].seed,
+        trainings=trainings,
+    )
+    keep_run(flags.study, name_in_study(flags.destination), facts, judge(flags, env))
+    text = page.read_text(encoding="utf-8") if not is_new else card(flags, config, facts)
+    page.write_text(with_tables(page.resolve(), text), encoding="utf-8", newline="\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -21,13 +21,7 @@ import tyro
 from PIL import Image, ImageDraw
 
 from mario_cli import UsageError, exit_code
-from mario_rollout import (
-    CAPTION_COLOR,
-    CAPTION_HEIGHT,
-    caption_font,
-    scaled,
-    write_video,
-)
+from mario_rollout import CAPTION_COLOR, CAPTION_HEIGHT, caption_font, scaled, write_video
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import learning_curve
 import numpy as np
 import pytest
 from PIL import Image

@@ -37,13 +37,6 @@ from train_mario import parse_config
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SCRIPTS = REPOSITORY / "scripts"
-import backup_checkpoints  # noqa: E402  (scripts/ is not a package)
-import diagnose_latest  # noqa: E402
-import eval_summary  # noqa: E402
-import front_door  # noqa: E402
-import inspect_checkpoint  # noqa: E402
-import launch  # noqa: E402
-import run_health  # noqa: E402
 
 NAMES = sorted(path.stem for path in SCRIPTS.glob("*.sh") if path.stem != "run_mario")
 posix_only = pytest.mark.skipif(os.name == "nt", reason="runs the shell launcher")

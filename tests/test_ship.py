@@ -1,4 +1,4 @@
-"""ship_policy.py and level_table.py as a person calls them, on two small real runs."""
+"""ship_policy.py as a person calls it, on two small real runs; the table of levels."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from conftest import TINY_RUN
 
+import mario_tables
 from mario_game import StageId
 from mario_policies import load_policy
+from mario_results import read_study
 from mario_runs import read_model_zip
-from scripts import level_table, ship_policy
+from scripts import ship_policy
 from train_mario import main as train
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -29,76 +31,94 @@ def shipped(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     flags += ["--preview-freq", "0", "--run-dir", str(folder / "second")]
     assert train([*TINY_RUN.split(), *flags]) == 0
     destination = folder / "pretrained" / "ppo_levels" / "1-2"
-    assert ship_policy.main([str(folder / "second"), str(destination), *QUICK]) == 0
-    return folder / "pretrained"
+    study = ("--study", str(folder / "results" / "shipped"))
+    assert ship_policy.main([str(folder / "second"), str(destination), *study, *QUICK]) == 0
+    return folder
 
 
 def test_a_policy_is_of_the_stage_that_its_folder_is_called_after(shipped: Path) -> None:
-    folder = shipped / "ppo_levels" / "1-2"
-    env = load_policy(folder).env_config
-    assert env.stages == (StageId(1, 2),)
+    folder = shipped / "pretrained" / "ppo_levels" / "1-2"
+    assert {path.name for path in folder.iterdir()} == {
+        *("best_eval.zip", "train_config.json", "README.md")
+    }
+    assert load_policy(folder).env_config.stages == (StageId(1, 2),)
     assert read_model_zip(folder / "best_eval.zip")[0] == json.loads(
         (folder / "train_config.json").read_text()
     )
-    judged = {path.name for path in folder.glob("evaluation_*.json")}
-    assert judged == {
-        *(f"evaluation_{p}_{m}.json" for p in ("fixed", "noop", "sticky") for m in MODES),
-        *("evaluation_noop.json", "evaluation_noop_argmax_nes-py.json"),
+
+
+def test_every_protocol_is_judged_and_every_start_played_once_by_argmax(shipped: Path) -> None:
+    study = read_study(shipped / "results" / "shipped")
+    found = {
+        (one.emulator, one.protocol, one.mode): (len(one.played), one.starts)
+        for one in study.judgements("ppo_levels/1-2")
     }
-    for path in folder.glob("evaluation_*.json"):
-        summary = json.loads(path.read_text())
-        assert (summary["world"], summary["stage"]) == (1, 2)
-
-
-MODES = ("argmax", "sampled")
+    assert found["fast", "noop", "argmax"] == (30, 30)
+    assert found.keys() == {
+        *(("fast", p, m) for p in ("fixed", "noop", "sticky") for m in ("argmax", "sampled")),
+        ("nes-py", "noop", "argmax"),
+    }
+    assert found["fast", "fixed", "argmax"][0] == 1
+    assert found["fast", "sticky", "sampled"][0] == 3
+    assert {row.stage for row in study.judgement("ppo_levels/1-2", "sticky", "sampled").played} == {
+        "1-2"
+    }
 
 
 def test_the_trainings_behind_it_are_said_first_to_last(shipped: Path, tiny_run: Path) -> None:
-    folder = shipped / "ppo_levels" / "1-2"
-    trainings = json.loads((folder / "training.json").read_text())
-    assert [(one["run"], one["stages"], one["steps"]) for one in trainings] == [
+    folder, study = shipped / "pretrained" / "ppo_levels" / "1-2", shipped / "results" / "shipped"
+    facts = read_study(study).about.runs["ppo_levels/1-2"]
+    assert [(one.run, one.stages, one.steps) for one in facts.trainings] == [
         (tiny_run.name, "1-1", 256),
         ("second", "1-1,1-2", 256),
     ]
-    card = (folder / "README.md").read_text()
+    assert facts.told == "pixels only"
+    again = ship_policy.trainings_behind(folder / "best_eval.zip", study)
+    assert again == facts.trainings, "a warm start from it inherits them"
+
+
+def test_the_card_says_what_the_study_says(shipped: Path) -> None:
+    page = shipped / "pretrained" / "ppo_levels" / "1-2" / "README.md"
+    card = page.read_text()
     assert "512 agent steps" in card
-    assert card.count("\n| second | 1-1,1-2 | 256 |") == 1
-    again = ship_policy.trainings_behind(folder / "best_eval.zip")
-    assert [one.steps for one in again] == [256, 256], "a warm start from it inherits them"
+    assert card.count("\n| second | 1-1,1-2 | pixels only | 256 |") == 1
+    assert "| fast | noop | argmax | 0/30 |" in card
+    assert "| fast | noop | sampled | 0/3 (0-56 %) |" in card
+    assert mario_tables.with_tables(page, card) == card
 
 
-def test_the_better_mode_is_kept_apart(tmp_path: Path, shipped: Path) -> None:
-    folder = shipped / "ppo_levels" / "1-2"
-    rates = {
-        name: json.loads((folder / f"evaluation_noop{name}.json").read_text())["clear_rate"]
-        for name in ("", "_argmax", "_sampled")
-    }
-    assert rates[""] == max(rates.values())
+def test_what_is_shipped_can_be_judged_again(shipped: Path) -> None:
+    folder, study = shipped / "pretrained" / "ppo_levels" / "1-2", shipped / "results" / "shipped"
+    before = (folder / "best_eval.zip").read_bytes(), read_study(study)
+    page = folder / "README.md"
+    page.write_text(page.read_text().replace("# 1-2\n", "# 1-2\n\nBy hand.\n"))
+    flags = ["--study", str(study), *QUICK]
+    assert ship_policy.main([str(folder), str(folder), *flags]) == 0
+    assert (folder / "best_eval.zip").read_bytes() == before[0]
+    assert read_study(study) == before[1], "the same episodes"
+    assert "By hand." in page.read_text()
 
 
 def test_a_model_too_large_is_refused_and_not_left_there(
     tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert ship_policy.main([str(tiny_run), str(tmp_path / "big"), "--max-mb", "0.5"]) == 2
+    flags = ["--study", str(tmp_path / "study"), "--max-mb", "0.5"]
+    assert ship_policy.main([str(tiny_run), str(tmp_path / "big"), *flags]) == 2
     assert "--max-mb 0.5 allows no more" in capsys.readouterr().err
     assert not list((tmp_path / "big").iterdir())
+    assert not (tmp_path / "study").exists()
 
 
-def test_the_table_reads_what_is_shipped(
-    shipped: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_the_table_of_levels_reads_what_is_shipped(
+    shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mario_policies.PRETRAINED", shipped)
-    monkeypatch.setattr(level_table, "RESULTS", tmp_path)
+    monkeypatch.setattr("mario_policies.PRETRAINED", shipped / "pretrained")
+    monkeypatch.setattr(mario_tables, "PRETRAINED", shipped / "pretrained")
+    monkeypatch.setattr(mario_tables, "ROUTES", tmp_path / "routes.json")
     (tmp_path / "routes.json").write_text('{"1-2": {"agent_steps": 251}}')
-    assert level_table.main([]) == 0
-    rows = [line.split(" | ") for line in (tmp_path / "levels.md").read_text().splitlines()]
+    lines = list(mario_tables.levels(shipped / "results" / "shipped"))
+    rows = [line.split(" | ") for line in lines]
     [row] = [row for row in rows if "ppo_levels/1-2/README.md" in row[0]]
-    assert row[1:4] == ["251", "0/3 (0-56 %)", "0/3 (0-56 %)"]
-    assert row[6:9] == ["256", "512", "0"]
-    assert "1 of 32 levels have a policy; 0 clear 95% or more." in capsys.readouterr().out
-    (shipped / "ppo_levels" / "1-2" / "evaluation_noop_sampled.json").unlink()
-    assert level_table.main([]) == 1
-    assert "not whole" in capsys.readouterr().err
+    assert row[1:5] == ["251", "pixels only", "0/30", "0/3 (0-56 %)"]
+    assert row[9:12] == ["256", "512", "0"]
+    assert lines[-1].startswith("1 of 32 levels have a policy; 0 clear 95% or more under `noop`")

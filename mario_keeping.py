@@ -1,0 +1,196 @@
+"""What a study keeps of a run folder, an evaluation, a benchmark, a tool's JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+
+from mario_cli import UsageError
+from mario_game import StageId
+from mario_report import evaluation_rows
+from mario_results import (
+    About,
+    Evaluation,
+    Figure,
+    PhaseRecord,
+    Played,
+    Point,
+    Row,
+    RunFacts,
+    Study,
+    Told,
+    Training,
+    Turn,
+    is_study,
+    read_study,
+    write_study,
+)
+from mario_rollout import NOOP_MAX, Summary
+from mario_runs import provenance
+from mario_status import RunReader
+
+KEPT_EVERY = 10_000  # agent steps between the points that a study keeps of a curve
+
+# What a curve keeps of metrics.jsonl beside step and wall_s.
+CURVE_METRICS = (
+    *("env_steps_per_s", "episode_return", "episode_length", "max_x", "clear_rate", "entropy"),
+    *("approx_kl", "clip_fraction", "value_loss", "explained_variance"),
+)
+
+
+def noops_of_seed(seed: int) -> int:
+    """Return the no-ops at the start of an episode of one stage: its generator's first draw."""
+    return int(gym.utils.seeding.np_random(seed)[0].integers(1, NOOP_MAX + 1))
+
+
+def seeds_of_starts(first: int = 20_000) -> list[int]:
+    """Return for each number of no-ops, 1 to 30, the smallest seed from first on that draws it."""
+    found: dict[int, int] = {}
+    seed = first
+    while len(found) < NOOP_MAX:
+        found.setdefault(noops_of_seed(seed), seed)
+        seed += 1
+    return [found[noops] for noops in sorted(found)]
+
+
+def played_rows(
+    run: str, summary: Summary | dict[str, Any], seeds: Sequence[int] = ()
+) -> list[Played]:
+    """Return an evaluation's episodes.
+
+    Args:
+        run: whose.
+        summary: as `mario_rollout.evaluate` returns it, or a summary.json.
+        seeds: of the episodes; unset: from the summary's on.
+    """
+    said = summary if isinstance(summary, dict) else dataclasses.asdict(summary)
+    episodes = zip(
+        seeds or range(said["seed"], said["seed"] + said["episodes"]),
+        *(said["episode_flags"], said["episode_lengths"], said["episode_returns"]),
+        *(said["max_x_positions"], said["end_x_positions"]),
+        strict=True,
+    )
+    return [
+        Played(
+            run=run,
+            mode="argmax" if said["deterministic"] else "sampled",
+            protocol=said["protocol"],
+            emulator=said["emulator"],
+            stage=str(StageId(said["world"], said["stage"])),
+            seed=seed,
+            cleared=flag,
+            length=length,
+            episode_return=episode_return,
+            max_x=max_x,
+            end_x=end_x,
+            noops=None if said["protocol"] == "fixed" else noops_of_seed(seed),
+        )
+        for seed, flag, length, episode_return, max_x, end_x in episodes
+    ]
+
+
+def phase_of_run(folder: Path, run: str = "", phase: str = "", every: int = 1) -> PhaseRecord:
+    """Return what is kept of a run folder.
+
+    Args:
+        folder: the run folder.
+        run: its name in the study.
+        phase: its name among the run's phases.
+        every: agent steps between points; a point is the last line of metrics.jsonl up to there.
+
+    Raises:
+        UsageError: it has no metrics.
+    """
+    reader = RunReader(folder)
+    last_in_bin = {-(-line["step"] // every): line for line in reader.read_metrics()}
+    if not last_in_bin:
+        raise UsageError(f"{folder} has no metrics.jsonl with lines in it")
+    points = [
+        Point(
+            run,
+            line["step"],
+            line["wall_s"],
+            phase,
+            {name: line[name] for name in CURVE_METRICS if name in line},
+        )
+        for line in last_in_bin.values()
+    ]
+    evaluations = [
+        Evaluation(run=run, phase=phase, mode=row.pop("policy"), **row)
+        for row in evaluation_rows(reader)
+    ]
+    return PhaseRecord(reader.read_json(reader.folder.config_path), points, evaluations)
+
+
+def figure_rows(run: str, content: Any, name: str = "") -> list[Figure]:
+    """Return every number in JSON content, named by its path, without text and what is null."""
+    if isinstance(content, dict | list):
+        pairs = content.items() if isinstance(content, dict) else enumerate(content)
+        return [
+            figure
+            for key, value in pairs
+            for figure in figure_rows(run, value, f"{name}/{key}" if name else str(key))
+        ]
+    return [Figure(run, name, float(content))] if isinstance(content, int | float) else []
+
+
+def turn_rows(run: str, measures: Iterable[dict[str, Any]]) -> list[Turn]:
+    """Return the `measures` of bench_throughput.py --json: of each the median, then its turns."""
+    rows = []
+    for one in measures:
+        name, unit = one["name"], one["unit"]
+        rows.append(Turn(run, name, unit, 0, one["ours"], one.get("theirs"), one.get("ratio")))
+        rows += [
+            Turn(run, name, unit, number, ratio=ratio)
+            for number, ratio in enumerate(one.get("ratios", ()), 1)
+        ]
+    return rows
+
+
+def told_by(*configs: dict[str, Any]) -> Told:
+    """Return what the learner of trainings was told beside pixels and reward.
+
+    Args:
+        configs: the train_config.json of each.
+    """
+    demos = ("backward_demos", "seed_demos")
+    parts = [config.get(part, {}) for config in configs for part in ("run", "curriculum")]
+    return "demos" if any(part.get(key) for part in parts for key in demos) else "pixels only"
+
+
+def told_in(trainings: Sequence[Training]) -> Told:
+    """Return the most that any training behind a policy was told."""
+    order: tuple[Told, ...] = ("informed", "taught", "demos", "pixels only")
+    return next(told for told in order if any(one.told == told for one in trainings))
+
+
+def keep_run(
+    folder: Path,
+    name: str,
+    facts: RunFacts,
+    rows: Iterable[Row],
+    phases: dict[str, PhaseRecord] | None = None,
+) -> None:
+    """Put a run into the study in a folder, as `Study.with_run`.
+
+    If there is none it is made, and says which command made it, on what machine.
+
+    Raises:
+        UsageError: the study there cannot be read.
+        OSError: it cannot be written; it is as it was.
+    """
+    made = provenance()
+    machine = made["machine"]
+    about = About(
+        title=folder.name,
+        commands=(shlex.join(["python", *made["command"]]),),
+        conditions=f"{machine['cpus']} cores, {machine['cpu']}",
+        runs={},
+    )
+    study = read_study(folder) if is_study(folder) else Study(about)
+    write_study(folder, study.with_run(name, facts, rows, phases))

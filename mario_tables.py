@@ -1,0 +1,464 @@
+"""Evidence as Markdown: the tables that stand in README, docs, results and cards.
+
+A table stands between `<!-- table: KIND PATH... -->` and `<!-- end -->`. A path is a study's
+folder, or a run in it (`results/ppo_1-1/seed0`). Kinds:
+
+    evaluations RUN    every protocol in both modes
+    policies RUN...    a row a shipped policy: cleared under noop and sticky, steps
+    trainings RUN      the trainings behind a shipped policy, warm start by warm start
+    levels STUDY       a row a stage: the shortest route found, what its shipped policy reaches
+    seeds STUDY        a row a seed of a recipe
+    speed RUN          a row a measure of bench_throughput.py: ours beside the peer's
+    comparison RUN...  compare_agents.py: results
+    milestones RUN...  compare_agents.py: how soon it came how far
+    curiosity RUN      dreamerv3/diagnose.py --curiosity
+    played RUN         dreamerv3/diagnose.py --play
+    ablations STUDY    a row a variant, over its seeds: against `base`
+    chains STUDY       a row a judged run, as train_mario_professional.py reports it
+    over_seeds STUDY   a row a variant and mode: medians and intervals over seeds
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import ttest_ind
+
+import train_mario_professional as professional
+from compare_agents import CompareFlags, compare, milestone_rows, read_run, result_rows
+from mario_game import STAGES
+from mario_policies import PRETRAINED, shipped_model
+from mario_results import (
+    ROOT,
+    Evaluation,
+    Judgement,
+    Mode,
+    Study,
+    Turn,
+    read_study,
+    study_and_run,
+)
+from mario_rollout import wilson_interval
+
+TABLE = re.compile(r"<!-- table: (\w+) ([^>]+?) -->\n.*?<!-- end -->", re.DOTALL)
+MODES: tuple[Mode, ...] = ("argmax", "sampled")
+JUDGED = [(protocol, mode) for protocol in ("noop", "sticky") for mode in MODES]
+ROUTES = ROOT / "docs" / "results" / "routes.json"
+GOAL = 0.95  # of the episodes: what counts as clearing a level
+
+
+def documents() -> list[Path]:
+    """Return the pages that can hold tables."""
+    folders = ("docs", "results", "pretrained")
+    return [
+        ROOT / "README.md",
+        *(page for of in folders for page in sorted(ROOT.glob(f"{of}/**/*.md"))),
+    ]
+
+
+# --------------------------------------------------------------------------------------------
+# Cells
+# --------------------------------------------------------------------------------------------
+
+
+def row(cells: Iterable[object]) -> str:
+    """Return a line of a table."""
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def head(*names: str) -> list[str]:
+    """Return a table's first two lines."""
+    return [row(names), "|---" * len(names) + "|"]
+
+
+def number(value: float | None) -> str:
+    """Return "3,161", or nothing."""
+    return "" if value is None else f"{value:,.0f}"
+
+
+def minutes(seconds: float | None) -> str:
+    """Return seconds as whole minutes, or nothing."""
+    return "" if seconds is None else f"{seconds / 60:.0f}"
+
+
+def card_link(run: str) -> str:
+    """Return a link to a shipped policy's card, as of the repository's root."""
+    return f"[{run.rpartition('/')[2]}]({PRETRAINED.name}/{run}/README.md)"
+
+
+# --------------------------------------------------------------------------------------------
+# Policies
+# --------------------------------------------------------------------------------------------
+
+
+def judged_on_fast(study: Study, run: str) -> dict[tuple[str, Mode], Judgement]:
+    """Return a run's judgements on the emulator `fast`, by protocol and mode."""
+    found = study.judgements(run)
+    return {(one.protocol, one.mode): one for one in found if one.emulator == "fast"}
+
+
+def evaluations(path: Path) -> Iterator[str]:
+    """Yield a row a protocol and mode."""
+    study, run = study_and_run(path)
+    yield from head(
+        *("emulator", "protocol", "policy", "cleared (95 % interval)"),
+        *("median max-x", "best max-x", "median steps", "best steps"),
+    )
+    for one in study.judgements(run):
+        yield row(
+            [
+                *(one.emulator, one.protocol, one.mode, one),
+                *(number(one.median_max_x), number(one.best_max_x)),
+                *(number(one.median_clear_steps), number(one.best_clear_steps)),
+            ]
+        )
+
+
+def policies(*paths: Path) -> Iterator[str]:
+    """Yield a row a shipped policy, with a link to its card."""
+    names = [f"{protocol}, {mode}" for protocol, mode in JUDGED]
+    yield from head("policy", "told in training", *names, "median steps", "best steps")
+    for path in paths:
+        study, run = study_and_run(path)
+        found = judged_on_fast(study, run)
+        best = [one.best_clear_steps for one in found.values() if one.best_clear_steps]
+        yield row(
+            [
+                *(card_link(run), study.about.runs[run].told),
+                *(found.get(kind, "") for kind in JUDGED),
+                number(found["noop", "sampled"].median_clear_steps),
+                number(min(best, default=None)),
+            ]
+        )
+
+
+def trainings(path: Path) -> Iterator[str]:
+    """Yield a row a training, the first one first."""
+    study, run = study_and_run(path)
+    yield from head(
+        *("training", "stages", "told", "agent steps", "minutes", "seed", "commit", "command")
+    )
+    for one in study.about.runs[run].trainings:
+        if one.steps is None:
+            yield row([one.run, "", "", "not recorded", "", "", "", ""])
+            continue
+        yield row(
+            [
+                *(one.run, one.stages, one.told, number(one.steps), minutes(one.wall_s), one.seed),
+                *((one.git_commit or "")[:7], f"`{' '.join(['python', *one.command])}`"),
+            ]
+        )
+
+
+# --------------------------------------------------------------------------------------------
+# Levels
+# --------------------------------------------------------------------------------------------
+
+
+def route_steps() -> dict[str, Any]:
+    """Return the agent steps of the shortest clear that a search has found, by stage."""
+    routes = json.loads(ROUTES.read_text(encoding="utf-8")) if ROUTES.is_file() else {}
+    return {name: route["agent_steps"] for name, route in routes.items()}
+
+
+def better_mode(study: Study, run: str, protocol: str) -> Judgement:
+    """Return the mode that clears more often, argmax if they are alike."""
+    return max(
+        (study.judgement(run, protocol, mode) for mode in MODES), key=lambda one: one.clear_rate
+    )
+
+
+def level_cells(study: Study, run: str, level: str) -> list[object]:
+    """Return a shipped policy's cells of the table of levels, from told to seed."""
+    better = better_mode(study, run, "noop")
+    found = judged_on_fast(study, run)
+    ends = [one.end_x for one in better.played if not one.cleared]
+    facts = study.about.runs[run]
+    own = [one for one in facts.trainings if level in one.stages.split(",") or one.stages == "all"]
+    trained: list[object] = ["", "", ""]
+    if facts.trainings and all(one.steps is not None for one in facts.trainings):
+        trained = [
+            number(sum(one.steps or 0 for one in own)),
+            number(sum(one.steps or 0 for one in facts.trainings)),
+            minutes(sum(one.wall_s or 0 for one in facts.trainings)),
+        ]
+    return [
+        facts.told,
+        *(found.get(kind, "") for kind in JUDGED),
+        f"{better.median_clear_steps:.0f}, {better.best_clear_steps}" if better.clears else "",
+        f"{statistics.median(ends):.0f}" if ends else "",
+        *trained,
+        facts.trainings[-1].seed if facts.trainings else "",
+    ]
+
+
+def levels(path: Path) -> Iterator[str]:
+    """Yield a row a stage, and a sentence that counts them."""
+    study, routes = read_study(path), route_steps()
+    yield from head(
+        *("level", "route", "told", *(f"{protocol}, {mode}" for protocol, mode in JUDGED)),
+        *("steps", "dies at", "trained", "of all", "minutes", "seed"),
+    )
+    there: dict[str, int] = {"noop": 0, "sticky": 0}
+    count = 0
+    for stage in STAGES:
+        name = said = str(stage)
+        cells: list[object] = [""] * 11
+        if model := shipped_model(stage):
+            run = model.parent.relative_to(PRETRAINED).as_posix()
+            cells = level_cells(study, run, name)
+            said = f"[{name}]({PRETRAINED.name}/{run}/README.md)"
+            count += 1
+            there["noop"] += better_mode(study, run, "noop").clear_rate >= GOAL
+            rates = [study.judgement(run, "sticky", mode).clear_rate for mode in MODES]
+            there["sticky"] += min(rates) >= GOAL
+        yield row([said, routes.get(name, ""), *cells])
+    yield ""
+    yield (
+        f"{count} of {len(STAGES)} levels have a policy; {there['noop']} clear {GOAL:.0%} or more "
+        f"under `noop` in the better mode, {there['sticky']} under `sticky` in both."
+    )
+
+
+# --------------------------------------------------------------------------------------------
+# Recipes
+# --------------------------------------------------------------------------------------------
+
+
+def trained(study: Study, run: str) -> tuple[int, float, str]:
+    """Return a run's agent steps, its seconds, and the commit that made it."""
+    phases = study.phases(run)
+    steps = sum(phase.points[-1].step for phase in phases)
+    wall_s = sum(phase.points[-1].wall_s for phase in phases)
+    return steps, wall_s, phases[-1].config["provenance"]["git_commit"]
+
+
+def seeds(path: Path) -> Iterator[str]:
+    """Yield a row a seed."""
+    study = read_study(path)
+    yield from head(
+        *("seed", "argmax", "sampled", "median steps", "best steps"),
+        *("kept at step", "trained steps", "minutes", "commit"),
+    )
+    of_seeds = [(facts.seed, run) for run, facts in study.about.runs.items()]
+    for seed, run in sorted(of_seeds):
+        argmax, sampled = (study.judgement(run, "noop", mode) for mode in MODES)
+        steps, wall_s, commit = trained(study, run)
+        yield row(
+            [
+                *(seed, argmax, sampled),
+                *(number(argmax.median_clear_steps), number(argmax.best_clear_steps)),
+                *(number(study.about.runs[run].kept_at_step), number(steps)),
+                *(minutes(wall_s), commit[:7]),
+            ]
+        )
+
+
+def judged_chain(study: Study, run: str) -> dict[str, Any]:
+    """Return a run as train_mario_professional.py's report has it."""
+    facts = study.about.runs[run]
+    steps, wall_s, commit = trained(study, run)
+    content: dict[str, Any] = {
+        **{"variant": facts.variant, "stage": facts.stage, "seed": facts.seed},
+        **{"steps": steps, "wall_s": wall_s, "git_commit": commit, "findings": facts.findings},
+        "entropy": study.phases(run)[-1].points[-1].metrics["entropy"],
+    }
+    for mode in MODES:
+        judged = study.judgement(run, "noop", mode)
+        content["episodes"] = len(judged.played)
+        content[mode] = {
+            "clear_rate": judged.clear_rate,
+            "median_max_x": judged.median_max_x,
+            "median_clear_steps": judged.median_clear_steps,
+        }
+    return content
+
+
+def judged_chains(path: Path) -> list[dict[str, Any]]:
+    """Return a study's judged runs by variant, stage and seed."""
+    study = read_study(path)
+    found = [judged_chain(study, run) for run in study.about.runs if study.judgements(run)]
+    return sorted(found, key=lambda one: (one["variant"], one["stage"], one["seed"]))
+
+
+def chains(path: Path) -> Iterator[str]:
+    """Yield a row a judged run."""
+    yield from professional.chain_rows(judged_chains(path))
+
+
+def over_seeds(path: Path) -> Iterator[str]:
+    """Yield a row a variant, stage and mode."""
+    yield from professional.seed_rows(judged_chains(path))
+
+
+def difference(values: Sequence[float], base: Sequence[float], scale: float) -> str:
+    """Return "-12 (-30 to +6)": of two means, and Welch's 95 % interval, over seeds."""
+    by = f"{scale * (np.mean(values) - np.mean(base)):+,.0f}"
+    if np.ptp(values) == np.ptp(base) == 0:
+        return by  # every seed the same: no interval
+    low, high = ttest_ind(values, base, equal_var=False).confidence_interval()
+    return f"{by} ({scale * low:+,.0f} to {scale * high:+,.0f})"
+
+
+def mean_sampled_x(study: Study, run: str) -> float:
+    """Return the mean over a run's evaluations of the sampled episodes' mean max-x, px."""
+    rows = [one.max_x for one in study.of(Evaluation, run) if one.mode == "sampled"]
+    return float(np.mean(rows))
+
+
+def ablations(path: Path) -> Iterator[str]:
+    """Yield a row a variant: its seeds side by side, and the difference to `base`."""
+    study = read_study(path)
+    yield from head(
+        *("variant", "argmax", "sampled", "sampled - base", "max-x while training"),
+        *("max-x - base", "entropy at the end", "minutes", "doctor", "commit"),
+    )
+    found: dict[str, list[tuple[int, str]]] = {}
+    for run, facts in study.about.runs.items():
+        found.setdefault(facts.variant, []).append((facts.seed or 0, run))
+    runs = {variant: [run for _, run in sorted(of)] for variant, of in found.items()}
+    xs = {variant: [mean_sampled_x(study, run) for run in of] for variant, of in runs.items()}
+    cells = {variant: [judged_chain(study, run) for run in of] for variant, of in runs.items()}
+    rates = {variant: [one["sampled"]["clear_rate"] for one in of] for variant, of in cells.items()}
+    for variant in sorted(runs):
+        is_base, of = variant == "base", cells[variant]
+        yield row(
+            [
+                *(variant, ", ".join(f"{100 * one['argmax']['clear_rate']:.0f}" for one in of)),
+                ", ".join(f"{100 * rate:.0f}" for rate in rates[variant]),
+                "" if is_base else difference(rates[variant], rates["base"], 100),
+                ", ".join(f"{x:,.0f}" for x in xs[variant]),
+                "" if is_base else difference(xs[variant], xs["base"], 1),
+                ", ".join(f"{one['entropy']:.2g}" for one in of),
+                ", ".join(minutes(one["wall_s"]) for one in of),
+                "; ".join(sorted({finding for one in of for finding in one["findings"]})),
+                ", ".join(sorted({one["git_commit"][:7] for one in of})),
+            ]
+        )
+
+
+# --------------------------------------------------------------------------------------------
+# Tools
+# --------------------------------------------------------------------------------------------
+
+
+def times(ratio: float) -> str:
+    """Return "31.3x", or "0.871x, slower"."""
+    return f"{ratio:.3g}x" + (", slower" if ratio < 1 else "")
+
+
+def rate(value: float | None, unit: str) -> str:
+    """Return "6,687 agent steps/s", or nothing."""
+    if value is None:
+        return ""
+    return f"{value:,.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
+
+
+def speed(path: Path) -> Iterator[str]:
+    """Yield a row a measure: the medians over its turns, and the ratio's lowest and highest."""
+    study, run = study_and_run(path)
+    yield from head("measure", "ours", "the peer's", "ours over theirs (lowest to highest turn)")
+    turns = study.of(Turn, run)
+    for median in (one for one in turns if one.turn == 0):
+        ratios = [
+            one.ratio for one in turns if one.measure == median.measure and one.turn and one.ratio
+        ]
+        reached = ""
+        if median.ratio:
+            reached = f"{times(median.ratio)} ({min(ratios):.3g} to {max(ratios):.3g})"
+        yield row(
+            [
+                *(median.measure, rate(median.ours, median.unit)),
+                *(rate(median.theirs, median.unit), reached),
+            ]
+        )
+
+
+@functools.cache
+def compared(paths: tuple[Path, ...]) -> dict[str, Any]:
+    """Return compare_agents.py's comparison of runs by what they did while training."""
+    flags = CompareFlags(source="training")
+    runs = [(study_and_run(path), read_run(path, flags)) for path in paths]
+    agents: dict[str, list[Any]] = {}
+    for (study, name), run in runs:
+        agents.setdefault(study.phases(name)[0].config["agent"], []).append(run)
+    return compare(agents)
+
+
+def comparison(*paths: Path) -> Iterator[str]:
+    """Yield compare_agents.py's results."""
+    yield from result_rows(compared(paths))
+
+
+def milestones(*paths: Path) -> Iterator[str]:
+    """Yield compare_agents.py's milestones."""
+    yield from milestone_rows(compared(paths))
+
+
+def tree(path: Path, part: str) -> dict[str, dict[str, float]]:
+    """Return a run's figures called `part`/name/key as key by name."""
+    study, run = study_and_run(path)
+    found: dict[str, dict[str, float]] = {}
+    for name, value in study.figures(run).items():
+        if name.startswith(f"{part}/"):
+            _, of, key = name.split("/", 2)
+            found.setdefault(of, {})[key] = value
+    return found
+
+
+def curiosity(path: Path) -> Iterator[str]:
+    """Yield a row a signal."""
+    yield from head("paid", "mean a step", "lowest", "highest", "better dead", "life")
+    for name, found in tree(path, "curiosity").items():
+        figures = (f"{found[key]:.2g}" for key in ("mean", "min", "max"))
+        yield row([name, *figures, f"{found['better_dead']:.0%}", f"{found['life']:+.2f}"])
+
+
+def played(path: Path) -> Iterator[str]:
+    """Yield a row a way of sampling."""
+    yield from head("sampled", "cleared (95 % interval)", "median max-x")
+    for name, found in tree(path, "played").items():
+        clears, episodes = int(found["flags_cleared"]), int(found["episodes"])
+        low, high = (100 * bound for bound in wilson_interval(clears, episodes))
+        text = f"{clears}/{episodes} ({low:.0f}-{high:.0f} %)"
+        yield row([name, text, number(found["median_max_x"])])
+
+
+KINDS: dict[str, Callable[..., Iterator[str]]] = {
+    **{"evaluations": evaluations, "policies": policies, "trainings": trainings},
+    **{"levels": levels, "seeds": seeds, "speed": speed},
+    **{"comparison": comparison, "milestones": milestones},
+    **{"curiosity": curiosity, "played": played},
+    **{"ablations": ablations, "chains": chains, "over_seeds": over_seeds},
+}
+
+
+# --------------------------------------------------------------------------------------------
+# Pages
+# --------------------------------------------------------------------------------------------
+
+
+def with_tables(page: Path, text: str) -> str:
+    """Return a page's text with every table written anew; links fit the page's folder.
+
+    Raises:
+        KeyError, UsageError: a marker names no kind, or no study or run of that kind.
+    """
+
+    def table(match: re.Match[str]) -> str:
+        paths = [ROOT / path for path in match[2].split()]
+        rows = "\n".join(KINDS[match[1]](*paths))
+        up = Path(os.path.relpath(ROOT, page.parent)).as_posix()
+        if up != ".":
+            rows = rows.replace("](", f"]({up}/")
+        return f"<!-- table: {match[1]} {match[2]} -->\n{rows}\n<!-- end -->"
+
+    return TABLE.sub(table, text)
