@@ -234,6 +234,17 @@ def read_facts(memory: np.ndarray) -> GameFacts:
     )
 
 
+def is_home(facts: GameFacts, world: np.ndarray | int, stage: np.ndarray | int) -> np.ndarray:
+    """Return bool[n], whether Mario is on this stage: a warp zone leads elsewhere.
+
+    Args:
+        facts: arrays of [n].
+        world: 1-8, one or int64[n].
+        stage: 1-4, alike.
+    """
+    return (facts.world == world) & (facts.stage == stage)
+
+
 def has_cleared(facts: GameFacts, world: np.ndarray | int, stage: np.ndarray | int) -> np.ndarray:
     """Return bool[n], whether Mario is at the goal of this stage: a warp's flag is none.
 
@@ -242,7 +253,7 @@ def has_cleared(facts: GameFacts, world: np.ndarray | int, stage: np.ndarray | i
         world: 1-8, of the stage that the episode began in, one or int64[n].
         stage: 1-4, alike.
     """
-    return facts.flag_get & ~facts.dead & (facts.world == world) & (facts.stage == stage)
+    return facts.flag_get & ~facts.dead & is_home(facts, world, stage)
 
 
 def facts_as_dicts(facts: GameFacts, **more: np.ndarray) -> list[dict[str, Any]]:

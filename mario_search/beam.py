@@ -15,17 +15,14 @@ import numpy as np
 from fastnes import BatchMachine
 from fastnes.ram import BUTTON_A, MAZE_CORRECT, PLAYER_Y_SPEED
 from mario_demos import AGENT_FRAMES
-from mario_game import N_AREA_POINTERS, GameFacts, read_facts
+from mario_game import N_AREA_POINTERS, GameFacts, StageId, has_cleared, is_home, read_facts
 from mario_search.explore import Explored
 from mario_search.play import (
     COLUMN_PX,
     MAX_SPEED_PX,
-    Level,
     Moves,
     Route,
-    at_home,
     checked_start,
-    has_cleared,
     route_of,
     x_speed,
 )
@@ -71,7 +68,7 @@ def beam_keys(ram: np.ndarray, facts: GameFacts, pressed: np.ndarray) -> np.ndar
 
 def beam_search(
     start: np.ndarray,
-    stage: Level,
+    stage: StageId,
     distances: Distances,
     beam: Beam,
     rng: np.random.Generator,
@@ -107,7 +104,7 @@ def beam_search(
         facts = read_facts(ram)
         changes = changes[parents] + (pressed != held[parents])
         cost = beam.change_price * changes
-        cleared = np.flatnonzero(has_cleared(facts, stage))
+        cleared = np.flatnonzero(has_cleared(facts, *stage))
         if len(cleared):
             cost += FRAME_COLUMNS * machines.frames_run[:n]
             i = cleared[cost[cleared].argmin()]
@@ -116,7 +113,7 @@ def beam_search(
             return found if found.frames <= beam.most_frames else None
         distance, detours = distances.of(ram, facts, detours[parents])
         distance += cost - SPEED_WORTH * (np.abs(x_speed(ram)) + rng.random(n))
-        alive = ~machines.terminated[:n] & at_home(facts, stage) & np.isfinite(distance)
+        alive = ~machines.terminated[:n] & is_home(facts, *stage) & np.isfinite(distance)
         ranked = np.argsort(distance)
         ranked = ranked[alive[ranked]]
         _, first = np.unique(beam_keys(ram, facts, pressed)[ranked], return_index=True)
@@ -158,7 +155,7 @@ def trace(layers: list[Layer], row: int) -> list[int]:
 
 def shorten(
     start: np.ndarray,
-    stage: Level,
+    stage: StageId,
     explored: Explored,
     beam: Beam,
     *,

@@ -15,13 +15,10 @@ import numpy as np
 from fastnes import BatchMachine
 from fastnes.ram import BUTTON_A
 from mario_demos import AGENT_FRAMES
-from mario_game import read_facts
+from mario_game import StageId, has_cleared, is_home, read_facts
 from mario_search.play import (
-    Level,
     Route,
-    at_home,
     checked_start,
-    has_cleared,
     move_odds,
     route_of,
 )
@@ -126,7 +123,7 @@ class Archive:
 
 def explore(
     start: np.ndarray,
-    stage: Level,
+    stage: StageId,
     *,
     seed: int,
     is_over: Callable[[int, int], bool],
@@ -171,8 +168,8 @@ def explore(
         batches += 1
         facts = read_facts(machines.ram_before)
         keys = cell_keys(machines.ram_before, facts).tolist()
-        cleared = has_cleared(facts, stage).tolist()
-        goes_on = (~machines.terminated & at_home(facts, stage)).tolist()
+        cleared = has_cleared(facts, *stage).tolist()
+        goes_on = (~machines.terminated & is_home(facts, *stage)).tolist()
         for i, button in enumerate(pressed.tolist()):
             since[i].append(button)
             steps[i] += 1

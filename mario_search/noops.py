@@ -16,10 +16,10 @@ import numpy as np
 from fastnes import BatchMachine
 from fastnes.game import start_snapshot
 from mario_demos import AGENT_FRAMES
-from mario_game import read_facts
+from mario_game import StageId, has_cleared, read_facts
 from mario_search.beam import FIRST_WIDTH, Beam, beam_search
 from mario_search.explore import Explored
-from mario_search.play import Level, Moves, Route, has_cleared
+from mario_search.play import Moves, Route
 from mario_search.ways import Distances
 
 MAX_WIDTH = 1024  # of a beam that only has to arrive
@@ -37,7 +37,7 @@ class Served(NamedTuple):
     """Of each start that it serves: the plan, cut or held on until the goal."""
 
 
-def noop_starts(stage: Level, most: int) -> dict[int, np.ndarray]:
+def noop_starts(stage: StageId, most: int) -> dict[int, np.ndarray]:
     """Return the snapshot after each number of idle frames, 0 to most, uint8[STATE_SIZE] each."""
     machine = BatchMachine(1, frames=1, threads=1)
     machine.restore(0, start_snapshot(*stage))
@@ -48,7 +48,7 @@ def noop_starts(stage: Level, most: int) -> dict[int, np.ndarray]:
     return starts
 
 
-def serve(plan: bytes, starts: Mapping[int, np.ndarray], stage: Level) -> dict[int, bytes]:
+def serve(plan: bytes, starts: Mapping[int, np.ndarray], stage: StageId) -> dict[int, bytes]:
     """Return what of a plan clears each start from which it clears, by start.
 
     Where it arrives sooner it is cut, where it arrives later its last buttons are held.
@@ -65,7 +65,7 @@ def serve(plan: bytes, starts: Mapping[int, np.ndarray], stage: Level) -> dict[i
             break
         machines.step(np.full(len(playing), pressed, np.uint8), indices=playing, draw=False)
         facts = read_facts(machines.ram_before[playing])
-        for row in playing[has_cleared(facts, stage)]:
+        for row in playing[has_cleared(facts, *stage)]:
             clears[numbers[row]] = held[:step]
         playing = playing[~machines.terminated[playing]]
     return clears
@@ -73,7 +73,7 @@ def serve(plan: bytes, starts: Mapping[int, np.ndarray], stage: Level) -> dict[i
 
 def serve_all(
     starts: Mapping[int, np.ndarray],
-    stage: Level,
+    stage: StageId,
     explored: Explored,
     moves: Iterable[Moves],
     *,
@@ -116,7 +116,7 @@ def serve_all(
 
 def search_wider(
     start: np.ndarray,
-    stage: Level,
+    stage: StageId,
     distances: Distances,
     most_frames: int,
     preferred: list[Moves],

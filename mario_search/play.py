@@ -19,9 +19,7 @@ from fastnes.ram import (
 )
 from fastnes.state import RAM_SIZE, check_snapshot
 from mario_demos import AGENT_FRAMES
-from mario_game import GameFacts, read_facts
-
-Level = tuple[int, int]  # world, stage
+from mario_game import StageId, is_home, read_facts
 
 # How often random play presses what, beside A.
 ROAD = {
@@ -33,7 +31,7 @@ ROAD = {
     BUTTON_B: 0.02,
 }
 PIPES = ROAD | {BUTTON_DOWN: 0.05, BUTTON_UP: 0.02}
-STAGES_BEHIND_PIPES = {(8, 4)}  # the only one that needs the down button
+STAGES_BEHIND_PIPES = {StageId(8, 4)}  # the only one that needs the down button
 COLUMN_PX = 16
 MAX_SPEED_PX = 3  # a frame, of a running Mario
 
@@ -64,19 +62,19 @@ def changes(buttons: bytes) -> int:
     return sum(a != b for a, b in itertools.pairwise(buttons))
 
 
-def move_odds(stage: Level, pipes: bool) -> dict[int, float]:
+def move_odds(stage: StageId, pipes: bool) -> dict[int, float]:
     """Return what is pressed on a stage and how often; down and up only if asked for or needed."""
     return PIPES if pipes or stage in STAGES_BEHIND_PIPES else ROAD
 
 
-def all_moves(stage: Level, pipes: bool = False) -> Moves:
+def all_moves(stage: StageId, pipes: bool = False) -> Moves:
     """Return all that random play presses on a stage, with A and without."""
     odds = move_odds(stage, pipes)
     buttons = np.array([move | jump for move in odds for jump in (NO_BUTTON, BUTTON_A)], np.uint8)
     return Moves(buttons, np.repeat(list(odds.values()), 2) / (2 * sum(odds.values())))
 
 
-def moves_of(buttons: np.ndarray, stage: Level, pipes: bool = False) -> Moves:
+def moves_of(buttons: np.ndarray, stage: StageId, pipes: bool = False) -> Moves:
     """Return the moves of uint8[n] buttons, an action set's.
 
     What random play presses stands for the action nearest to it: left at full speed, say, for left.
@@ -89,22 +87,12 @@ def moves_of(buttons: np.ndarray, stage: Level, pipes: bool = False) -> Moves:
     return Moves(buttons, odds)
 
 
-def at_home(facts: GameFacts, stage: Level) -> np.ndarray:
-    """Return bool[n], whether Mario is on this stage: a warp zone leads elsewhere."""
-    return (facts.world == stage[0]) & (facts.stage == stage[1])
-
-
-def has_cleared(facts: GameFacts, stage: Level) -> np.ndarray:
-    """Return bool[n], whether Mario is at this stage's flag or axe."""
-    return facts.flag_get & ~facts.dead & at_home(facts, stage)
-
-
 def x_speed(ram: np.ndarray) -> np.ndarray:
     """Return int64[n], 1/16 px a frame, of uint8[n, 2048] RAM."""
     return ram[:, PLAYER_X_SPEED].view(np.int8).astype(np.int64)
 
 
-def checked_start(start: np.ndarray, stage: Level) -> np.ndarray:
+def checked_start(start: np.ndarray, stage: StageId) -> np.ndarray:
     """Return a snapshot in which the stage is being played, uint8[STATE_SIZE].
 
     Raises:
@@ -112,7 +100,7 @@ def checked_start(start: np.ndarray, stage: Level) -> np.ndarray:
     """
     start = check_snapshot(start)
     facts = read_facts(start[None, :RAM_SIZE])
-    if not at_home(facts, stage).all():
+    if not is_home(facts, *stage).all():
         here = f"{facts.world[0]}-{facts.stage[0]}"
         raise ValueError(f"the snapshot is on {here}, not on {stage[0]}-{stage[1]}")
     return start

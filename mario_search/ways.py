@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from fastnes.ram import MAZE_CORRECT, MAZE_PASSED, PLAYER_X_FRACTION
-from mario_game import N_AREA_POINTERS, GameFacts
-from mario_search.play import COLUMN_PX, at_home, x_speed
+from mario_game import N_AREA_POINTERS, GameFacts, is_home
+from mario_search.play import COLUMN_PX, x_speed
 
 COLUMNS = 512  # of an area; the longest stage has 384
 PLACES_PER_COLUMN = 32 * 16 * 16 * 4 * 16  # as `place_keys` packs them
@@ -31,7 +31,7 @@ def hidden_blocks(facts: GameFacts) -> np.ndarray:
 
     The game does not note that it was hit, but it pays a coin, and there are no others in 8-4.
     """
-    return np.where(at_home(facts, (8, 4)), facts.coins, 0)
+    return np.where(is_home(facts, 8, 4), facts.coins, 0)
 
 
 def place_keys(ram: np.ndarray, facts: GameFacts) -> np.ndarray:

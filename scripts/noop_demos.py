@@ -23,10 +23,10 @@ import tyro
 from fastnes.game import start_snapshot
 from mario_cli import UsageError, exit_code
 from mario_demos import AGENT_FRAMES, load_demo, record, save_demo
-from mario_game import action_buttons, parse_stages
+from mario_game import StageId, action_buttons, parse_stages
 from mario_search.explore import explore
 from mario_search.noops import noop_starts, serve_all
-from mario_search.play import Level, all_moves, changes, moves_of
+from mario_search.play import all_moves, changes, moves_of
 
 EXPLORING_BATCHES = 20_000  # of 64 agent steps: the hardest stage takes a few thousand
 
@@ -47,7 +47,7 @@ class NoopFlags:
     """Of the searches."""
 
 
-def cover(stage: Level, flags: NoopFlags) -> None:
+def cover(stage: StageId, flags: NoopFlags) -> None:
     """Write a clear of each of a level's starts that has one and no file yet; say what was found.
 
     Raises:

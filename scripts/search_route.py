@@ -28,11 +28,11 @@ from fastnes.game import start_snapshot
 from mario_cli import UsageError, exit_code
 from mario_config import EmulatorName
 from mario_demos import AGENT_FRAMES, Demo, load_demo, record, replay, save_demo
-from mario_game import parse_stages
+from mario_game import StageId, parse_stages
 from mario_runs import provenance, write_json
 from mario_search.beam import CHANGE_PRICE, Beam, shorten
 from mario_search.explore import MACHINES, explore
-from mario_search.play import Level, all_moves
+from mario_search.play import all_moves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Clock:
         return time.monotonic() - self.began_s
 
 
-def wanted_levels(flags: SearchFlags) -> list[Level]:
+def wanted_levels(flags: SearchFlags) -> list[StageId]:
     """Return the stages that the flags name.
 
     Raises:
@@ -102,7 +102,7 @@ def wanted_levels(flags: SearchFlags) -> list[Level]:
     return levels
 
 
-def search(flags: SearchFlags, level: Level, progress: Progress) -> Found | None:
+def search(flags: SearchFlags, level: StageId, progress: Progress) -> Found | None:
     """Search one stage, showing how it goes; None if there was no clear in time."""
     name = f"{level[0]}-{level[1]}"
     task = progress.add_task(name)

@@ -50,8 +50,7 @@ from mario_runs import (
     read_model_zip,
     write_json,
 )
-from mario_runtime import stage_name
-from mario_sb3 import make_vec_env
+from mario_runtime import make_vector_env
 from mario_tables import with_tables
 
 AGENTS = {"ppo": "PPO", "dreamerv3": "DreamerV3"}
@@ -161,7 +160,7 @@ def copy_without_optimizer(source: Path, target: Path, config: dict[str, Any]) -
 def play_each_start(policy: Policy, env: EnvConfig, model: str) -> tuple[Summary, list[Episode]]:
     """Play every number of no-ops once, by argmax: all episodes that there are."""
     config = protocol_config(dataclasses.replace(env, n_envs=1), "noop")
-    venv = make_vec_env(config)
+    venv = make_vector_env(config, autoreset=False)
     try:
         episodes = _play_seeds(policy, venv, seeds_of_starts(), True, 0, None)
     finally:
@@ -270,7 +269,7 @@ def ship(flags: ShipFlags) -> None:
         write_json(flags.destination / CONFIG_MEMBER, config)
     facts = RunFacts(
         told=told_in(trainings),
-        stage=stage_name(env.world, env.stage),
+        stage=str(env.stages[0]),
         seed=trainings[-1].seed,
         trainings=trainings,
     )

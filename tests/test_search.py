@@ -11,10 +11,10 @@ from fastnes import BatchMachine
 from fastnes.game import start_snapshot
 from fastnes.ram import BUTTON_B, BUTTON_LEFT, BUTTON_RIGHT
 from mario_demos import AGENT_FRAMES, Waypoint, load_demo, record, snapshots
-from mario_game import action_buttons, read_facts
+from mario_game import action_buttons, has_cleared, read_facts
 from mario_search.beam import CHANGE_PRICE, Beam, beam_search, shorten
 from mario_search.explore import Explored, explore
-from mario_search.play import Route, all_moves, changes, has_cleared, moves_of
+from mario_search.play import Route, all_moves, changes, moves_of
 from mario_search.ways import COLUMNS, GOAL, PLACES_PER_COLUMN, Distances, Ways, hidden_blocks
 
 DEMOS = Path(__file__).resolve().parents[1] / "demos"
