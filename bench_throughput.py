@@ -289,7 +289,7 @@ def ppo_measures() -> list[Measure]:
 
 
 def dreamer_measures(folder: Path) -> list[Measure]:
-    """DreamerV3 beside its peers: size1m, batch 16 x 64, horizon 15, gray; updates, and training."""
+    """DreamerV3 beside its peers: size1m, batch 16 x 64, horizon 15, gray: updates and training."""
     overlays = read_overlays(CONFIGS)
     paper = DreamerConfig()
     fast = with_overlay(paper, overlays, "mario_fast")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,7 +59,7 @@ def test_rows_are_what_the_environment_said(
 ) -> None:
     """Against the vec env itself: image, reward and action of an arrival stand in one row."""
     venv = make_vec_env(CONFIG, seed=0)
-    observation = venv.reset()
+    observation: Any = venv.reset()
     expected = [[(observation[i], 0.0, True, False)] for i in range(2)]
     for _ in range(150):
         observation, rewards, dones, infos = venv.step(np.full(2, RUN_RIGHT))
