@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-# What a test starts in a process of its own imports this checkout, wherever the project is installed.
+# What a test starts in a process of its own imports this checkout, wherever the project lies.
 ROOT = str(Path(__file__).resolve().parent.parent)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
 
