@@ -1,7 +1,7 @@
 r"""Demos of a stage for every start of the `noop` protocol, as much alike as can be, to imitate.
 
     python scripts/noop_demos.py --stages 3-2 --output runs/demos_3-2
-    python train_mario.py --config configs/ppo_level.yaml --world 3 --stage 2 \\
+    python train_mario.py --config configs/ppo_level.yaml --world 3 --stage 2 \
         --backward-demos runs/demos_3-2
 
 An episode begins after 1 to 30 idle frames, and meets fire bars, lifts and hammers at another
