@@ -9,11 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-# The processes that tests start find this repository's modules, whether it is installed or not.
-ROOT = Path(__file__).resolve().parents[1]
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-)
+# What a test starts in a process of its own imports this checkout, wherever the project lies.
+ROOT = str(Path(__file__).resolve().parent.parent)
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
 
 TINY_RUN = (
     "--action-set simple --n-envs 2 --n-steps 64 --batch-size 64 --n-epochs 1 --timesteps 256 "

@@ -22,8 +22,10 @@ from scripts import learning_curve
 def summary(xs: Sequence[int], protocol: str, deterministic: bool) -> dict[str, Any]:
     """An evaluation whose episodes came to xs; 3,161 is the flag."""
     episodes = [Episode(i, (0,), 0.0, x, x == 3161, x, False) for i, x in enumerate(xs)]
-    about = {"protocol": protocol, "deterministic": deterministic, "seed": 0, "model": "m"}
-    return dataclasses.asdict(summarize(episodes, EnvConfig(), **about))
+    found = summarize(
+        episodes, EnvConfig(), protocol=protocol, deterministic=deterministic, seed=0, model="m"
+    )
+    return dataclasses.asdict(found)
 
 
 def make_run(
@@ -112,7 +114,7 @@ def test_side_by_side(tmp_path: Path) -> None:
     assert "Machine: 2 cores, a chip." in text
     with Image.open(tmp_path / "out" / "comparison.png") as picture:
         assert picture.width > 800
-        assert len(picture.convert("RGB").getcolors(10**6)) > 10
+        assert len(picture.convert("RGB").getcolors(10**6) or []) > 10
 
 
 def test_what_is_kept_of_a_real_run_says_what_the_run_says(tiny_run: Path, tmp_path: Path) -> None:

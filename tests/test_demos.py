@@ -97,7 +97,7 @@ def test_a_flipped_button_parts_at_its_frame(
 def test_another_end_than_recorded_parts(clear: Demo) -> None:
     last = clear.frames - 1
     assert replay(dataclasses.replace(clear, cleared=False)).parted_at == last
-    longer = {
+    longer: dict[str, Any] = {
         name: np.append(getattr(clear, name), getattr(clear, name)[-1:])
         for name in ("buttons", "x", "ram_crc")
     }
@@ -145,7 +145,7 @@ def test_samples_of_a_demo_are_what_a_policy_would_see_and_do(clear: Demo) -> No
     buttons = buttons_of_actions(config)
     np.testing.assert_array_equal(buttons[actions], clear.buttons[:: config.frame_skip])
     env = make_vec_env(config, seed=0)
-    seen = env.reset()
+    seen: Any = env.reset()
     for observation, action in zip(observations, actions, strict=True):
         np.testing.assert_array_equal(seen[0], observation)
         seen, _, dones, infos = env.step(np.array([action]))

@@ -28,8 +28,8 @@ PAGES = [page.relative_to(ROOT).as_posix() for page in documents()]
 FENCE = re.compile(r"^```.*?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-MADE_AT_RUN_TIME = (".venv/", "runs/", "logs/", "backups/", "/", "~", "http")
-MADE_AT_RUN_TIME += ("tensorboard/", "models/", "evaluations/", "previews/")  # in a run folder
+IN_A_RUN_FOLDER = ("tensorboard/", "models/", "evaluations/", "previews/")
+MADE_AT_RUN_TIME = (".venv/", "runs/", "logs/", "backups/", "/", "~", "http", *IN_A_RUN_FOLDER)
 EXAMPLES = (
     "demos/mine.npz",
     "demos/W-S.npz",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ def test_rows_are_what_the_environment_said(
 ) -> None:
     """Against the vec env itself: image, reward and action of an arrival stand in one row."""
     venv = make_vec_env(CONFIG, seed=0)
-    observation = venv.reset()
+    observation: Any = venv.reset()
     expected = [[(observation[i], 0.0, True, False)] for i in range(2)]
     for _ in range(150):
         observation, rewards, dones, infos = venv.step(np.full(2, RUN_RIGHT))
@@ -180,12 +181,12 @@ def test_episodes_begin_where_the_curriculum_says() -> None:
     streams = MarioStreams(venv, seed=0)
     rows = np.concatenate(streams.reset())
     x = rows["facts"][:, 0]
-    assert ((venv.places >= 0) == (x > 2900)).all()
-    assert ((venv.places < 0) == (x == 40)).all()
-    assert 3 <= (venv.places >= 0).sum() <= 9
-    assert len(np.unique(rows["image"][venv.places == 0].reshape(-1, 64 * 64), axis=0)) <= 1
+    assert ((streams.places >= 0) == (x > 2900)).all()
+    assert ((streams.places < 0) == (x == 40)).all()
+    assert 3 <= (streams.places >= 0).sum() <= 9
+    assert len(np.unique(rows["image"][streams.places == 0].reshape(-1, 64 * 64), axis=0)) <= 1
     assert rows["image"].reshape(12, -1).std(axis=1).min() > 5, "a picture, not black"
-    from_demo = int(np.flatnonzero(venv.places >= 0)[0])
+    from_demo = int(np.flatnonzero(streams.places >= 0)[0])
     while not (episodes := [e for e in streams.take_episodes() if e.place >= 0]):
         streams.step(np.full(12, 4))  # right, A, B: to the pole
     assert episodes[0].flag or episodes[0].max_x > x[from_demo]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -223,7 +224,7 @@ def test_the_gradient_by_hand_is_autograds() -> None:
     by_hand, by_autograd = gradients(Follow.apply), gradients(follow_by_autograd)
     names = ["deter", "stoch", "logits", "action_inputs", "token_inputs", *Weights._fields]
     for name, one, other in zip(names, by_hand, by_autograd, strict=True):
-        torch.testing.assert_close(one, other, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(one, other, msg=partial("{}: {}".format, name))
         assert one.abs().max() > 1e-3, f"{name} is not tested by zeros"
 
 

@@ -214,7 +214,7 @@ def test_relabel_pays_all_rows_anew(tmp_path: Path) -> None:
     replay.append(1, make_rows(100, 20))
 
     def rewards_of(rows: np.ndarray) -> np.ndarray:
-        assert "image" not in rows.dtype.names
+        assert "image" not in (rows.dtype.names or ())
         rewards = rows["facts"][:, 0].astype(np.float32) * 2
         rewards[: int(np.argmax(rows["is_first"]))] = np.nan  # an episode without its beginning
         return rewards

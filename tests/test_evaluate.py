@@ -33,7 +33,7 @@ def model_zip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     venv = make_training_env(config)
     model = make_model(config, venv)
-    model.policy.action_net.bias.data[3] = 10.0  # right + B
+    model.policy.get_parameter("action_net.bias").data[3] = 10.0  # right + B
     path = tmp_path_factory.mktemp("model") / "best_eval.zip"
     write_model_zip(path, model.save, config_as_dict(config))
     venv.close()

@@ -6,7 +6,9 @@ import ast
 import copy
 import pickle
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -68,7 +70,7 @@ def test_a_snapshot_brings_back_a_thousand_frames() -> None:
 
 
 @pytest.mark.parametrize("clone", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
-def test_copies_and_pickles_go_on_alone(clone) -> None:
+def test_copies_and_pickles_go_on_alone(clone: Callable[[Any], Any]) -> None:
     machine = Machine()
     machine.restore(start_snapshot(1, 1))
     machine.step(RIGHT, frames=20)
@@ -103,7 +105,7 @@ def test_a_batch_equals_single_machines_on_any_number_of_threads() -> None:
                 np.testing.assert_array_equal(screen[i], screens[3 + i][0])
                 assert batch.terminated[i] == single.terminated[0]
                 assert batch.frames_run[i] == single.frames_run[0]
-        for i in np.flatnonzero(batches[0].terminated):
+        for i in np.flatnonzero(batches[0].terminated).tolist():
             ended += 1
             for batch in batches:
                 batch.restore(int(i), start_snapshot(1, 1))
@@ -192,7 +194,9 @@ def test_the_generated_cpu_is_up_to_date() -> None:
         (lambda data: data[:9000], "truncated: 9000 of"),
     ],
 )
-def test_another_cartridge_is_refused_by_name(change, message: str) -> None:
+def test_another_cartridge_is_refused_by_name(
+    change: Callable[[bytes], bytes], message: str
+) -> None:
     with pytest.raises(RomError, match=message):
         Rom(change(ROM))
 

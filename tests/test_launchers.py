@@ -22,6 +22,7 @@ import auto_update_mario_monitor
 import dreamerv3.dreamer
 import render_best_checkpoint
 import watch_mario
+from mario_game import StageId
 from mario_runs import RunFolder, read_model_zip
 from mario_status import RunReader
 from scripts import (
@@ -132,8 +133,8 @@ def test_recipes_are_flags_that_the_trainer_takes() -> None:
         config = parse_config(command[2:])
         assert (config.run.run_dir, config.run.seed) == (Path("nowhere"), 5)
         if name == "finetune_1-2":
-            assert (config.env.world, config.env.stage) == (1, 2)
-            assert config.env.goal == 3161
+            assert config.env.stages == (StageId(1, 2),)
+            assert config.env.goal_of(StageId(1, 2)) == 3161
             assert config.run.warm_start
             weights = read_model_zip(REPOSITORY / config.run.warm_start)
             assert weights[0]["env"]["action_set"] == config.env.action_set

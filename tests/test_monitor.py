@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def test_a_run_is_training_stalled_dead_or_stopped_by_its_process_and_its_last_l
     # A pid that another process has by now is not the trainer.
     other = {"pid": os.getpid(), "host": platform.node(), "started": "2020-01-01T00:00:00+00:00"}
     (tmp_path / "run" / "trainer.json").write_text(json.dumps(other))
-    os.utime(tmp_path / "run" / "trainer.json", (1, 1))
+    os.utime(tmp_path / "run" / "trainer.json", StageId(1, 1))
     assert reader.status().state == "dead"
     hold(tmp_path / "run", 1, host="another machine")
     assert reader.status().is_alive, "what cannot be seen is not declared dead"
@@ -141,9 +142,12 @@ def test_two_hundred_runs_are_read_once_and_then_only_what_is_new(
         write_rows(tmp_path / f"run_{i:03}", rows)
     read: list[int] = []
     add = Doctor.add
-    monkeypatch.setattr(
-        Doctor, "add", lambda self, row: (read.append(row["step"]), add(self, row))[1]
-    )
+
+    def count_and_add(self: Doctor, row: dict[str, Any]) -> Any:
+        read.append(row["step"])
+        return add(self, row)
+
+    monkeypatch.setattr(Doctor, "add", count_and_add)
     flags = auto_update_mario_monitor.MonitorFlags(runs_root=tmp_path)
     board = auto_update_mario_monitor.Board(flags)
     board.refresh()
@@ -202,7 +206,7 @@ def test_deaths_are_counted_by_place_newest_episodes_first() -> None:
 
 
 @pytest.mark.parametrize("stage", [StageId(1, 1), StageId(2, 2)])
-def test_the_level_is_drawn_from_end_to_end(stage: tuple[int, int]) -> None:
+def test_the_level_is_drawn_from_end_to_end(stage: StageId) -> None:
     picture = level_picture(*stage)
     assert picture.shape == (208, STAGES[stage].width, 3)
     # Ground, water or sky in every screen of it, and never the same picture twice.
@@ -335,8 +339,9 @@ def test_the_page_of_a_training_in_a_browser(tmp_path: Path) -> None:
         "--timesteps 10000000 --checkpoint-freq 512 --eval-freq 512 --eval-episodes 2 "
         "--eval-steps 40 --preview-freq 1024 --preview-steps 60"
     )
-    trainer = ["train_mario.py", *training.split(), "--run-dir", root / "live"]
-    monitor = ["auto_update_mario_monitor.py", "--runs-root", root, "--port", str(port)]
+    trainer: list[str | Path] = ["train_mario.py", *training.split(), "--run-dir", root / "live"]
+    monitor: list[str | Path] = ["auto_update_mario_monitor.py", "--runs-root", root]
+    monitor += ["--port", str(port)]
     with process(*trainer):
         wait_for(lambda: list(root.glob("live/previews/*/preview.mp4")))
         with (
@@ -397,9 +402,12 @@ def test_the_page_of_a_training_in_a_browser(tmp_path: Path) -> None:
             film.parent.mkdir(parents=True)
             film.symlink_to(secret)
             page.get_by_text("1 training, 200 stopped").wait_for()
+
+            def has_moved(before: str | None) -> bool:
+                return curve() != before
+
             for _ in range(2):
-                before = curve()
-                wait_for(lambda before=before: curve() != before)
+                wait_for(partial(has_moved, curve()))
             assert errors == []
 
             hostile = [

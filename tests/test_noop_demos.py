@@ -9,7 +9,7 @@ import pytest
 
 from fastnes.ram import FRAME_COUNTER
 from mario_demos import AGENT_FRAMES, load_demo, replay, snapshots
-from mario_game import action_buttons
+from mario_game import StageId, action_buttons
 from mario_search.explore import explore
 from mario_search.noops import noop_starts, serve, serve_all
 from mario_search.play import all_moves, moves_of
@@ -48,12 +48,12 @@ def test_every_start_gets_a_clear_and_shares_it_where_it_can(
 
 
 def test_in_3_2_the_lowest_bit_of_the_frame_counter_decides() -> None:
-    starts = noop_starts((3, 2), 5)
+    starts = noop_starts(StageId(3, 2), 5)
     flipped = {noops: state.copy() for noops, state in starts.items()}
     for state in flipped.values():
         state[FRAME_COUNTER] ^= 1
-    assert sorted(serve(plan_of("3-2"), starts, (3, 2))) == [0, 2, 4]
-    assert sorted(serve(plan_of("3-2"), flipped, (3, 2))) == [1, 3, 5]
+    assert sorted(serve(plan_of("3-2"), starts, StageId(3, 2))) == [0, 2, 4]
+    assert sorted(serve(plan_of("3-2"), flipped, StageId(3, 2))) == [1, 3, 5]
 
 
 def test_a_plan_is_cut_at_the_goal_and_its_last_buttons_are_held_a_little() -> None:
@@ -61,15 +61,15 @@ def test_a_plan_is_cut_at_the_goal_and_its_last_buttons_are_held_a_little() -> N
     place = snapshots(clear, 208 * AGENT_FRAMES)[1]
     starts = {7: place.state}
     plan = clear.buttons[place.frame :: AGENT_FRAMES].tobytes()
-    assert serve(plan, starts, (1, 1)) == {7: plan}
-    assert serve(plan + plan, starts, (1, 1)) == {7: plan}
-    assert serve(plan[:-1], starts, (1, 1)) == {7: plan[:-1] + plan[-2:-1]}
-    assert serve(plan[:-4], starts, (1, 1)) == {}, "more than 2 % longer"
-    assert serve(plan, {}, (1, 1)) == {}
+    assert serve(plan, starts, StageId(1, 1)) == {7: plan}
+    assert serve(plan + plan, starts, StageId(1, 1)) == {7: plan}
+    assert serve(plan[:-1], starts, StageId(1, 1)) == {7: plan[:-1] + plan[-2:-1]}
+    assert serve(plan[:-4], starts, StageId(1, 1)) == {}, "more than 2 % longer"
+    assert serve(plan, {}, StageId(1, 1)) == {}
 
 
 def test_the_known_is_tried_first_and_the_rest_is_searched_in_the_actions() -> None:
-    stage = (3, 2)
+    stage = StageId(3, 2)
     starts = noop_starts(stage, 2)
     explored = explore(starts[0], stage, seed=0, is_over=lambda batches, cells: batches >= 1000)
     assert explored is not None

@@ -11,6 +11,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3 import PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -27,6 +28,7 @@ from mario_ppo import (
     ppo_losses,
 )
 from precision import resolve_precision
+from rnd import RND
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SIZE = 36
@@ -45,6 +47,7 @@ class Corridor(gym.Env):
 
     def __init__(self, start: int = 0) -> None:
         self.start = start
+        self.frames: np.ndarray
 
     def _observation(self, corner: int) -> np.ndarray:
         self.frames = np.roll(self.frames, -1, axis=0)
@@ -67,7 +70,7 @@ class Corridor(gym.Env):
 
 
 def corridors(n: int = 3) -> DummyVecEnv:
-    return DummyVecEnv([lambda i=i: Monitor(Corridor(start=i)) for i in range(n)])
+    return DummyVecEnv([lambda i=i: Monitor(Corridor(start=i)) for i in range(n)])  # type: ignore[misc]
 
 
 SETTINGS: dict[str, Any] = {
@@ -87,7 +90,12 @@ def make(env: Any = None, **arguments: Any) -> PPOWithRND:
     return PPOWithRND("CnnPolicy", env or corridors(), **arguments)
 
 
-def weights(model: PPO) -> dict[str, th.Tensor]:
+def rnd_of(model: PPOWithRND) -> RND:
+    assert model.rnd
+    return model.rnd
+
+
+def weights(model: BaseAlgorithm) -> dict[str, th.Tensor]:
     return {k: v.clone() for k, v in model.policy.state_dict().items()}
 
 
@@ -129,7 +137,10 @@ def loss_and_gradients(model: PPOWithRND) -> tuple[dict[str, th.Tensor], dict[st
     losses = ppo_losses(values, log_prob, entropy, batch, 0.2, None, True)
     model.policy.zero_grad()
     (losses["policy"] + 0.5 * losses["value"] + 0.01 * losses["entropy"]).backward()
-    return losses, {name: p.grad.clone() for name, p in model.policy.named_parameters()}
+    return losses, {
+        name: th.clone(p.grad)  # type: ignore[arg-type]
+        for name, p in model.policy.named_parameters()
+    }
 
 
 def relative_difference(a: th.Tensor, b: th.Tensor) -> float:
@@ -229,7 +240,7 @@ def test_rollout_scores_the_dying_frame_and_never_the_reset_frame() -> None:
     frames, _ = model._rnd_rollout  # type: ignore[misc]
     corners = frames[:, 0, 0].tolist()
     ends = int(model.rollout_buffer.episode_starts[1:].sum()) + int(
-        model._last_episode_starts.sum()
+        np.asarray(model._last_episode_starts).sum()
     )
     assert ends > 5
     assert corners.count(LAST_PIXEL) == ends
@@ -243,9 +254,9 @@ def test_normaliser_is_warmed_up_before_the_first_rollout_and_not_again() -> Non
 
     class Watch(BaseCallback):
         def _on_rollout_start(self) -> None:
-            normaliser_counts.append(model.rnd.observation_rms.count)
+            normaliser_counts.append(rnd_of(model).observation_rms.count)
             if self.num_timesteps == 0:  # the environments are fresh, the reward statistics too
-                assert (model._last_obs[:, -1, 0, 0] == RESET_PIXEL).all()
+                assert (np.asarray(model._last_obs)[:, -1, 0, 0] == RESET_PIXEL).all()
                 assert env.ret_rms.count < 1
 
         def _on_step(self) -> bool:
@@ -261,17 +272,17 @@ def test_normaliser_is_warmed_up_before_the_first_rollout_and_not_again() -> Non
 def test_a_quarter_of_each_minibatch_trains_the_predictor(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make(**RND_SETTINGS, rnd_update_proportion=0.25)
     sizes: list[int] = []
-    original = model.rnd.loss
+    original = rnd_of(model).loss
 
     def spy(frames: th.Tensor, target: th.Tensor) -> th.Tensor:
         sizes.append(len(frames))
         return original(frames, target)
 
     monkeypatch.setattr(model.rnd, "loss", spy)
-    before = copy.deepcopy(model.rnd.networks.state_dict())
+    before = copy.deepcopy(rnd_of(model).networks.state_dict())
     model.learn(96)
     assert sizes == [6] * 8  # 96 samples, batch 24, 2 epochs
-    after = model.rnd.networks.state_dict()
+    after = rnd_of(model).networks.state_dict()
     changed = {k.split(".")[0] for k in after if not th.equal(before[k], after[k])}
     assert changed == {"predictor"}
     log = model.logger.name_to_value
@@ -356,7 +367,7 @@ def test_action_bias_sets_the_initial_probabilities() -> None:
     bias = [0.0, 1.0, -2.0]
     model = make(policy_kwargs={**SMALL, "action_bias": bias})
     obs = th.randint(0, 256, (64, 2, SIZE, SIZE), dtype=th.uint8)
-    probabilities = model.policy.get_distribution(obs).distribution.probs.detach()
+    probabilities = model.policy.get_distribution(obs).distribution.probs.detach()  # type: ignore[union-attr]
     expected = th.softmax(th.tensor(bias), dim=0).expand(64, 3)
     th.testing.assert_close(probabilities, expected, rtol=0, atol=0.01)
     with pytest.raises(ValueError, match="2 entries for 3 actions"):
@@ -383,7 +394,7 @@ def test_plain_ppo_loads_the_zip(tmp_path: Path, rnd: dict) -> None:
 
 def episodes(model: PPO) -> list[tuple[float, int]]:
     """Returns and lengths; the third entry of an episode, its wall time, is nobody's to repeat."""
-    return [(episode["r"], episode["l"]) for episode in model.ep_info_buffer]
+    return [(episode["r"], episode["l"]) for episode in model.ep_info_buffer or ()]
 
 
 class Checkpoint(BaseCallback):
@@ -400,6 +411,7 @@ class Checkpoint(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         if self.num_timesteps == self.at:
+            assert isinstance(self.model, PPOWithRND)
             state = {"policy": weights(self.model), "trainer": self.model.trainer_state()}
             file = io.BytesIO()
             th.save(state, file)
@@ -440,11 +452,10 @@ def test_resumed_run_is_bit_identical(rnd: dict, channels_last: bool) -> None:
         assert_same(weights(whole), weights(resumed))
     assert episodes(whole) == episodes(resumed)
     if rnd:
-        assert_same(whole.rnd.networks.state_dict(), resumed.rnd.networks.state_dict())
-        assert whole.rnd.return_rms.var == resumed.rnd.return_rms.var
-        np.testing.assert_array_equal(
-            whole.rnd.observation_rms.mean, resumed.rnd.observation_rms.mean
-        )
+        one, other = rnd_of(whole), rnd_of(resumed)
+        assert_same(one.networks.state_dict(), other.networks.state_dict())
+        assert one.return_rms.var == other.return_rms.var
+        np.testing.assert_array_equal(one.observation_rms.mean, other.observation_rms.mean)
 
 
 def test_trainer_state_is_a_snapshot() -> None:
@@ -462,17 +473,18 @@ def test_nan_raises_and_leaves_the_weights_alone(where: str) -> None:
     model = make(**RND_SETTINGS)
     model.learn(96)
     before = weights(model)
-    predictor = copy.deepcopy(model.rnd.networks.state_dict())
+    predictor = copy.deepcopy(rnd_of(model).networks.state_dict())
     if where == "reward":
         model.rollout_buffer._flat["returns"][:] = float("nan")
     elif where == "rnd":
+        assert model._rnd_rollout
         model._rnd_rollout[1][:] = float("inf")
     else:
         model.policy.value_net.weight.register_hook(lambda gradient: gradient * float("nan"))
     with pytest.raises(NonFiniteLoss, match="not updated"):
         model.train()
     assert_same(before, weights(model))
-    assert_same(predictor, model.rnd.networks.state_dict())
+    assert_same(predictor, rnd_of(model).networks.state_dict())
 
 
 def test_bf16_agrees_with_float32_on_the_loss_and_on_a_short_run() -> None:
@@ -505,7 +517,7 @@ def test_precision_words() -> None:
 def test_it_learns_the_corridor() -> None:
     model = make(corridors(4), n_steps=64, batch_size=64, n_epochs=4, ent_coef=0.01, gamma=0.9)
     model.learn(4096)
-    rewards = [episode["r"] for episode in list(model.ep_info_buffer)[-20:]]
+    rewards = [episode["r"] for episode in list(model.ep_info_buffer or ())[-20:]]
     assert np.mean(rewards) > 0.85  # the shortest way is worth 0.92 or more
 
 

@@ -37,7 +37,7 @@ def test_every_seed_is_listed_and_the_best_is_filmed(tiny_run: Path, tmp_path: P
     assert len(frames) == len(best["actions"]) + 1 == best["length"] + 1 == 13
     assert frames[0].shape == (512, 512, 3)
     with Image.open(tmp_path / "best.gif") as gif:
-        assert gif.n_frames == 13
+        assert getattr(gif, "n_frames", 0) == 13
 
 
 def test_speed_width_modes_and_gif_follow_the_flags(tiny_run: Path, tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_speed_width_modes_and_gif_follow_the_flags(tiny_run: Path, tmp_path: Pa
         run["mode"] for run in json.loads((tmp_path / "all_runs.json").read_text())["runs"]
     } == {"stochastic"}
     with imageio.get_reader(tmp_path / "best.mp4") as reader:
-        meta = reader.get_meta_data()
+        meta = reader.get_meta_data()  # type: ignore[attr-defined]
     assert (meta["size"], meta["fps"]) == ((256, 240), 30)
 
 

@@ -67,7 +67,7 @@ def small_study() -> Study:
     second = PhaseRecord({"env": {"stage": 1, "n_envs": 16.0}, "agent": "ppo"}, [], [])
     trainings = (Training("before", "1-1", 100, 1.5, 0, "abc", ("train_mario.py",), "demos"),)
     facts = RunFacts("demos", "base", "1-1", 3, kept_at_step=8192, trainings=trainings)
-    rows = [
+    rows: list[Any] = [
         episode(0, True),
         episode(1, False, noops=None, protocol="fixed"),
         Turn("a", "frames/s", "frames/s", 1, 2.0, 1.0, 2.0),

@@ -1,6 +1,7 @@
 """RND: the normalisers by hand, novelty that fades where the predictor has been, its state."""
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from rnd import RND, RewardForwardFilter, pixel_moments
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def make_rnd(seed: int = 0, **arguments) -> RND:
+def make_rnd(seed: int = 0, **arguments: Any) -> RND:
     th.manual_seed(seed)
     return RND((36, 36), n_envs=2, feature_dim=32, **arguments)
 
@@ -51,8 +52,8 @@ def test_pixel_moments_are_numpys() -> None:
 
 
 def test_normalised_pixels_have_mean_0_std_1_and_are_clipped_at_5() -> None:
+    assert not make_rnd().is_warm
     rnd = make_rnd()
-    assert not rnd.is_warm
     frames = random_frames(300)
     frames[:, 0, 0] = 7  # a pixel that never changes
     rnd.warm_up_normalizer(frames)

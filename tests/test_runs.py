@@ -65,11 +65,15 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == [path]
 
 
+def fill_the_disk(_: Path) -> None:
+    Path("/dev/full").write_bytes(b"x" * 10_000)
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
 def test_a_full_disk_is_an_oserror(tmp_path: Path) -> None:
     path = tmp_path / "state"
     with pytest.raises(OSError, match="space"):
-        atomic_write(path, lambda _: Path("/dev/full").write_bytes(b"x" * 10_000))
+        atomic_write(path, fill_the_disk)
     assert not path.exists()
 
 

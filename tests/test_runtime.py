@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -30,7 +31,7 @@ class CountingFrames(gym.Env):
     def __init__(self, length: int) -> None:
         self.length, self.episode, self.frame = length, 0, 0
 
-    def reset(self, **kwargs: object) -> tuple:  # type: ignore[override]
+    def reset(self, **kwargs: object) -> tuple:
         self.episode, self.frame = self.episode + 1, 0
         return self.screen(), {}
 
@@ -57,7 +58,7 @@ def test_max_and_skip_pools_the_last_two_frames_of_this_step_only() -> None:
     assert (screen[0, 0], terminated, info["frames"]) == (14, False, 4)
     screen, _, terminated, _, info = env.step(0)
     assert (screen[0, 0], terminated, info["frames"]) == (15, True, 1)
-    env.env.reset()  # type: ignore[attr-defined]
+    env.env.reset()
     env.env.length = 1  # type: ignore[attr-defined]
     env.env.episode = 0  # type: ignore[attr-defined]
     screen, _, terminated, _, info = env.step(0)
@@ -166,7 +167,7 @@ def test_dummy_and_subproc_agree_and_keep_the_terminal_observation() -> None:
     for backend in ("dummy", "subproc"):
         config = EnvConfig(n_envs=2, vec_backend=backend, max_episode_steps=25)
         venv = make_vec_env(config, seed=3)
-        observations = [venv.reset()]
+        observations: list[Any] = [venv.reset()]
         rewards, dones, ends = [], [], []
         for action in actions:
             observation, reward, done, infos = venv.step(action)
@@ -206,11 +207,11 @@ def test_shown_buttons_are_the_last_actions_and_nothing_else_changes() -> None:
     plain, shown = (
         make_vec_env(dataclasses.replace(config, show_buttons=on), seed=0) for on in (False, True)
     )
-    assert not shown.reset()[:, :, :8].any()
+    assert not np.asarray(shown.reset())[:, :, :8].any()
     plain.reset()
     for venv in (plain, shown):
         venv.step(np.array([2, 2]))
-    before, after = plain.step(np.array([0, 4]))[0], shown.step(np.array([0, 4]))[0]
+    before, after = (np.asarray(venv.step(np.array([0, 4]))[0]) for venv in (plain, shown))
     np.testing.assert_array_equal(before[:, :, 8:], after[:, :, 8:])
     squares = after[:, :, 4, 5:80:10] // 255  # [2, frame_stack, 8], right first, A last
     assert squares[:, :3].sum() == 0, "no button in the steps before"

@@ -11,7 +11,7 @@ from fastnes import BatchMachine
 from fastnes.game import start_snapshot
 from fastnes.ram import BUTTON_B, BUTTON_LEFT, BUTTON_RIGHT
 from mario_demos import AGENT_FRAMES, Waypoint, load_demo, record, snapshots
-from mario_game import action_buttons, has_cleared, read_facts
+from mario_game import StageId, action_buttons, has_cleared, read_facts
 from mario_search.beam import CHANGE_PRICE, Beam, beam_search, shorten
 from mario_search.explore import Explored, explore
 from mario_search.play import Route, all_moves, changes, moves_of
@@ -36,7 +36,7 @@ def plays(route: Route, start: np.ndarray) -> bool:
 @pytest.fixture(scope="module")
 def first() -> Explored:
     """The first clear of 1-1 from seed 0: the same on every machine."""
-    found = explore(start_snapshot(1, 1), (1, 1), seed=0, is_over=enough)
+    found = explore(start_snapshot(1, 1), StageId(1, 1), seed=0, is_over=enough)
     assert found is not None, "no clear of 1-1 in 1,000 batches of 64 agent steps"
     return found
 
@@ -58,7 +58,7 @@ def test_exploring_finds_a_clear_of_1_1(first: Explored) -> None:
 
 
 def test_exploring_starts_from_any_snapshot(near_the_end: Waypoint) -> None:
-    found = explore(near_the_end.state, (1, 1), seed=0, is_over=enough)
+    found = explore(near_the_end.state, StageId(1, 1), seed=0, is_over=enough)
     assert found is not None
     assert plays(found.route, near_the_end.state)
     assert 50 < found.route.steps < 200
@@ -67,20 +67,28 @@ def test_exploring_starts_from_any_snapshot(near_the_end: Waypoint) -> None:
 def test_a_snapshot_of_another_stage_is_refused(first: Explored) -> None:
     start = start_snapshot(2, 1)
     with pytest.raises(ValueError, match="the snapshot is on 2-1, not on 1-1"):
-        explore(start, (1, 1), seed=0, is_over=enough)
+        explore(start, StageId(1, 1), seed=0, is_over=enough)
     with pytest.raises(ValueError, match="the snapshot is on 2-1, not on 1-1"):
         beam_search(
-            *(start, (1, 1), Distances(first.ways), Beam(all_moves((1, 1)))),
+            *(start, StageId(1, 1), Distances(first.ways), Beam(all_moves(StageId(1, 1)))),
             np.random.default_rng(0),
         )
     with pytest.raises(ValueError, match="snapshot"):
-        explore(start[:-1], (2, 1), seed=0, is_over=enough)
+        explore(start[:-1], StageId(2, 1), seed=0, is_over=enough)
 
 
 def test_the_goal_is_as_far_as_the_fewest_steps_seen() -> None:
     ways = Ways()
     # 1 - 2 - 3 - GOAL, 1 - 3 straight, 4 is a dead end
-    for came_from, place in [(1, 2), (2, 3), (3, GOAL), (1, 3), (1, 4), (2, 1), (3, 3)]:
+    for came_from, place in [
+        StageId(1, 2),
+        StageId(2, 3),
+        (3, GOAL),
+        StageId(1, 3),
+        StageId(1, 4),
+        StageId(2, 1),
+        StageId(3, 3),
+    ]:
         ways.add(place, came_from)
     assert ways.steps_to_goal() == {3: 1, 1: 2, 2: 2}
 
@@ -100,7 +108,7 @@ def test_distance_falls_along_the_route(first: Explored) -> None:
 
 
 def test_the_wrong_fork_of_a_maze_is_a_long_detour() -> None:
-    found = explore(start_snapshot(4, 4), (4, 4), seed=0, is_over=enough)
+    found = explore(start_snapshot(4, 4), StageId(4, 4), seed=0, is_over=enough)
     assert found is not None
     distances = Distances(found.ways)
     # Above x 1,700 two of three floors throw Mario back four pages, 64 columns.
@@ -128,8 +136,8 @@ def test_a_flag_in_another_stage_is_no_clear() -> None:
     machine.restore(0, start_snapshot(1, 1))
     machine.step(clear.buttons[None])
     facts = read_facts(machine.ram_before)
-    assert has_cleared(facts, (1, 1)).all()
-    assert not has_cleared(facts, (2, 1)).any()
+    assert has_cleared(facts, 1, 1).all()
+    assert not has_cleared(facts, 2, 1).any()
 
 
 # --------------------------------------------------------------------------------------------
@@ -138,10 +146,11 @@ def test_a_flag_in_another_stage_is_no_clear() -> None:
 
 
 def test_a_beam_shortens_it_and_does_so_again(first: Explored) -> None:
-    beam = Beam(all_moves((1, 1)), width=16, most_frames=first.route.frames - 1)
+    beam = Beam(all_moves(StageId(1, 1)), width=16, most_frames=first.route.frames - 1)
     distances, start = Distances(first.ways), start_snapshot(1, 1)
     found = [
-        beam_search(start, (1, 1), distances, beam, np.random.default_rng(0)) for _ in range(2)
+        beam_search(start, StageId(1, 1), distances, beam, np.random.default_rng(0))
+        for _ in range(2)
     ]
     assert found[0] == found[1]
     assert found[0] is not None and found[0].frames < first.route.frames
@@ -154,9 +163,9 @@ def test_a_price_on_changes_makes_it_simpler_and_not_longer(
     distances = Distances(first.ways)
     found = []
     for price in (0.0, CHANGE_PRICE):
-        beam = Beam(all_moves((1, 1)), change_price=price)
+        beam = Beam(all_moves(StageId(1, 1)), change_price=price)
         rng = np.random.default_rng(0)
-        found.append(beam_search(near_the_end.state, (1, 1), distances, beam, rng))
+        found.append(beam_search(near_the_end.state, StageId(1, 1), distances, beam, rng))
     free, priced = found
     assert free is not None and priced is not None
     assert plays(priced, near_the_end.state)
@@ -165,16 +174,16 @@ def test_a_price_on_changes_makes_it_simpler_and_not_longer(
 
 
 def test_a_beam_presses_what_an_action_set_has(first: Explored, near_the_end: Waypoint) -> None:
-    beam = Beam(moves_of(FAST, (1, 1)))
+    beam = Beam(moves_of(FAST, StageId(1, 1)))
     start, rng = near_the_end.state, np.random.default_rng(0)
-    found = beam_search(start, (1, 1), Distances(first.ways), beam, rng)
+    found = beam_search(start, StageId(1, 1), Distances(first.ways), beam, rng)
     assert found is not None and plays(found, start)
     assert set(found.buttons) <= set(FAST.tolist())
 
 
 def test_what_random_play_presses_stands_for_the_nearest_action() -> None:
-    everything = all_moves((1, 1))
-    moves = moves_of(FAST, (1, 1))
+    everything = all_moves(StageId(1, 1))
+    moves = moves_of(FAST, StageId(1, 1))
     odds = dict(zip(moves.buttons.tolist(), moves.odds.tolist(), strict=True))
     right_b, left = BUTTON_RIGHT | BUTTON_B, BUTTON_LEFT
     assert sum(odds.values()) == pytest.approx(1)
@@ -186,9 +195,9 @@ def test_what_random_play_presses_stands_for_the_nearest_action() -> None:
 def test_a_beam_that_may_not_take_long_enough_finds_nothing(
     first: Explored, near_the_end: Waypoint
 ) -> None:
-    beam = Beam(all_moves((1, 1)), width=16, most_frames=100)
+    beam = Beam(all_moves(StageId(1, 1)), width=16, most_frames=100)
     found = beam_search(
-        *(near_the_end.state, (1, 1), Distances(first.ways), beam), np.random.default_rng(0)
+        *(near_the_end.state, StageId(1, 1), Distances(first.ways), beam), np.random.default_rng(0)
     )
     assert found is None
 
@@ -201,9 +210,9 @@ def test_shortening_goes_on_until_it_is_told_to_stop(first: Explored) -> None:
         asked += 1
         return asked > 700
 
-    beam = Beam(all_moves((1, 1)), width=8)
+    beam = Beam(all_moves(StageId(1, 1)), width=8)
     found = list(
-        shorten(start_snapshot(1, 1), (1, 1), first, beam, seed=0, is_over=is_over),
+        shorten(start_snapshot(1, 1), StageId(1, 1), first, beam, seed=0, is_over=is_over),
     )
     widths, routes = zip(*found, strict=True)
     assert widths[0] == 8 and list(widths) == sorted(widths)

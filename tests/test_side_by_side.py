@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ def film(path: Path, colors: list[tuple[int, int, int]], fps: float = 10) -> str
 RED, GREEN, BLUE = (200, 0, 0), (0, 200, 0), (0, 0, 200)
 
 
-def near(pixel: tuple[int, int, int], color: tuple[int, int, int]) -> bool:
+def near(pixel: Any, color: tuple[int, int, int]) -> bool:
     return bool(np.abs(np.subtract(pixel, color)).max() < 40)  # H.264 is lossy
 
 
@@ -36,7 +37,7 @@ def test_a_film_that_is_over_waits_for_the_other(tmp_path: Path) -> None:
     with Image.open(output) as gif:
         assert gif.size == (128, 48 + CAPTION_HEIGHT)
         total_ms = 0
-        for number in range(gif.n_frames):
+        for number in range(getattr(gif, "n_frames", 0)):
             gif.seek(number)
             total_ms += gif.info["duration"]
         assert total_ms == 1000, "six frames of 100 ms, and the end held for four more"

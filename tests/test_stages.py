@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from gym_super_mario_bros._roms import smb1_rom_path
 
-from mario_game import STAGES
+from mario_game import STAGES, StageId
 from mario_search.level_data import LevelData
 from mario_search.stages import measure_stage, measure_static
 from scripts import measure_stages
@@ -22,7 +22,7 @@ def test_every_run_uses_the_measured_table() -> None:
 
 
 def test_the_known_numbers_of_1_1() -> None:
-    stage = STAGES[1, 1]
+    stage = STAGES[StageId(1, 1)]
     assert (stage.start_x, stage.goal, stage.goal_line_x) == (40, "flag", 3161)
     assert stage.start_area == stage.goal_area == 0x25
 
@@ -30,8 +30,8 @@ def test_the_known_numbers_of_1_1() -> None:
 @pytest.mark.parametrize(("world", "stage"), STAGES)
 def test_the_rom_says_the_same_and_has_one_reachable_goal(world: int, stage: int) -> None:
     # measure_static refuses a stage with no goal or with two.
-    found = measure_static(LEVELS, world, stage, STAGES[world, stage].start_x)
-    table = STAGES[world, stage]
+    found = measure_static(LEVELS, world, stage, STAGES[StageId(world, stage)].start_x)
+    table = STAGES[StageId(world, stage)]
     assert (found.start_area, found.goal, found.goal_line_x, found.goal_area) == (
         *(table.start_area, table.goal, table.goal_line_x, table.goal_area),
     )
@@ -47,9 +47,9 @@ def test_castles_end_at_an_axe_and_all_others_at_a_flag() -> None:
 
 def test_four_stages_end_in_the_last_part_of_1_1() -> None:
     elsewhere = {key for key, stage in STAGES.items() if stage.goal_area != stage.start_area}
-    assert elsewhere == {(1, 2), (2, 2), (4, 2), (7, 2)}
+    assert elsewhere == {StageId(1, 2), StageId(2, 2), StageId(4, 2), StageId(7, 2)}
     assert {STAGES[key].goal_area for key in elsewhere} == {0x25}
-    assert {STAGES[key].goal_line_x for key in elsewhere} == {STAGES[1, 1].goal_line_x}
+    assert {STAGES[key].goal_line_x for key in elsewhere} == {STAGES[StageId(1, 1)].goal_line_x}
 
 
 def test_a_maze_castle_throws_mario_back_four_pages() -> None:
@@ -63,11 +63,11 @@ def test_a_rom_without_the_tables_is_refused() -> None:
 
 
 # A flag, a stage that ends in another area behind a pipe, and the last castle.
-@pytest.mark.parametrize(("world", "stage"), [(1, 1), (1, 2), (8, 4)])
+@pytest.mark.parametrize(("world", "stage"), [StageId(1, 1), StageId(1, 2), StageId(8, 4)])
 def test_the_running_game_agrees(world: int, stage: int) -> None:
     found = measure_stage(LEVELS, world, stage)
-    assert found.goal_line_x == STAGES[world, stage].goal_line_x
-    assert found.start_x == STAGES[world, stage].start_x
+    assert found.goal_line_x == STAGES[StageId(world, stage)].goal_line_x
+    assert found.start_x == STAGES[StageId(world, stage)].start_x
 
 
 @pytest.mark.slow

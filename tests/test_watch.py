@@ -16,10 +16,10 @@ import pytest
 
 import watch_mario
 from fastnes import BUTTON_BITS
-from mario_config import in_process
+from mario_config import EnvConfig, in_process
 from mario_demos import Demo, load_demo, save_demo
 from mario_game import StageId
-from mario_policies import load_policy
+from mario_policies import load_policy, shipped_model
 from mario_rollout import play, protocol_config
 
 ROOT = Path(__file__).parents[1]
@@ -53,7 +53,7 @@ def test_a_policys_clear_is_recorded_and_replays_on_both_emulators(
     assert demo.cleared
     assert (demo.source, demo.seed) == ("policy:best_eval", 4)
     # The same episode as the rollout loop's own, no-ops apart.
-    policy = load_policy(watch_mario.shipped_model(StageId(1, 1)) or Path())
+    policy = load_policy(shipped_model(StageId(1, 1)) or Path())
     config = protocol_config(in_process(policy.env_config), "noop")
     episode = play(policy, config, 1, deterministic=True, seed=4)[0]
     assert (demo.agent_steps, demo.x[-1]) == (episode.length, episode.end_x)
@@ -80,7 +80,7 @@ def test_a_demo_that_parts_says_at_which_frame(
 
 def test_the_better_episode_is_kept(tmp_path: Path) -> None:
     recorder = watch_mario.Recorder(tmp_path / "demo.npz")
-    config = watch_mario.EnvConfig()
+    config = EnvConfig()
     far, near = [RIGHT | B] * 200, [RIGHT | B] * 60
     recorder.add(config, near, "human")
     recorder.add(config, far, "human")
