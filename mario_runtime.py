@@ -34,6 +34,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from fastnes import BatchMachine, area_resize
 from fastnes.game import start_screen, start_snapshot
+from fastnes.state import RAM_SIZE
 
 SCREEN_SHAPE = (240, 256)
 FRAMES_PER_SECOND = 60
@@ -689,6 +690,11 @@ class FastMarioEnv(gym.Env):
         self.first_screen = start_screen(world, stage)
         self.machine = BatchMachine(1, frames=1, threads=1)
 
+    @property
+    def ram(self) -> np.ndarray:
+        """RAM as it is now, uint8[2048], a view; `NesPyMarioEnv` has it, too."""
+        return self.machine.states[0, :RAM_SIZE]
+
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         super().reset(seed=seed)
         self.machine.restore(0, self.start, self.first_screen)
@@ -732,6 +738,11 @@ class SeveralStagesEnv(gym.Env):
         result = self.games[self.number].step(action)
         self.cleared = result[-1]["flag_get"]
         return result
+
+    @property
+    def ram(self) -> np.ndarray:
+        """RAM of the game that is played, uint8[2048]."""
+        return self.games[self.number or 0].ram
 
     def render(self) -> Any:
         return self.games[self.number or 0].render()
