@@ -93,9 +93,9 @@ class EnvConfig:
     """Environments side by side."""
     frame_skip: int = 4
     """Emulated frames per agent step, the buttons held. 4 is the Atari standard."""
-    observation: Literal["pixels", "rgb", "ram"] = "pixels"
+    observation: Literal["pixels", "rgb", "ram", "scene"] = "pixels"
     """pixels: gray screens, shrunk and stacked; rgb: the screen in colour; ram: the machine's 2,048
-    bytes, undrawn."""
+    bytes; scene: what stands and moves around Mario. The last two are never drawn."""
     frame_stack: int = 4
     """Screens in an observation: what shows speed and direction."""
     screen_size: int = 84

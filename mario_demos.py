@@ -25,7 +25,6 @@ import numpy as np
 
 from fastnes import STATE_SIZE, packaged_rom, state
 from fastnes.frame import CYCLES_PER_FRAME, DOTS_PER_FRAME
-from fastnes.state import RAM_SIZE
 from mario_cli import UsageError
 from mario_config import EmulatorName, EnvConfig
 from mario_game import STAGES, StageId
@@ -126,11 +125,10 @@ def _open_game(
 def _press(env: FastMarioEnv | NesPyMarioEnv, buttons: int, world: int, stage: int) -> _Frame:
     """Run one frame. A flag counts on the demo's own stage: a warp's does not."""
     _, _, terminated, _, info = env.step(buttons)
-    ram = env.machine.states[0, :RAM_SIZE] if isinstance(env, FastMarioEnv) else env.ram
     at_home = (info["world"], info["stage"]) == (world, stage)
     return _Frame(
         x=info["x_pos"],
-        ram_crc=zlib.crc32(np.ascontiguousarray(ram)),
+        ram_crc=zlib.crc32(np.ascontiguousarray(env.ram)),
         terminated=bool(terminated),
         cleared=bool(info["flag_get"]) and at_home and not info["dead"],
     )

@@ -245,6 +245,7 @@ class Frame(NamedTuple):
 
     buttons: int  # bits as in `fastnes.BUTTON_BITS`
     screen: np.ndarray  # uint8[240, 256, 3]
+    ram: np.ndarray  # uint8[2048], after it
 
 
 class Moment(NamedTuple):
@@ -270,7 +271,9 @@ class _FrameTap(gym.Wrapper):
 
     def step(self, action: Any) -> Any:
         result = self.env.step(action)
-        self.frames.append(Frame(int(action), np.array(self.env.render())))
+        game: Any = self.env.unwrapped
+        screen, ram = np.array(self.env.render()), np.array(game.ram, np.uint8)
+        self.frames.append(Frame(int(action), screen, ram))
         return result
 
     def take(self) -> list[Frame]:

@@ -40,6 +40,8 @@ from mario_game import (
     read_facts,
 )
 from mario_reward import RewardShaper, reward_signature
+from mario_scene import read_scene
+from mario_scene_flat import SCENE_SIZE, flatten_scene
 from mario_starts import StageStarts, Starts
 from mario_wrappers import (
     ActionSetWrapper,
@@ -81,15 +83,21 @@ __all__ = [
 ]
 
 # Observations that are made of RAM alone, so that nothing is drawn: uint8[n, 2048] to [n, ...].
-RAM_READERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"ram": np.array}
+RAM_READERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "ram": np.array,
+    "scene": lambda memory: flatten_scene(read_scene(memory)),
+}
 
 
 def observation_space(config: EnvConfig) -> gym.spaces.Box:
     """Return the space of one environment's observations.
 
     pixels: uint8[frame_stack, screen_size, screen_size], the oldest screen first; rgb:
-    uint8[240, 256, 3]; ram: uint8[2048].
+    uint8[240, 256, 3]; ram: uint8[2048]; scene: float32[SCENE_SIZE], as `mario_scene_flat` lays it
+    out.
     """
+    if config.observation == "scene":
+        return gym.spaces.Box(-np.inf, np.inf, (SCENE_SIZE,), np.float32)
     shapes = {
         "pixels": (config.frame_stack, config.screen_size, config.screen_size),
         "rgb": (*SCREEN_SHAPE, 3),

@@ -15,6 +15,7 @@ from gym_super_mario_bros.smb_env import SuperMarioBrosEnv
 
 from fastnes import BatchMachine
 from fastnes.game import start_screen, start_snapshot
+from fastnes.state import RAM_SIZE
 from mario_cli import UsageError
 from mario_config import EnvConfig
 from mario_game import (
@@ -86,6 +87,11 @@ class FastMarioEnv(gym.Env):
         return self.machine.rgb(0)
 
     @property
+    def ram(self) -> np.ndarray:
+        """RAM as it is now, uint8[2048], a view; `NesPyMarioEnv` has it, too."""
+        return self.machine.states[0, :RAM_SIZE]
+
+    @property
     def ram_before(self) -> np.ndarray:
         """RAM as the last frame left it, uint8[2048]."""
         return self.machine.ram_before[0]
@@ -122,6 +128,11 @@ class SeveralStagesEnv(gym.Env):
         info = result[-1]
         self.cleared = bool(has_cleared(_facts_of(info), *self.starts.stages[self.number])[0])
         return result
+
+    @property
+    def ram(self) -> np.ndarray:
+        """RAM of the game that is played, uint8[2048]."""
+        return self.games[self.number or 0].ram
 
     @property
     def ram_before(self) -> np.ndarray:

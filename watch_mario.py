@@ -6,6 +6,8 @@
 
 Keys: Space pause, . one frame, - and + speed, Enter next episode, Esc end. Playing yourself: the
 arrows, X to jump (A), Z to run (B).
+
+--scene draws over the picture what the game says of it: tiles, objects, speeds.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from mario_demos import Demo, load_demo, record, replay, save_demo
 from mario_game import FRAMES_PER_SECOND, StageId, stages_label
 from mario_policies import find_model, load_policy, shipped_model
 from mario_rollout import Moment, Policy, ProtocolName, button_names, protocol_config, watch
+from mario_scene_picture import ScenePainter
 from mario_wrappers import FastMarioEnv, NesPyMarioEnv
 
 SCALE = 3  # screen px to window px
@@ -86,6 +89,8 @@ class WatchFlags:
     """fast, or nes-py, the reference."""
     speed: float = 1.0
     """Times the game's own 60 frames a second."""
+    scene: bool = False
+    """Draw what the game itself says over its picture: tiles, objects and their speeds."""
     headless: bool = False
     """No window: record or replay only."""
 
@@ -101,7 +106,7 @@ class Window:
     BACKGROUND, PANEL, MUTED, LIT = (11, 17, 32), (15, 23, 42), (148, 163, 184), (251, 191, 36)
     TEXT, LINE, UNLIT = (226, 232, 240), (56, 189, 248), (51, 65, 85)
 
-    def __init__(self, title: str, speed: float = 1.0) -> None:
+    def __init__(self, title: str, speed: float = 1.0, shows_scene: bool = False) -> None:
         """Open it.
 
         Raises:
@@ -126,6 +131,7 @@ class Window:
         pygame.display.set_caption(title)
         self.title = title
         self.speed = speed
+        self.painter = ScenePainter(SCALE) if shows_scene else None
         self.is_paused = False
         self.steps_asked = 0  # frames, while it is paused
         self.ending = ""
@@ -148,6 +154,7 @@ class Window:
         facts: dict[str, str],
         moment: Moment | None = None,
         actions: Sequence[str] = (),
+        ram: np.ndarray | None = None,
     ) -> None:
         """Show one frame of the game and wait until the next one is due.
 
@@ -157,10 +164,13 @@ class Window:
             facts: what else is said of the frame, by name.
             moment: the policy's view of it, if a policy plays.
             actions: the names of the policy's actions.
+            ram: uint8[2048], what a scene is drawn from, if the window shows scenes.
 
         Raises:
             Closed, NextEpisode: keys were pressed that ask for it.
         """
+        if self.painter and ram is not None:
+            screen = self.painter.paint(screen, ram)
         self.owed_frames += 1 / self.speed
         is_due = self.owed_frames >= 1
         self._read_keys()
@@ -187,6 +197,8 @@ class Window:
     def begin_episode(self) -> None:
         """Forget the values and the end of the episode before."""
         self.values.clear()
+        if self.painter:
+            self.painter = ScenePainter(SCALE)
         self.shown_step = -1
         self.ending = ""
 
@@ -365,7 +377,7 @@ def show_policy(flags: WatchFlags, window: Window | None, policy: Policy, name: 
                     pressed.append(frame.buttons)
                     if window:
                         facts = {"seed": str(seed), "step": str(moment.step), "x": str(moment.x)}
-                        window.show(frame.screen, frame.buttons, facts, moment, actions)
+                        window.show(frame.screen, frame.buttons, facts, moment, actions, frame.ram)
             ending = f"{'cleared' if moment.flag else 'died'} at x {moment.x}, step {moment.step}"
             print(f"seed {seed}: {ending}")
             if window:
@@ -403,7 +415,8 @@ def play_human(flags: WatchFlags, window: Window) -> None:
                 buttons = window.held_buttons()
                 _, _, terminated, _, info = env.step(buttons)
                 pressed.append(buttons)
-                window.show(env.render(), buttons, human_facts(info, len(pressed)))
+                facts = human_facts(info, len(pressed))
+                window.show(env.render(), buttons, facts, ram=env.ram)
             window.ending = "cleared!" if info["flag_get"] else f"died at x {info['x_pos']}"
             print(f"{window.ending} after {len(pressed)} frames")
             for _ in range(ENDING_FRAMES):
@@ -425,7 +438,8 @@ def replay_demo(flags: WatchFlags, demo: Demo, window: Window | None) -> int:
     def show(frame: int, env: FastMarioEnv | NesPyMarioEnv) -> None:
         if window:
             facts = {"frame": f"{frame + 1} of {demo.frames}", "x": str(demo.x[frame])}
-            window.show(env.render(), int(demo.buttons[frame]), {**facts, "by": demo.source[:18]})
+            facts["by"] = demo.source[:18]
+            window.show(env.render(), int(demo.buttons[frame]), facts, ram=env.ram)
 
     played = replay(demo, flags.emulator, show)
     if played.parted_at is not None:
@@ -487,7 +501,7 @@ def run(flags: WatchFlags) -> int:
 @contextlib.contextmanager
 def opened(flags: WatchFlags, title: str) -> Iterator[Window | None]:
     """Open the window, if one is wanted; that it is closed ends what goes on in it."""
-    window = None if flags.headless else Window(title, flags.speed)
+    window = None if flags.headless else Window(title, flags.speed, flags.scene)
     try:
         with contextlib.suppress(Closed):
             yield window

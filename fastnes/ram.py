@@ -33,7 +33,8 @@ BUTTON_BITS = {
 
 # --- time and buttons -------------------------------------------------------------------------
 FRAME_COUNTER = 0x09  # frames since the game began, modulo 256; stands while the game is paused
-HELD_A_B = 0x0A  # A as 0x80 and B as 0x40: the game reads the controller the other way round
+HELD_A_B = 0x0A  # HELD_A and HELD_B: the game reads the controller the other way round
+HELD_A, HELD_B = 0x80, 0x40
 HELD_UP_DOWN = 0x0B  # up as 0x08, down as 0x04
 HELD_LEFT_RIGHT = 0x0C  # left as 0x02, right as 0x01
 HELD_A_B_BEFORE = 0x0D  # HELD_A_B of the frame before: a jump needs A newly pressed
@@ -84,10 +85,22 @@ FLOAT_JUMPS = 1  # jumps or swims
 FLOAT_FALLS = 2  # walked off an edge
 FLOAT_ON_POLE = 3  # on the flag pole, or on a vine
 
+# --- all objects: slots in a row, of enemies, fireballs, blocks and hammers as below -------------
+OBJECT_SLOTS = 21
+OBJECT_STATE = 0x1E
+OBJECT_X_SPEED = 0x58
+OBJECT_X_PAGE = 0x6E
+OBJECT_X = 0x87
+OBJECT_Y_SPEED = 0xA0
+OBJECT_Y_PAGE = 0xB6
+OBJECT_Y = 0xCF
+OBJECT_Y_SPEED_FRACTION = 0x0434
+
 # --- enemies and the like: six slots, the sixth of power-ups, vines and the pole's flag ---------
 ENEMY_SLOTS = 6
 ENEMY_SLOTS_OF_GOAL = 5  # the slots in which gym-super-mario-bros looks for flag and Bowser
-ENEMY_ACTIVE = 0x0F  # 0 empty, 1 used, 0x80 | slot: the second half of the object in that slot
+ENEMY_ACTIVE = 0x0F  # 0 empty, 1 used, ENEMY_IS_SECOND_HALF | slot: of the object in that slot
+ENEMY_IS_SECOND_HALF = 0x80
 ENEMY_TYPE = 0x16  # which object; an ENEMY_ value below
 ENEMY_STATE = 0x1E  # by object; of most 0 is its normal state and bit 5 is set when it is beaten
 FIRE_BAR_DIRECTION = 0x34  # of a fire bar: 0 clockwise, else counterclockwise
@@ -102,15 +115,26 @@ ENEMY_Y = 0xCF
 ENEMY_X_FRACTION = 0x0401
 ENEMY_Y_FRACTION = 0x0417
 ENEMY_Y_SPEED_FRACTION = 0x0434
+LIFT_STOOD_ON = 0x03A2  # of a lift: bit 7 clear while Mario stands on it
+ENEMY_PLANT_SPEED = 0x58  # of a plant: signed, px every other frame
+ENEMY_PLANT_MOVES = 0xA0  # of a plant: 1 while it comes out or goes back
+ENEMY_PLANT_Y_INSIDE = 0x0434  # of a plant: its y when it is all inside its pipe
+ENEMY_BLOOPER_SPEED = 0x58  # of a blooper: px a frame, upwards and to the side it faces
+ENEMY_BLOOPER_SINKS = 0xA0  # of a blooper: bit 1 set while it sinks
+ENEMY_TURNS = 0xA0  # of what flies or moves to and fro: bit 1 clear while it moves to the left
+ENEMY_FRAME_TIMER = 0x078A  # frames; of Bowser: until he jumps
+BOWSER_X_SPEED = 0x0365  # signed, px every fourth frame
 ENEMY_TIMER = 0x0796  # units of 21 frames: until a shell wakes, a plant moves, a hammer is thrown
 
 ENEMY_GREEN_KOOPA = 0x00
+ENEMY_RED_KOOPA_LANDED = 0x01  # a red paratroopa that lost its wings
 ENEMY_BUZZY_BEETLE = 0x02
 ENEMY_RED_KOOPA = 0x03
 ENEMY_HAMMER_BRO = 0x05
 ENEMY_GOOMBA = 0x06
 ENEMY_BLOOPER = 0x07
 ENEMY_BULLET = 0x08  # flies by itself; ENEMY_BULLET_OF_CANNON is shot
+ENEMY_GREEN_KOOPA_STANDING = 0x09
 ENEMY_GRAY_CHEEP_CHEEP = 0x0A
 ENEMY_RED_CHEEP_CHEEP = 0x0B
 ENEMY_PODOBOO = 0x0C
@@ -139,7 +163,8 @@ ENEMY_RETAINER = 0x35  # who waits behind Bowser
 
 # --- fireballs that Mario throws: two slots ----------------------------------------------------
 FIREBALL_SLOTS = 2
-FIREBALL_STATE = 0x24  # 0 empty, bit 7: explodes
+FIREBALL_STATE = 0x24  # 0 empty, from FIREBALL_EXPLODES on it explodes
+FIREBALL_EXPLODES = 0x80
 FIREBALL_X_SPEED = 0x5E
 FIREBALL_X_PAGE = 0x74
 FIREBALL_X = 0x8D
@@ -147,9 +172,18 @@ FIREBALL_Y_SPEED = 0xA6
 FIREBALL_Y_PAGE = 0xBC
 FIREBALL_Y = 0xD5
 
+# --- blocks that jump when they are hit: four slots, the last two of the pieces of broken ones ---
+BLOCK_SLOTS = 4
+BLOCK_STATE = 0x26  # 0 empty, 1 jumps, else pieces that fall
+BLOCK_X_PAGE = 0x76
+BLOCK_X = 0x8F
+BLOCK_Y_PAGE = 0xBE
+BLOCK_Y = 0xD7
+
 # --- hammers and coins that jump out of blocks: nine slots -------------------------------------
 HAMMER_SLOTS = 9
-HAMMER_STATE = 0x2A  # 0 empty, bit 7: a hammer, else a coin
+HAMMER_STATE = 0x2A  # 0 empty, 1 a coin, from HAMMER_IS_HAMMER on a hammer, else the coin's score
+HAMMER_IS_HAMMER = 0x80
 HAMMER_X_SPEED = 0x64
 HAMMER_X_PAGE = 0x7A
 HAMMER_X = 0x93
@@ -171,17 +205,27 @@ TILE_MAP_PAGE_BYTES = 0xD0
 TILE_ROWS = 13  # the first lies TILE_MAP_TOP px below the screen's upper edge, below the status bar
 TILE_COLUMNS = 16
 TILE_MAP_TOP = 32
+SCENERY_IN_FRONT = 0x0741  # 0 none, 1 water, 2 a wall, SCENERY_LAVA
+SCENERY_LAVA = 3  # lava, or water, at the bottom
 MAZE_CORRECT = 0x06D9  # checks of a maze with several checks that Mario passed on the right way
 MAZE_PASSED = 0x06DA  # checks of it that he passed at all
 CHANGE_AREA_TIMER = 0x06DE  # frames until a pipe or a vine leads to the next area
-AREA_TYPE = 0x074E  # of the area that is loaded: 0 water, 1 ground, 2 underground, 3 castle
+AREA_TYPE = 0x074E  # of the area that is loaded: 0 water, 1 ground, 2 underground, AREA_CASTLE
+AREA_CASTLE = 3
 AREA_OFFSET = 0x074F  # its number among those of its type, in bits 0-4
 NEXT_AREA = 0x0750  # type << 5 | offset of where the NEXT pipe or vine leads: not what is loaded
 ENTRANCE_PAGE = 0x0751  # the page of the next area at which Mario enters
 ENTRANCE_KIND = 0x0752  # how he enters it: 0 as at a stage's start
+LAID_OUT_PAGE = 0x0725  # the column that the game lays out next, or just did, its page
+LAID_OUT_COLUMN = 0x0726  # and its column in the page
+LAYING_STEP = 0x071F  # steps left of laying out two columns: 4 or 0 once a column is counted
 HALFWAY_PAGE = 0x075B  # the page at which the game starts an area after a death
 
 # --- the game ------------------------------------------------------------------------------------
+TIMER_FRAMES = 0x077F  # frames until the timers in units of 21 frames count
+RANDOM = 0x07A7  # seven bytes, shifted every frame
+RANDOM_COUNT = 7
+IS_HARDER = 0x06CC  # 1 from 5-3 on: lifts are shorter, some enemies faster
 LIVES = 0x075A  # left after this one; 255: game over
 STAGE = 0x075C  # from 0, as the status bar counts
 COINS = 0x075E  # 0-99

@@ -99,15 +99,16 @@ def on_nes_py(config: EnvConfig) -> EnvConfig:
         {"show_buttons": True, "long_jump_action": True, "sticky_prob": 0.25},
         {"observation": "ram", "sticky_prob": 0.25},
         {"observation": "rgb"},
+        {"observation": "scene", "sticky_prob": 0.25},
     ],
-    ids=["sticky", "long-jump", "other-sizes", "show-buttons", "ram", "rgb"],
+    ids=["sticky", "long-jump", "other-sizes", "show-buttons", "ram", "rgb", "scene"],
 )
 def test_batched_equals_single(changes: dict) -> None:
     config = EnvConfig(n_envs=3, reward=REWARD, **changes)
     assert compare(config, single_envs(config), steps=300) > 0
 
 
-@pytest.mark.parametrize("observation", ["pixels", "rgb", "ram"])
+@pytest.mark.parametrize("observation", ["pixels", "rgb", "ram", "scene"])
 def test_batched_equals_nes_py(observation: Any) -> None:
     config = EnvConfig(
         n_envs=2, action_set="complex", sticky_prob=0.25, reward=REWARD, observation=observation
