@@ -42,8 +42,8 @@ from mario_cli import UsageError, exit_code
 from mario_config import in_process
 from mario_doctor import diagnose
 from mario_game import parse_stages
+from mario_judge import NOOP_MAX, evaluate
 from mario_policies import load_policy
-from mario_rollout import evaluate
 from mario_runs import (
     RunFolder,
     RunLocked,
@@ -431,16 +431,18 @@ def judge(chain: Chain, episodes: int) -> dict[str, Any]:
     for mode in ("argmax", "sampled"):
         summary, _ = evaluate(
             policy,
-            dataclasses.replace(in_process(policy.env_config), n_envs=min(50, episodes)),
+            dataclasses.replace(
+                in_process(policy.env_config), n_envs=min(50, max(episodes, NOOP_MAX))
+            ),
             protocol="noop",
             episodes=episodes,
             deterministic=mode == "argmax",
             model=model.relative_to(chain.folder).as_posix(),
         )
-        write_json(chain.folder / f"evaluation_noop_{mode}.json", dataclasses.asdict(summary))
+        summary.write(chain.folder / f"evaluation_noop_{mode}.json")
         row[mode] = {
             "clear_rate": summary.clear_rate,
-            "clear_rate_ci95": list(summary.clear_rate_ci95),
+            "clear_rate_ci95": summary.clear_rate_ci95,
             "median_max_x": summary.median_max_x,
             "median_clear_steps": summary.median_clear_steps,
             "best_clear_steps": summary.best_clear_steps,

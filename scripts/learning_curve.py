@@ -19,6 +19,7 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from mario_cli import UsageError, exit_code
 from mario_report import evaluation_rows
 from mario_runs import RunFolder, read_metrics
 from mario_status import RunReader
@@ -52,19 +53,21 @@ def write_csv(file: IO[str], columns: Sequence[str], rows: Iterable[dict[str, An
     writer.writerows(rows)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Read, thin out, write; exit 2 if there is nothing to read."""
-    flags = tyro.cli(CurveFlags, args=arguments, description=__doc__)
+def write_curve(flags: CurveFlags) -> None:
+    """Read, thin out, write.
+
+    Raises:
+        UsageError: there is nothing to read.
+    """
     last_in_bin = {
         -(-line["step"] // flags.every): line
         for line in read_metrics(RunFolder(flags.run).metrics_path)
     }
     if not last_in_bin:
-        print(f"error: {flags.run} has no metrics.jsonl with lines in it", file=sys.stderr)
-        return 2
+        raise UsageError(f"{flags.run} has no metrics.jsonl with lines in it")
     if flags.output is None:
         write_csv(sys.stdout, COLUMNS, last_in_bin.values())
-        return 0
+        return
     flags.output.parent.mkdir(parents=True, exist_ok=True)
     with flags.output.open("w", newline="") as file:
         write_csv(file, COLUMNS, last_in_bin.values())
@@ -72,7 +75,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prefix = flags.output.stem.removesuffix("curve")
         with flags.output.with_name(f"{prefix}evaluations.csv").open("w", newline="") as file:
             write_csv(file, EVALUATION_COLUMNS, evaluations)
-    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse and write."""
+    flags = tyro.cli(CurveFlags, args=arguments, description=__doc__)
+    return exit_code(lambda: write_curve(flags))
 
 
 if __name__ == "__main__":

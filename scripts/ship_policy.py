@@ -29,8 +29,8 @@ from evaluate_mario import print_summary
 from mario_cli import UsageError, exit_code
 from mario_config import EmulatorName, EnvConfig, in_process
 from mario_game import parse_stages, stages_text, with_stages_field
+from mario_judge import JUDGE_SEED, PROTOCOLS, ProtocolName, Summary, evaluate
 from mario_policies import find_model, load_policy
-from mario_rollout import PROTOCOLS, ProtocolName, Summary, evaluate
 from mario_runs import (
     CONFIG_MEMBER,
     OPTIMIZER_MEMBER,
@@ -121,8 +121,7 @@ def card(
     env, machine = config["env"], config["provenance"]["machine"]
     rows = "\n".join(
         f"| {s.protocol} | {'argmax' if s.deterministic else 'sampled'} | {s.emulator} "
-        f"| {s.flags_cleared}/{s.episodes} | {100 * s.clear_rate_ci95[0]:.0f}-"
-        f"{100 * s.clear_rate_ci95[1]:.0f} % | {s.median_max_x:.0f} "
+        f"| {s.clears} | {s.interval} | {s.median_max_x:.0f} "
         f"| {'-' if s.median_clear_steps is None else f'{s.median_clear_steps:.0f}'} "
         f"| {s.best_clear_steps or '-'} |"
         for s in summaries
@@ -154,7 +153,7 @@ def card(
 |---|---|---|---|---|---|---|---|
 {rows}
 
-Steps are agent steps (4 frames) to the goal; episode i of an evaluation has seed i
+Steps are agent steps (4 frames) to the goal; episode i of an evaluation has seed {JUDGE_SEED} + i
 ([protocol]({protocol})). Judge it again:
 
     python evaluate_mario.py --model {place} --episodes {max(s.episodes for s in summaries)}
@@ -211,12 +210,12 @@ def judge(flags: ShipFlags, env: EnvConfig) -> list[Summary]:
                 kind = "argmax" if deterministic else "sampled"
                 mark = "" if emulator == "fast" else f"_{emulator}"
                 target = flags.destination / f"evaluation_{protocol}_{kind}{mark}.json"
-                write_json(target, dataclasses.asdict(summary))
+                summary.write(target)
                 print_summary(summary)
                 summaries.append(summary)
     argmax, sampled = (s for s in summaries if (s.protocol, s.emulator) == ("noop", "fast"))
     better = sampled if sampled.clear_rate > argmax.clear_rate else argmax
-    write_json(flags.destination / "evaluation_noop.json", dataclasses.asdict(better))
+    better.write(flags.destination / "evaluation_noop.json")
     return summaries
 
 

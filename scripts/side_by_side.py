@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mario_cli import UsageError, exit_code
-from mario_rollout import CAPTION_COLOR, CAPTION_FONT, CAPTION_HEIGHT, scaled, write_video
+from mario_video import CAPTION_COLOR, CAPTION_FONT, CAPTION_HEIGHT, scaled, write_video
 
 
 @dataclasses.dataclass(frozen=True)

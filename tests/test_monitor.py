@@ -100,7 +100,8 @@ def test_a_real_run_is_finished_and_a_collapsed_one_says_why(
 ) -> None:
     status = RunReader(tiny_run).status()
     assert (status.state, status.step, status.target) == ("finished", 256, 256)
-    assert (status.agent, status.stage, status.best["episodes"]) == ("ppo", "1-1", 2)
+    assert (status.agent, status.stage) == ("ppo", "1-1")
+    assert status.best and status.best.argmax.episodes == 30, "each number of no-ops once"
     write_rows(tmp_path, [healthy(100), {**healthy(200), "entropy": 1e-8}])
     status = RunReader(tmp_path).status()
     assert status.state == "collapsed"

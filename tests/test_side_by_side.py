@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mario_rollout import CAPTION_HEIGHT, write_video
+from mario_video import CAPTION_HEIGHT, write_video
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 
