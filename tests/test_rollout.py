@@ -27,7 +27,16 @@ from mario_judge import (
     summarize,
     wilson_interval,
 )
-from mario_rollout import Episode, RandomPolicy, best_episode, furthest, play, select_actions, watch
+from mario_rollout import (
+    Episode,
+    RandomPolicy,
+    best_episode,
+    furthest,
+    play,
+    select_actions,
+    watch,
+    watch_again,
+)
 from mario_runtime import make_single_env, make_vector_env
 from mario_video import film, film_with_captions, scaled, write_video
 
