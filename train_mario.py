@@ -49,6 +49,7 @@ from mario_judge import (
     ModelEvaluation,
     ProtocolName,
     Summary,
+    default_protocol,
     evaluate,
 )
 from mario_ppo import PPOPolicy, PPOWithRND, SmallCNN, TwoHeadCnnPolicy, linear_schedule, plain
@@ -181,8 +182,9 @@ class RunFlags:
     """Agent steps between checkpoints; the newest two are kept. 0: only at the end."""
     eval_freq: int = 50_000
     """Agent steps between evaluations that keep best_eval.zip. 0: never."""
-    eval_protocol: ProtocolName = "noop"
-    """fixed, noop or sticky: docs/protocol.md."""
+    eval_protocol: ProtocolName | Literal["auto"] = "auto"
+    """fixed, noop or sticky: docs/protocol.md. auto: sticky if --sticky-prob is above 0, else
+    noop."""
     eval_episodes: int = 3
     """Sampled or sticky episodes of an evaluation and stage. Argmax from no-ops has just 30: each
     is played once."""
@@ -886,6 +888,7 @@ class EvalCallback(BetweenRollouts):
 
     def _evaluate(self, mode: Literal["argmax", "sampled"]) -> Summary:
         flags = self.config.run
+        protocol = flags.eval_protocol
         config = dataclasses.replace(
             in_process(self.config.env),
             stages=flags.eval_stages or self.config.env.stages,
@@ -894,7 +897,7 @@ class EvalCallback(BetweenRollouts):
         return evaluate(
             PPOPolicy(self.model.policy, self.config.env),  # type: ignore[arg-type]
             config,
-            protocol=flags.eval_protocol,
+            protocol=default_protocol(self.config.env) if protocol == "auto" else protocol,
             episodes=flags.eval_episodes,
             deterministic=mode == "argmax",
             seed=flags.seed + SELECTION_SEED,

@@ -56,6 +56,7 @@ from mario_judge import (
     SELECTION_SEED,
     ModelEvaluation,
     Summary,
+    default_protocol,
     evaluate,
     protocol_config,
 )
@@ -596,7 +597,8 @@ class Loop:
                 self.save_model(self.run.best_model)
                 found.write(self.run.best_summary)
                 self.best = found.rank
-            config = protocol_config(in_process(self.config.env), "noop")
+            env = self.config.env
+            config = protocol_config(in_process(env), default_protocol(env))
             preview = self.run.previews / f"step_{step}" / "preview.mp4"
             write_video(preview, film(best_episode(episodes), config), game_fps(config))
         except OSError as error:
@@ -613,7 +615,7 @@ class Loop:
         return evaluate(
             DreamerPolicy(self.trainer.agent, env),
             dataclasses.replace(in_process(env), n_envs=max(flags.eval_episodes, NOOP_MAX)),
-            protocol="noop",
+            protocol=default_protocol(env),
             episodes=flags.eval_episodes,
             deterministic=deterministic,
             seed=flags.seed + SELECTION_SEED,
