@@ -30,7 +30,7 @@ from mario_judge import (
     protocol_config,
 )
 from mario_policies import choose_model, load_policy, trained_elsewhere
-from mario_rollout import Episode, Policy, best_episode, game_fps, in_stages, watch_again
+from mario_rollout import Episode, best_episode, game_fps, in_stages, pressed_buttons
 from mario_video import film, write_video
 
 
@@ -105,13 +105,9 @@ def cleared(figures: Figures) -> str:
     return f"{figures.clears} ({100 * figures.clear_rate:.0f} %, {interval})"
 
 
-def write_demo(path: Path, episode: Episode, policy: Policy, config: EnvConfig, model: str) -> None:
+def write_demo(path: Path, episode: Episode, config: EnvConfig, model: str) -> None:
     """Write an episode as a demo; it is played again for its frames' buttons."""
-    pressed: list[int] = []
-    noops = 0
-    for moment in watch_again(policy, config, episode, every_frame=True):
-        noops = noops if moment.step else len(moment.frames)
-        pressed += [frame.buttons for frame in moment.frames]
+    pressed, noops = pressed_buttons(episode, config)
     source = f"policy:{model}"
     demo = record(*episode.stage, pressed, source=source, seed=episode.seed, noops=noops)
     save_demo(path, demo)
@@ -157,7 +153,7 @@ def write_evaluation(flags: EvaluateFlags) -> None:
         for episode in filter(lambda episode: episode.flag, episodes):
             stage = f"{episode.stage}_" if len(config.stages) > 1 else ""
             path = flags.demos / f"{stage}{episode.seed}.npz"
-            write_demo(path, episode, policy, played, summary.model)
+            write_demo(path, episode, played, summary.model)
     print_summary(summary)
     print(f"  written   {output}")
 

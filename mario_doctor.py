@@ -2,7 +2,7 @@
 
 A rule looks at the rows up to now and says what is wrong with the numbers that show it, or nothing.
 `diagnose` reads a whole run; `Doctor` is fed row by row while one trains (train_mario.py's
-CollapseMonitor, the monitor page, scripts/). The thresholds come from two earlier recipes, called P4
+CollapseMonitor, the monitor page, scripts/). The thresholds come from two earlier recipes, named P4
 and P8 in docs/journey.md: P4, which collapsed within 12,000 steps (entropy 0.95 to 5e-8, KL 0, clip
 fraction 0, value loss 1.9e5), must be recognised; P8, which learns slowly, never.
 """

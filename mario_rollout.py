@@ -350,6 +350,27 @@ def watch_again(
     )
 
 
+def pressed_buttons(episode: Episode, config: EnvConfig) -> tuple[list[int], int]:
+    """Return the button byte of each emulated frame of an episode, and how many were its no-ops.
+
+    Args:
+        episode: what to play again.
+        config: under which it was played; its stages may be others.
+    """
+    pressed: list[int] = []
+    env = make_single_env(
+        as_played(config, episode), on_frame=lambda buttons, _: pressed.append(buttons)
+    )
+    try:
+        env.reset(seed=episode.seed, options=start_options(episode.noops))
+        noops = len(pressed)
+        for action in episode.actions:
+            env.step(action)
+        return pressed, noops
+    finally:
+        env.close()
+
+
 def as_played(config: EnvConfig, episode: Episode) -> EnvConfig:
     """Return config with the stages of which the episode's seed drew its own."""
     return dataclasses.replace(config, stages=episode.drawn_from, stage_sampling="uniform")
