@@ -34,6 +34,7 @@ from fastnes import warm_up
 from mario_cli import UsageError, exit_code
 from mario_config import in_process
 from mario_game import STAGES
+from mario_judge import protocol_config
 from mario_policies import load_policy
 from mario_report import (
     BIN_PX,
@@ -53,16 +54,10 @@ from mario_report import (
     stage_of,
     write_html,
 )
-from mario_rollout import (
-    CAPTION_COLOR,
-    caption_font,
-    game_fps,
-    protocol_config,
-    watch,
-    with_caption,
-)
+from mario_rollout import game_fps, watch
 from mario_runs import BadModelFile
 from mario_status import RunReader, RunStatus, duration, find_runs, newest_model
+from mario_video import CAPTION_COLOR, CAPTION_FONT, with_caption
 
 REFRESH_S = 2.0
 REFRESH_SHARE = 0.05  # of a core, at most: beside a training a page of many runs refreshes less
@@ -187,7 +182,7 @@ def message_picture(text: str) -> np.ndarray:
     """Return a dark picture that says something, uint8[512, 512, 3]."""
     picture = Image.new("RGB", (512, 512), CAPTION_COLOR)
     lines = "\n".join(textwrap.wrap(text, 48))
-    ImageDraw.Draw(picture).text((24, 240), lines, "white", caption_font())
+    ImageDraw.Draw(picture).text((24, 240), lines, "white", CAPTION_FONT)
     return np.asarray(picture)
 
 
@@ -412,7 +407,8 @@ class RunPanel:
             tile.parent_slot.parent.set_visibility(bool(text))  # type: ignore[union-attr]
 
     def _update_level(self, reader: RunReader, status: RunStatus) -> None:
-        ends, stage = endings(reader.evaluations()), stage_of(status)
+        stage = stage_of(status)
+        ends = endings(reader.readable_evaluations(), stage) if stage else []
         if not ends or not stage or ends == self.seen_endings:
             return
         self.seen_endings = ends

@@ -94,17 +94,19 @@ def read_phases(path: Path) -> list[PhaseRecord]:
     return study.phases(run)
 
 
-def read_run(path: Path, flags: CompareFlags) -> Run:
+def read_run(path: Path, agent: str, flags: CompareFlags) -> Run:
     """Return a seed's points; phases follow each other in steps and wall time.
 
     Raises:
-        UsageError: there are none, or they were played under several protocols.
+        UsageError: there are none, or they are another agent's.
     """
     points: list[Point] = []
     conditions = set()
     step = wall_s = 0.0
     phases = read_phases(path)
     for phase in phases:
+        if (of := phase.config.get("agent")) != agent:
+            raise UsageError(f"{path} is a run of {of}, not of {agent}")
         if flags.source == "training":
             conditions.add(training_conditions(phase.config))
             points += [
@@ -391,7 +393,14 @@ def run_comparison(flags: CompareFlags) -> None:
     if flags.source == "training" and flags.policy == "argmax":
         raise UsageError("training episodes are sampled: --policy argmax goes with evaluations")
     paths = {"ppo": flags.ppo, "dreamerv3": flags.dreamerv3}
-    agents = {name: [read_run(p, flags) for p in found] for name, found in paths.items() if found}
+    given = [path.resolve() for found in paths.values() for path in found]
+    if twice := [path for path in given if given.count(path) > 1]:
+        raise UsageError(f"{twice[0].name} is named twice: a run is one seed")
+    agents = {
+        name: [read_run(path, name, flags) for path in found]
+        for name, found in paths.items()
+        if found
+    }
     runs = [run for found in agents.values() for run in found]
     if not runs:
         raise UsageError("name run folders: --ppo, --dreamerv3")

@@ -2,7 +2,8 @@
 
     python evaluate_mario.py --model pretrained/ppo_mario_1-1 --episodes 100 --protocol noop
 
-Without --model it judges the shipped policy of 1-1. Protocols: docs/protocol.md.
+Without --model it judges the stage's shipped policy, by default that of 1-1. Protocols:
+docs/protocol.md.
 """
 
 from __future__ import annotations
@@ -15,25 +16,22 @@ from pathlib import Path
 import tyro
 from tqdm import tqdm
 
-from mario_cli import UsageError, exit_code, with_stages_flag
+from mario_cli import exit_code, with_stages_flag
 from mario_config import EmulatorName, EnvConfig, StagesFlag, in_process
 from mario_demos import record, save_demo
-from mario_game import StageId
-from mario_policies import find_model, load_policy, shipped_model
-from mario_rollout import (
-    Episode,
-    Policy,
+from mario_game import stages_label
+from mario_judge import (
+    JUDGE_SEED,
+    Figures,
     ProtocolName,
     Summary,
-    best_episode,
+    episodes_played,
     evaluate,
-    film,
-    game_fps,
     protocol_config,
-    watch,
-    write_video,
 )
-from mario_runs import write_json
+from mario_policies import choose_model, load_policy, trained_elsewhere
+from mario_rollout import Episode, best_episode, game_fps, in_stages, pressed_buttons
+from mario_video import film, write_video
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,44 +39,57 @@ class EvaluateFlags:
     """What to judge, and how."""
 
     model: Path | None = None
-    """A model zip, a run folder or a shipped policy's folder. Unset: the shipped policy of 1-1."""
+    """A model zip, a run folder or a shipped policy's folder. Unset: the stage's shipped policy."""
     episodes: int = 20
-    """Episodes; episode i has the seed --seed + i."""
+    """Episodes of each stage; episode i has the seed --seed + i. Argmax under fixed or noop plays
+    all that there are instead: 1 or 30."""
     deterministic: bool = False
     """Argmax of the policy instead of samples from it. The two are reported apart."""
     protocol: ProtocolName = "noop"
     """fixed: one start; noop: 1-30 random no-ops; sticky: noop and sticky buttons at 0.25."""
     emulator: EmulatorName = "fast"
     """fast, or nes-py, the reference: the same figures, thirty times slower."""
-    seed: int = 0
-    """First episode's seed: its no-ops, its sticky frames, its action samples."""
+    seed: int = JUDGE_SEED
+    """First episode's seed: its no-ops, its sticky frames, its action samples. Trainings seed
+    nothing near it."""
     stages: StagesFlag = ()
-    """Judge in these stages, as 1-1 or 1-1,8-4 (--stage 1-2 says the same of one). Unset: where the
-    policy was trained."""
+    """Judge in these stages, each apart, as 1-1 or 1-1,8-4 (--stage 1-2 says the same of one).
+    Unset: where the policy was trained."""
     max_steps: int = 0
     """Agent steps after which an episode is cut off. 0: only the game's clock ends it."""
-    n_envs: int = 20
+    n_envs: int = 30
     """Episodes played side by side."""
     output_dir: Path | None = None
     """Unset: evaluation_<protocol>_<argmax|sampled> in the current folder's runs/."""
     video: bool = True
     """Write evaluation.mp4, the best episode at the game's speed."""
     demos: Path | None = None
-    """A folder where every clear is kept as a demo, <seed>.npz."""
+    """A folder where every clear is kept as a demo, <seed>.npz, or <stage>_<seed>.npz where several
+    stages are judged."""
 
 
 def print_summary(summary: Summary) -> None:
     """Print what a person wants to know first."""
-    low, high = summary.clear_rate_ci95
-    kind = "argmax" if summary.deterministic else "sampled"
+    count = len(summary.stages)
     print(
-        f"{summary.world}-{summary.stage} {kind}, protocol {summary.protocol} on "
-        f"{summary.emulator}, {summary.episodes} episodes from seed {summary.seed}\n"
-        f"  cleared   {summary.flags_cleared}/{summary.episodes} "
-        f"({100 * summary.clear_rate:.0f} %, 95 % interval {100 * low:.0f}-{100 * high:.0f} %)\n"
-        f"  max-x     median {summary.median_max_x:.0f}, best {summary.best_max_x} "
-        f"of {summary.goal_line_x}"
+        f"{stages_label(one.stage for one in summary.stages)} {summary.mode}, protocol "
+        f"{summary.protocol} on {summary.emulator}, {summary.episodes} episodes from seed "
+        f"{summary.seed}{' on in each stage' * (count > 1)}"
     )
+    if count == 1:
+        [stage] = summary.stages
+        print(f"  cleared   {cleared(summary)}")
+        print(
+            f"  max-x     median {summary.median_max_x:.0f}, best {summary.best_max_x} "
+            f"of {stage.goal_line_x}"
+        )
+    else:
+        print(f"  cleared   {cleared(summary)} over {count} stages")
+        for stage in summary.stages:
+            print(
+                f"  {stage.stage}       {cleared(stage)}, max-x median {stage.median_max_x:.0f}, "
+                f"best {stage.best_max_x} of {stage.goal_line_x}"
+            )
     if summary.best_clear_steps is not None:
         print(
             f"  clear in  median {summary.median_clear_steps:.0f}, "
@@ -88,36 +99,34 @@ def print_summary(summary: Summary) -> None:
         print(f"  note      {summary.note}")
 
 
-def keep_demo(path: Path, episode: Episode, policy: Policy, config: EnvConfig, model: str) -> None:
+def cleared(figures: Figures) -> str:
+    """Return "28/30 (93 %, exact)" or "88/100 (88 %, 95 % interval 80-93 %)"."""
+    interval = "exact" if figures.clear_rate_ci95 is None else f"95 % interval {figures.interval}"
+    return f"{figures.clears} ({100 * figures.clear_rate:.0f} %, {interval})"
+
+
+def write_demo(path: Path, episode: Episode, config: EnvConfig, model: str) -> None:
     """Write an episode as a demo; it is played again for its frames' buttons."""
-    pressed: list[int] = []
-    noops = 0
-    for moment in watch(policy, config, episode.seed, actions=episode.actions, every_frame=True):
-        noops = noops if moment.step else len(moment.frames)
-        pressed += [frame.buttons for frame in moment.frames]
-    [stage] = config.stages
+    pressed, noops = pressed_buttons(episode, config)
     source = f"policy:{model}"
-    save_demo(path, record(*stage, pressed, source=source, seed=episode.seed, noops=noops))
+    demo = record(*episode.stage, pressed, source=source, seed=episode.seed, noops=noops)
+    save_demo(path, demo)
 
 
-def judge(flags: EvaluateFlags) -> None:
+def write_evaluation(flags: EvaluateFlags) -> None:
     """Evaluate, write summary.json and evaluation.mp4, and print the summary."""
-    model = flags.model or shipped_model(StageId(1, 1))
-    if model is None:
-        raise UsageError("no policy of 1-1 is shipped under pretrained/; name one with --model")
+    model = choose_model(flags.model, flags.stages)
     policy = load_policy(model)
-    trained = policy.env_config
-    config = dataclasses.replace(
-        trained,
-        stages=flags.stages or trained.stages,
-        goal_line_x=None if flags.stages else trained.goal_line_x,
-        n_envs=flags.n_envs,
-    )
-    config = in_process(config, flags.emulator)
-    with tqdm(total=flags.episodes, unit="episode", disable=None) as bar:
+    config = in_stages(policy.env_config, flags.stages)
+    config = in_process(dataclasses.replace(config, n_envs=flags.n_envs), flags.emulator)
+    if elsewhere := trained_elsewhere(policy, config.stages):
+        print(elsewhere)
+    episodes_each = episodes_played(flags.protocol, flags.episodes, flags.deterministic)
+    total = episodes_each * len(config.stages)
+    with tqdm(total=total, unit="episode", disable=None) as bar:
         flags_seen = 0
 
-        def show(episode: Episode) -> None:
+        def count(episode: Episode) -> None:
             nonlocal flags_seen
             flags_seen += episode.flag
             bar.set_postfix_str(f"{flags_seen} flags")
@@ -131,22 +140,20 @@ def judge(flags: EvaluateFlags) -> None:
             deterministic=flags.deterministic,
             seed=flags.seed,
             max_steps=flags.max_steps,
-            model=find_model(model).as_posix(),
-            on_episode=show,
+            model=model.as_posix(),
+            on_episode=count,
         )
-    kind = "argmax" if flags.deterministic else "sampled"
-    output = flags.output_dir or Path("runs") / f"evaluation_{flags.protocol}_{kind}"
-    write_json(output / "summary.json", dataclasses.asdict(summary))
+    output = flags.output_dir or Path("runs") / f"evaluation_{flags.protocol}_{summary.mode}"
+    summary.write(output / "summary.json")
     played = protocol_config(config, flags.protocol)
     if flags.video:
         frames = film(best_episode(episodes), played)
         write_video(output / "evaluation.mp4", frames, game_fps(played))
     if flags.demos:
-        for episode in episodes:
-            if episode.flag:
-                keep_demo(
-                    flags.demos / f"{episode.seed}.npz", episode, policy, played, summary.model
-                )
+        for episode in filter(lambda episode: episode.flag, episodes):
+            stage = f"{episode.stage}_" if len(config.stages) > 1 else ""
+            path = flags.demos / f"{stage}{episode.seed}.npz"
+            write_demo(path, episode, played, summary.model)
     print_summary(summary)
     print(f"  written   {output}")
 
@@ -156,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
 
     def task() -> None:
-        judge(tyro.cli(EvaluateFlags, args=with_stages_flag(given), description=__doc__))
+        write_evaluation(tyro.cli(EvaluateFlags, args=with_stages_flag(given), description=__doc__))
 
     return exit_code(task)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import gymnasium as gym
 
 from mario_cli import UsageError
-from mario_game import StageId
+from mario_judge import NOOP_MAX, Summary
 from mario_report import evaluation_rows
 from mario_results import (
     About,
@@ -30,7 +29,6 @@ from mario_results import (
     read_study,
     write_study,
 )
-from mario_rollout import NOOP_MAX, Summary
 from mario_runs import provenance
 from mario_status import RunReader
 
@@ -48,50 +46,42 @@ def noops_of_seed(seed: int) -> int:
     return int(gym.utils.seeding.np_random(seed)[0].integers(1, NOOP_MAX + 1))
 
 
-def seeds_of_starts(first: int = 20_000) -> list[int]:
-    """Return for each number of no-ops, 1 to 30, the smallest seed from first on that draws it."""
-    found: dict[int, int] = {}
-    seed = first
-    while len(found) < NOOP_MAX:
-        found.setdefault(noops_of_seed(seed), seed)
-        seed += 1
-    return [found[noops] for noops in sorted(found)]
-
-
-def played_rows(
-    run: str, summary: Summary | dict[str, Any], seeds: Sequence[int] = ()
-) -> list[Played]:
-    """Return an evaluation's episodes.
+def played_rows(run: str, summary: Summary) -> list[Played]:
+    """Return an evaluation's episodes, a row each.
 
     Args:
         run: whose.
-        summary: as `mario_rollout.evaluate` returns it, or a summary.json.
-        seeds: of the episodes; unset: from the summary's on.
+        summary: as `mario_judge.evaluate` returns it.
     """
-    said = summary if isinstance(summary, dict) else dataclasses.asdict(summary)
+    begun = [(one.stage, i) for one in summary.stages for i in range(one.episodes)]
+    is_each_start = summary.protocol == "noop" and summary.deterministic
     episodes = zip(
-        seeds or range(said["seed"], said["seed"] + said["episodes"]),
-        *(said["episode_flags"], said["episode_lengths"], said["episode_returns"]),
-        *(said["max_x_positions"], said["end_x_positions"]),
+        begun,
+        *(summary.episode_flags, summary.episode_lengths, summary.episode_returns),
+        *(summary.max_x_positions, summary.end_x_positions),
         strict=True,
     )
-    return [
-        Played(
-            run=run,
-            mode="argmax" if said["deterministic"] else "sampled",
-            protocol=said["protocol"],
-            emulator=said["emulator"],
-            stage=str(StageId(said["world"], said["stage"])),
-            seed=seed,
-            cleared=flag,
-            length=length,
-            episode_return=episode_return,
-            max_x=max_x,
-            end_x=end_x,
-            noops=None if said["protocol"] == "fixed" else noops_of_seed(seed),
+    rows = []
+    for (stage, i), flag, length, episode_return, max_x, end_x in episodes:
+        seed = summary.seed + i
+        drawn = i + 1 if is_each_start else noops_of_seed(seed)
+        rows.append(
+            Played(
+                run=run,
+                mode=summary.mode,
+                protocol=summary.protocol,
+                emulator=summary.emulator,
+                stage=str(stage),
+                seed=seed,
+                cleared=flag,
+                length=length,
+                episode_return=episode_return,
+                max_x=max_x,
+                end_x=end_x,
+                noops=None if summary.protocol == "fixed" else drawn,
+            )
         )
-        for seed, flag, length, episode_return, max_x, end_x in episodes
-    ]
+    return rows
 
 
 def phase_of_run(folder: Path, run: str = "", phase: str = "", every: int = 1) -> PhaseRecord:

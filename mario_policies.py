@@ -6,6 +6,7 @@ A file from a stranger runs no code here: JSON and tensors are read, pickles are
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from stable_baselines3.common.torch_layers import NatureCNN
 from dreamerv3.policy import policy_from_tensors
 from mario_cli import UsageError
 from mario_config import env_config_from_dict
-from mario_game import StageId
+from mario_game import StageId, stages_label
 from mario_ppo import PPOPolicy, SmallCNN, TwoHeadCnnPolicy
 from mario_rollout import Policy
 from mario_runs import CONFIG_MEMBER, BadModelFile, RunFolder, read_model_zip
@@ -79,6 +80,35 @@ def find_model(path: Path) -> Path:
     raise BadModelFile(
         f"{path} holds no model (best_eval.zip, {run.final_model.name}, checkpoints)"
     )
+
+
+def choose_model(named: Path | None, stages: Sequence[StageId]) -> Path:
+    """Return the model file that a person means: the one named, else the stage's shipped one.
+
+    Args:
+        named: a model file or a folder with one.
+        stages: where it is to play; 1-1 if none are named.
+
+    Raises:
+        UsageError: none is named, and none is shipped for just these stages.
+    """
+    if named:
+        return find_model(named)
+    label = stages_label(stages or (StageId(1, 1),))
+    shipped = shipped_model(stages[0] if stages else StageId(1, 1)) if len(stages) < 2 else None
+    if shipped is None:
+        raise UsageError(
+            f"no policy of {label} is shipped under pretrained/: name one with --model"
+        )
+    return shipped
+
+
+def trained_elsewhere(policy: Policy, stages: Sequence[StageId]) -> str:
+    """Return one line if a policy is to play in stages that it was not trained in, else nothing."""
+    trained = policy.env_config.stages
+    if set(stages) <= set(trained):
+        return ""
+    return f"note: trained on {stages_label(trained)}, plays {stages_label(stages)}"
 
 
 def shipped_model(stage: StageId) -> Path | None:

@@ -20,6 +20,7 @@ from rich.table import Table
 from fastnes import BUTTON_BITS
 from fastnes import ram as ram_names
 from mario_game import STAGES, StageId
+from mario_judge import ModelEvaluation
 from mario_runs import atomic_write
 from mario_status import RunReader, RunStatus
 from mario_wrappers import FastMarioEnv
@@ -62,27 +63,27 @@ def evaluation_rows(reader: RunReader) -> list[dict[str, Any]]:
     """Return a run's evaluations, argmax and sampled, as flat rows in the order of their steps.
 
     `wall_s` is when the trainer came there, between lines of metrics.jsonl; `max_x` is the mean.
+
+    Raises:
+        UsageError: a file of them is no evaluation.
     """
     metrics = reader.read_metrics()
     steps, walls = [row["step"] for row in metrics], [row["wall_s"] for row in metrics]
-    rows = []
-    for summary in reader.evaluations():
-        for policy, found in (("argmax", summary), ("sampled", summary.get("sampled"))):
-            if found:
-                rows.append(
-                    {
-                        "step": summary["step"],
-                        "wall_s": round(float(np.interp(summary["step"], steps, walls)), 1),
-                        "policy": policy,
-                        "protocol": found["protocol"],
-                        "episodes": found["episodes"],
-                        "clear_rate": found["clear_rate"],
-                        "max_x": float(np.mean(found["max_x_positions"])),
-                        "median_max_x": found["median_max_x"],
-                        "median_clear_steps": found["median_clear_steps"],
-                    }
-                )
-    return rows
+    return [
+        {
+            "step": evaluation.step,
+            "wall_s": round(float(np.interp(evaluation.step, steps, walls)), 1),
+            "policy": summary.mode,
+            "protocol": summary.protocol,
+            "episodes": summary.episodes,
+            "clear_rate": summary.clear_rate,
+            "max_x": float(np.mean(summary.max_x_positions)),
+            "median_max_x": summary.median_max_x,
+            "median_clear_steps": summary.median_clear_steps,
+        }
+        for evaluation in reader.evaluations()
+        for summary in evaluation.summaries
+    ]
 
 
 def rounded(value: float, digits: int) -> str:
@@ -158,13 +159,15 @@ class Ending(NamedTuple):
     cleared: bool
 
 
-def endings(evaluations: Sequence[dict[str, Any]]) -> list[Ending]:
-    """Return the ends of the last `RECENT_EPISODES` episodes, argmax and sampled, newest first."""
+def endings(evaluations: Sequence[ModelEvaluation], stage: StageId) -> list[Ending]:
+    """Return the ends of a stage's last `RECENT_EPISODES` episodes, argmax and sampled.
+
+    The newest evaluation's come first.
+    """
     found: list[Ending] = []
     for evaluation in reversed(evaluations):
-        for summary in (evaluation, evaluation.get("sampled") or {}):
-            xs, flags = summary.get("end_x_positions", ()), summary.get("episode_flags", ())
-            found += [Ending(int(x), bool(flag)) for x, flag in zip(xs, flags, strict=False)]
+        for summary in evaluation.summaries:
+            found += [Ending(*ending) for ending in summary.endings(stage)]
         if len(found) >= RECENT_EPISODES:
             break
     return found[:RECENT_EPISODES]
@@ -202,8 +205,7 @@ STATE_COLORS = {
 
 def best_clears(status: RunStatus) -> str:
     """Return the best evaluation's "31/32", or nothing."""
-    best = status.best
-    return f"{best['flags_cleared']}/{best['episodes']}" if "flags_cleared" in best else ""
+    return status.best.argmax.clears if status.best else ""
 
 
 def latest(status: RunStatus, key: str, digits: int) -> str:
@@ -339,7 +341,8 @@ def run_details(reader: RunReader) -> dict[str, Any]:
             details["curves"].append(
                 {"title": curve.title, "value": value, "line": svg_line(found)}
             )
-    ends, stage = endings(reader.evaluations()), stage_of(status)
+    stage = stage_of(status)
+    ends = endings(reader.readable_evaluations(), stage) if stage else []
     if ends and stage:
         picture, deaths = level_picture(*stage), death_counts(ends)
         most = max((count for _, count in deaths), default=1)

@@ -26,7 +26,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from mario_cli import UsageError
-from mario_rollout import NOOP_MAX, wilson_interval
+from mario_judge import NOOP_MAX, wilson_interval
 from mario_runs import atomic_write, write_json
 
 ROOT = Path(__file__).parent

@@ -48,6 +48,7 @@ from mario_wrappers import (
     AreaResizeObservation,
     FastClearRewardWrapper,
     FastMarioEnv,
+    FrameListener,
     LongJumpActionWrapper,
     MaxAndSkipFrame,
     NesPyMarioEnv,
@@ -60,6 +61,7 @@ from mario_wrappers import (
     StageSuccessWrapper,
     StickyFrames,
     button_marks,
+    chosen_noops,
     draw_key,
 )
 
@@ -116,12 +118,22 @@ def action_space(config: EnvConfig) -> gym.spaces.Discrete:
 # --------------------------------------------------------------------------------------------
 
 
-def make_single_env(config: EnvConfig, seed: int | None = None) -> gym.Env:
+def make_single_env(
+    config: EnvConfig,
+    seed: int | None = None,
+    *,
+    index: int = 0,
+    on_frame: Callable[[int, gym.Env], None] | None = None,
+) -> gym.Env:
     """Return the whole stack around one emulator.
 
     Args:
         config: what to build.
         seed: seeds the environment's generator, as `reset(seed=seed)` does.
+        index: which of several environments this is, for options with an entry each (`reset`'s
+            `noops`, as `NoopResetEnv` takes them).
+        on_frame: called after every emulated frame with its button byte and the game, whose
+            `render()` returns the screen.
 
     Returns:
         an environment with observations of `observation_space(config)` and `Discrete` actions;
@@ -131,11 +143,13 @@ def make_single_env(config: EnvConfig, seed: int | None = None) -> gym.Env:
     game = FastMarioEnv if config.emulator == "fast" else NesPyMarioEnv
     stages = config.stages
     env: gym.Env = SeveralStagesEnv(config) if len(stages) > 1 else game(*stages[0])
+    if on_frame:
+        env = FrameListener(env, on_frame)
     env = ActionSetWrapper(env, buttons)
     if config.sticky_prob:
         env = StickyFrames(env, config.sticky_prob)
-    if config.noop_max:
-        env = NoopResetEnv(env, config.noop_max, noop_action=int(np.flatnonzero(buttons == 0)[0]))
+    no_button = int(np.flatnonzero(buttons == 0)[0])
+    env = NoopResetEnv(env, config.noop_max, no_button, index)
     env = MaxAndSkipFrame(env, config.frame_skip)
     if config.long_jump_action:
         env = LongJumpActionWrapper(env, config.long_jump_hold_steps)
@@ -258,26 +272,34 @@ class MarioVectorEnv(VectorEnv):
         Args:
             seed: environment i's generator is seeded with seed + i, or with the i-th of several;
                 None leaves a generator as it is.
-            options: see above.
+            options: see above; `noops`, an int or int[n], are the no-ops of these episodes instead
+                of those drawn.
 
         Raises:
-            UsageError: seeds or a mask for another number of environments.
+            UsageError: seeds, a mask or no-ops for another number of environments.
         """
         n = self.num_envs
         seeds = [seed + i for i in range(n)] if isinstance(seed, int) else seed or [None] * n
         mask = (options or {}).get("reset_mask", self._all)
-        if len(seeds) != n or np.shape(mask) != (n,):
-            raise UsageError(f"seeds and reset_mask must have one entry for each of {n}")
+        noops = chosen_noops(options["noops"]) if options and "noops" in options else None
+        fits = len(seeds) == n and np.shape(mask) == (n,)
+        if not fits or (noops is not None and noops.shape not in ((), (n,))):
+            raise UsageError(f"seeds, reset_mask and noops must have one entry for each of {n}")
         envs = np.flatnonzero(mask)
         for i in envs.tolist():
             if (own := seeds[i]) is not None:
                 self.generators[i] = gym.utils.seeding.np_random(own)[0]
-        self.begin_episodes(envs)
+        self.begin_episodes(envs, None if noops is None else np.broadcast_to(noops, n))
         self.terminations[envs] = self.truncations[envs] = False
         return self.observations, self._start_infos()
 
-    def begin_episodes(self, envs: np.ndarray) -> None:
-        """Put environments at the start: snapshot, no-ops, reward, observation."""
+    def begin_episodes(self, envs: np.ndarray, noops: np.ndarray | None = None) -> None:
+        """Put environments at the start: snapshot, no-ops, reward, observation.
+
+        Args:
+            envs: which of them.
+            noops: int64[n], frames without buttons at a level's start instead of those drawn.
+        """
         for i in envs:
             start = self.starts.draw(self.generators[i])
             self.start_numbers[i] = start.number
@@ -286,8 +308,13 @@ class MarioVectorEnv(VectorEnv):
             if self.config.sticky_prob:
                 self.sticky.seed(draw_key(self.generators[i]), i)
             self.from_start[i] = start.at_level_start
-            if self.config.noop_max and start.at_level_start:
-                self._wait(i, int(self.generators[i].integers(1, self.config.noop_max + 1)))
+            waited = 0
+            if start.at_level_start:
+                if self.config.noop_max:
+                    waited = int(self.generators[i].integers(1, self.config.noop_max + 1))
+                waited = waited if noops is None else int(noops[i])
+            if waited:
+                self._wait(i, waited)
             elif self.is_drawn:
                 area_resize(self.machines.gray(i), self.screens[i])
         self.shaper.reset(read_facts(self.machines.ram_before[envs]), envs)
@@ -510,5 +537,5 @@ def make_vector_env(
     if starts is not None:
         raise UsageError("episodes that begin at snapshots need --emulator fast")
     mode = AutoresetMode.SAME_STEP if autoreset else AutoresetMode.DISABLED
-    make = functools.partial(make_single_env, config)
-    return SyncVectorEnv([make] * config.n_envs, autoreset_mode=mode)
+    envs = [functools.partial(make_single_env, config, index=i) for i in range(config.n_envs)]
+    return SyncVectorEnv(envs, autoreset_mode=mode)

@@ -6,6 +6,7 @@ so that looking again at two hundred runs reads only what was added.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -22,6 +23,7 @@ import psutil
 from mario_cli import UsageError
 from mario_doctor import Doctor, Finding
 from mario_game import with_stages_field
+from mario_judge import ModelEvaluation
 from mario_runs import BadModelFile, RunFolder
 
 State = Literal["training", "stalled", "dead", "collapsed", "stopped", "finished", "empty"]
@@ -78,7 +80,7 @@ class RunStatus:
     age_s: float | None  # since the last line of metrics.jsonl
     holder: Holder | None
     last: dict[str, Any]  # the last line of metrics.jsonl
-    best: dict[str, Any]  # best_eval_summary.json
+    best: ModelEvaluation | None  # of the best model, as it was judged while training
     findings: list[Finding]
 
     @property
@@ -96,6 +98,7 @@ class RunReader:
         self._offset = 0
         self._inode = 0
         self._files: dict[Path, tuple[int, dict[str, Any]]] = {}
+        self._evaluations: dict[Path, tuple[int, ModelEvaluation]] = {}
         self._doctor = Doctor()
 
     def read_metrics(self) -> list[dict[str, Any]]:
@@ -152,13 +155,39 @@ class RunReader:
         except (KeyError, TypeError, ValueError):
             return None
 
-    def evaluations(self) -> list[dict[str, Any]]:
-        """Return every evaluation's summary in the order of their steps; `step` is in each."""
+    def evaluations(self) -> list[ModelEvaluation]:
+        """Return every evaluation in the order of their steps.
+
+        Raises:
+            UsageError: the first file of them that is no evaluation.
+        """
+        return [self._evaluation(path, step) for step, path in self._evaluation_files()]
+
+    def readable_evaluations(self) -> list[ModelEvaluation]:
+        """Return every evaluation whose file can be read, in the order of their steps."""
         found = []
-        for step, folder in step_folders(self.folder.evaluations):
-            if summary := self.read_json(folder / "summary.json"):
-                found.append(summary | {"step": step})
+        for step, path in self._evaluation_files():
+            with contextlib.suppress(UsageError, OSError):
+                found.append(self._evaluation(path, step))
         return found
+
+    def _evaluation_files(self) -> Iterator[tuple[int, Path]]:
+        for step, folder in step_folders(self.folder.evaluations):
+            if (path := folder / "summary.json").is_file():
+                yield step, path
+
+    def _evaluation(self, path: Path, step: int | None = None) -> ModelEvaluation:
+        """Return an evaluation's file as read. Kept till it changes."""
+        changed = path.stat().st_mtime_ns
+        if path not in self._evaluations or self._evaluations[path][0] != changed:
+            self._evaluations[path] = changed, ModelEvaluation.from_json(path, step)
+        return self._evaluations[path][1]
+
+    def best(self) -> ModelEvaluation | None:
+        """Return how the best model was judged; None if there is none whose file can be read."""
+        with contextlib.suppress(UsageError, OSError):
+            return self._evaluation(self.folder.best_summary)
+        return None
 
     def newest_preview(self) -> Path | None:
         """Return the newest preview video."""
@@ -185,10 +214,10 @@ class RunReader:
             age_s=self._age_s(),
             holder=self.holder(),
             last=last,
-            best=self.read_json(self.folder.best_summary),
+            best=self.best(),
             findings=list(self.findings),
         )
-        state, why = self._judge(status)
+        state, why = self._state_of(status)
         return dataclasses.replace(status, state=state, why=why)
 
     def _age_s(self) -> float | None:
@@ -197,7 +226,7 @@ class RunReader:
         except OSError:
             return None
 
-    def _judge(self, status: RunStatus) -> tuple[State, str]:
+    def _state_of(self, status: RunStatus) -> tuple[State, str]:
         """Return the state and, in one line, why it is that."""
         if collapses := [finding for finding in status.findings if finding.is_collapse]:
             worst = collapses[0]
@@ -310,10 +339,9 @@ def best_run(root: Path) -> Path:
         UsageError: none has been evaluated.
     """
     ranked = [
-        (rank, run)
+        (best.rank, run)
         for run in _runs_or_error(root)
-        if (rank := RunReader(run).status().best.get("rank"))
-        and RunFolder(run).best_model.is_file()
+        if (best := RunReader(run).best()) and RunFolder(run).best_model.is_file()
     ]
     if not ranked:
         raise UsageError(f"no run in {root} has an evaluation yet")

@@ -35,6 +35,7 @@ from scipy.stats import ttest_ind
 import train_mario_professional as professional
 from compare_agents import CompareFlags, compare, milestone_rows, read_run, result_rows
 from mario_game import STAGES
+from mario_judge import wilson_interval
 from mario_policies import PRETRAINED, shipped_model
 from mario_results import (
     ROOT,
@@ -46,7 +47,6 @@ from mario_results import (
     read_study,
     study_and_run,
 )
-from mario_rollout import wilson_interval
 
 TABLE = re.compile(r"<!-- table: (\w+) ([^>]+?) -->\n.*?<!-- end -->", re.DOTALL)
 MODES: tuple[Mode, ...] = ("argmax", "sampled")
@@ -386,10 +386,11 @@ def speed(path: Path) -> Iterator[str]:
 def compared(paths: tuple[Path, ...]) -> dict[str, Any]:
     """Return compare_agents.py's comparison of runs by what they did while training."""
     flags = CompareFlags(source="training")
-    runs = [(study_and_run(path), read_run(path, flags)) for path in paths]
     agents: dict[str, list[Any]] = {}
-    for (study, name), run in runs:
-        agents.setdefault(study.phases(name)[0].config["agent"], []).append(run)
+    for path in paths:
+        study, name = study_and_run(path)
+        agent = study.phases(name)[0].config["agent"]
+        agents.setdefault(agent, []).append(read_run(path, agent, flags))
     return compare(agents)
 
 

@@ -217,20 +217,55 @@ class StickyFrames(gym.Wrapper):
 
 
 class NoopResetEnv(gym.Wrapper):
-    """Start each episode with 1 to noop_max frames without buttons, drawn from np_random."""
+    """Start each episode with 1 to noop_max frames without buttons, drawn from np_random.
 
-    def __init__(self, env: gym.Env, noop_max: int, noop_action: int) -> None:
+    `reset(options={"noops": 7})` chooses 7 of them; of one number an environment, int[n], this
+    environment takes the one at its index. The draw is made all the same, so that what is drawn
+    after it does not depend on who chose.
+    """
+
+    def __init__(self, env: gym.Env, noop_max: int, noop_action: int, index: int = 0) -> None:
         super().__init__(env)
         self.noop_max = noop_max
         self.noop_action = noop_action
+        self.index = index
 
-    def reset(self, **kwargs: Any) -> Any:
-        observation, info = self.env.reset(**kwargs)
-        for _ in range(int(self.np_random.integers(1, self.noop_max + 1))):
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        observation, info = self.env.reset(seed=seed, options=options)
+        noops = int(self.np_random.integers(1, self.noop_max + 1)) if self.noop_max else 0
+        if options and "noops" in options:
+            chosen = np.atleast_1d(chosen_noops(options["noops"]))
+            noops = int(chosen[self.index if len(chosen) > 1 else 0])
+        for _ in range(noops):
             observation, _, terminated, truncated, info = self.env.step(self.noop_action)
             if terminated or truncated:
                 raise RuntimeError("Mario died while waiting for an episode to start")
         return observation, info
+
+
+def chosen_noops(noops: Any) -> np.ndarray:
+    """Return what `reset(options={"noops": ...})` was given, an int or int[n], as an array.
+
+    Raises:
+        UsageError: it is not made of whole numbers from 0 on.
+    """
+    numbers = np.asarray(noops)
+    if numbers.dtype.kind not in "iu" or numbers.ndim > 1 or (numbers < 0).any():
+        raise UsageError(f"noops must be whole numbers from 0 on, not {noops!r}")
+    return numbers
+
+
+class FrameListener(gym.Wrapper):
+    """Tells a function of every emulated frame, no-ops included: its buttons, and the game."""
+
+    def __init__(self, env: gym.Env, on_frame: Callable[[int, gym.Env], None]) -> None:
+        super().__init__(env)
+        self.on_frame = on_frame
+
+    def step(self, action: Any) -> Any:
+        result = self.env.step(action)
+        self.on_frame(int(action), self.env)
+        return result
 
 
 class MaxAndSkipFrame(gym.Wrapper):

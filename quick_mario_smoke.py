@@ -18,9 +18,10 @@ import torch
 from gym_super_mario_bros._roms import smb1_rom_path
 
 from mario_config import EnvConfig
-from mario_rollout import Episode, RandomPolicy, film, game_fps, play, write_video
+from mario_rollout import Episode, RandomPolicy, game_fps, play
 from mario_runtime import make_single_env
 from mario_sb3 import make_vec_env
+from mario_video import film, write_video
 from train_mario import PPOFlags, TrainConfig, make_model, make_training_env
 
 ROM_SHA256 = "ec299b990e8bfee8ba46e3f61d63b2e1ae5b8a2e431de84e2e4bbd692dc53586"

@@ -17,24 +17,14 @@ from typing import Any, Literal
 import tyro
 from tqdm import tqdm
 
-from mario_cli import UsageError, exit_code
-from mario_config import EmulatorName, in_process
-from mario_game import StageId
-from mario_policies import find_model, load_policy, shipped_model
-from mario_rollout import (
-    Episode,
-    ProtocolName,
-    evaluate,
-    fastest_clear,
-    film,
-    film_with_captions,
-    furthest,
-    game_fps,
-    protocol_config,
-    write_video,
-)
+from mario_cli import UsageError, exit_code, with_stages_flag
+from mario_config import EmulatorName, StagesFlag, in_process
+from mario_judge import ProtocolName, Summary, episodes_played, evaluate, protocol_config
+from mario_policies import choose_model, find_model, load_policy, trained_elsewhere
+from mario_rollout import Episode, fastest_clear, furthest, game_fps, in_stages
 from mario_runs import CONFIG_MEMBER, write_json
 from mario_status import best_run, newest_model, newest_run
+from mario_video import film, film_with_captions, write_video
 
 MODES = ("deterministic", "stochastic")
 MAX_WIDTH = 4096  # px; what plays H.264 seldom takes more
@@ -46,15 +36,19 @@ class RenderFlags:
     """Whom to film, on which seeds, and how."""
 
     model: Path | None = None
-    """A model zip, a run folder or a shipped policy's folder. Unset: the shipped policy of 1-1."""
+    """A model zip, a run folder or a shipped policy's folder. Unset: the stage's shipped policy."""
     auto: bool = False
     """Find the model instead: the best evaluated one of all runs."""
     prefer_latest_step: bool = False
     """With --auto: the newest checkpoint of the run that wrote last."""
     runs_root: Path = Path("runs")
     """Where --auto looks."""
+    stages: StagesFlag = ()
+    """Play in these stages, as 1-1 or 1-1,8-4 (--stage 1-2 says the same of one). Unset: where the
+    policy was trained."""
     seeds: int = 16
-    """Episodes of each policy mode; their seeds are --seed-base, --seed-base + 1, ..."""
+    """Episodes of each stage and policy mode; their seeds are --seed-base, --seed-base + 1, ...
+    Argmax under fixed or noop plays all that there are instead: 1 or 30."""
     seed_base: int = 0
     """First seed: an episode's no-ops, sticky frames and action samples."""
     policy_modes: str = "deterministic,stochastic"
@@ -91,13 +85,8 @@ def find(flags: RenderFlags) -> Path:
         raise UsageError("--model names a model, --auto finds one: give one of the two")
     if flags.prefer_latest_step and not flags.auto:
         raise UsageError("--prefer-latest-step belongs to --auto")
-    if flags.model:
-        return find_model(flags.model)
     if not flags.auto:
-        shipped = shipped_model(StageId(1, 1))
-        if shipped is None:
-            raise UsageError("no policy of 1-1 is shipped: give --model or --auto")
-        return shipped
+        return choose_model(flags.model, flags.stages)
     if flags.prefer_latest_step:
         return newest_model(newest_run(flags.runs_root))
     return find_model(best_run(flags.runs_root))
@@ -114,7 +103,8 @@ def name_of(model: Path) -> str:
 def as_dict(episode: Episode, mode: str) -> dict[str, Any]:
     """Return an episode as all_runs.json has it."""
     content = dataclasses.asdict(episode) | {"mode": mode, "length": episode.length}
-    del content["actions"]
+    content["stage"] = str(episode.stage)
+    del content["actions"], content["drawn_from"]
     return content
 
 
@@ -130,12 +120,15 @@ def render(flags: RenderFlags) -> None:
     model = find(flags)
     output = flags.output_dir or Path("runs") / f"render_{name_of(model)}"
     policy = load_policy(model)
-    config = in_process(policy.env_config, flags.emulator)
+    config = in_process(in_stages(policy.env_config, flags.stages), flags.emulator)
     config = dataclasses.replace(config, n_envs=flags.n_envs)
+    if elsewhere := trained_elsewhere(policy, config.stages):
+        print(elsewhere)
     rank = RANKS[flags.rank_by]
-    summaries: list[dict[str, Any]] = []
+    summaries: list[Summary] = []
     played: list[tuple[str, Episode]] = []
-    with tqdm(total=flags.seeds * len(modes), unit="episode", disable=None) as bar:
+    each = [episodes_played(flags.protocol, flags.seeds, mode == "deterministic") for mode in modes]
+    with tqdm(total=sum(each) * len(config.stages), unit="episode", disable=None) as bar:
         for mode in modes:
             summary, episodes = evaluate(
                 policy,
@@ -148,7 +141,7 @@ def render(flags: RenderFlags) -> None:
                 model=model.as_posix(),
                 on_episode=lambda _: bar.update(),
             )
-            summaries.append(dataclasses.asdict(summary))
+            summaries.append(summary)
             played += [(mode, episode) for episode in episodes]
     played.sort(key=lambda run: rank(run[1]), reverse=True)
     mode, best = played[0]
@@ -166,23 +159,31 @@ def render(flags: RenderFlags) -> None:
     }
     write_json(output / "best.json", as_dict(best, mode) | about | {"actions": best.actions})
     runs = [as_dict(episode, mode) for mode, episode in played]
-    write_json(output / "all_runs.json", about | {"summaries": summaries, "runs": runs})
-    for content in summaries:
+    write_json(
+        output / "all_runs.json",
+        about | {"summaries": [one.as_json() for one in summaries], "runs": runs},
+    )
+    for summary in summaries:
         print(
-            f"{MODES[not content['deterministic']]}: {content['flags_cleared']}/"
-            f"{content['episodes']} cleared, median max-x {content['median_max_x']:.0f}"
+            f"{MODES[not summary.deterministic]}: {summary.clears} cleared, "
+            f"median max-x {summary.median_max_x:.0f}"
         )
     ending = "cleared" if best.flag else "ended"
     print(
-        f"best: seed {best.seed} {mode}, {ending} at x {best.end_x} in {best.length} agent steps\n"
+        f"best: {best.stage} seed {best.seed} {mode}, {ending} at x {best.end_x} "
+        f"in {best.length} agent steps\n"
         f"written: {output}"
     )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse and render."""
-    flags = tyro.cli(RenderFlags, args=arguments, description=__doc__)
-    return exit_code(lambda: render(flags))
+    given = sys.argv[1:] if arguments is None else arguments
+
+    def task() -> None:
+        render(tyro.cli(RenderFlags, args=with_stages_flag(given), description=__doc__))
+
+    return exit_code(task)
 
 
 if __name__ == "__main__":

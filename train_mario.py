@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import dataclasses
 import datetime
-import json
 import signal
 import sys
 import time
@@ -43,19 +42,19 @@ from mario_config import (
 from mario_curriculum import AnywhereStarts, BackwardStarts
 from mario_demos import demo_samples, load_demos
 from mario_doctor import Doctor, Finding
-from mario_game import StageId, parse_stages, stages_label, stages_text, with_stages_field
-from mario_ppo import PPOPolicy, PPOWithRND, SmallCNN, TwoHeadCnnPolicy, linear_schedule, plain
-from mario_reward import reward_signature
-from mario_rollout import (
+from mario_game import parse_stages, stages_label, stages_text, with_stages_field
+from mario_judge import (
+    NOOP_MAX,
+    SELECTION_SEED,
+    ModelEvaluation,
     ProtocolName,
     Summary,
-    best_episode,
+    default_protocol,
     evaluate,
-    film,
-    game_fps,
-    play,
-    write_video,
 )
+from mario_ppo import PPOPolicy, PPOWithRND, SmallCNN, TwoHeadCnnPolicy, linear_schedule, plain
+from mario_reward import reward_signature
+from mario_rollout import best_episode, game_fps, play
 from mario_runs import (
     BadModelFile,
     MetricsLog,
@@ -69,6 +68,7 @@ from mario_runs import (
     write_model_zip,
 )
 from mario_sb3 import MarioVecEnv, WorkerDied, make_vec_env, positions
+from mario_video import film, write_video
 
 DEFAULT_RECIPE = Path(__file__).parent / "configs" / "ppo_1-1.yaml"
 ENOUGH = "enough clears"  # what stops a run that --eval-enough ends
@@ -182,10 +182,12 @@ class RunFlags:
     """Agent steps between checkpoints; the newest two are kept. 0: only at the end."""
     eval_freq: int = 50_000
     """Agent steps between evaluations that keep best_eval.zip. 0: never."""
-    eval_protocol: ProtocolName = "noop"
-    """fixed, noop or sticky: docs/protocol.md."""
+    eval_protocol: ProtocolName | Literal["auto"] = "auto"
+    """fixed, noop or sticky: docs/protocol.md. auto: sticky if --sticky-prob is above 0, else
+    noop."""
     eval_episodes: int = 3
-    """Episodes of an evaluation, each with no-ops of its own."""
+    """Sampled or sticky episodes of an evaluation and stage. Argmax from no-ops has just 30: each
+    is played once."""
     eval_modes: Literal["argmax", "both"] = "argmax"
     """Play argmax only, or argmax and sampled episodes: the worse of the two ranks the model."""
     eval_enough: float = 0.0
@@ -847,68 +849,58 @@ class EvalCallback(BetweenRollouts):
         self.run, self.config, self.content = run, config, content
         self.best: tuple[float, ...] | None = None
         if run.best_summary.exists():
-            self.best = tuple(json.loads(run.best_summary.read_text())["rank"])
+            self.best = ModelEvaluation.from_json(run.best_summary).rank
 
     def act(self) -> None:
         with self.model.averaged():  # type: ignore[attr-defined]
             self._judge()
 
     def _judge(self) -> None:
-        modes = ("argmax", "sampled") if self.config.run.eval_modes == "both" else ("argmax",)
-        stages = self.config.run.eval_stages or self.config.env.stages
-        found = {
-            str(stage): {mode: self._evaluate(stage, mode) for mode in modes} for stage in stages
-        }
-        # the mean over stages of each part of the rank, in the mode that is worse at it
-        rank = min(
-            tuple(float(part) for part in np.mean([by[mode].rank for by in found.values()], axis=0))
-            for mode in modes
+        both = self.config.run.eval_modes == "both"
+        found = ModelEvaluation(
+            step=self.num_timesteps,
+            argmax=self._evaluate("argmax"),
+            sampled=self._evaluate("sampled") if both else None,
         )
+        rank = found.rank
         if 0 < self.config.run.eval_enough <= rank[0] and (
             self.num_timesteps < self.config.ppo.timesteps
         ):
             self.model._stop_signal = ENOUGH  # type: ignore[attr-defined]
-        first, *_ = found.values()
-        content = dataclasses.asdict(first["argmax"]) | {"step": self.num_timesteps, "rank": rank}
-        if "sampled" in modes:
-            content["sampled"] = dataclasses.asdict(first["sampled"])
-        if len(found) > 1:
-            content["stages"] = {
-                name: {mode: dataclasses.asdict(summary) for mode, summary in by.items()}
-                for name, by in found.items()
-            }
         try:
-            write_json(
-                self.run.evaluations / f"step_{self.num_timesteps}" / "summary.json", content
-            )
+            found.write(self.run.evaluations / f"step_{self.num_timesteps}" / "summary.json")
             if self.best is None or rank > self.best:
                 write_model_zip(self.run.best_model, self.model.save, self.content)
-                write_json(self.run.best_summary, content)
+                found.write(self.run.best_summary)
                 self.best = rank
         except OSError as error:
             print(f"warning: evaluation not written: {error}", file=sys.stderr)
-        for name, by in found.items():
-            flags = ", ".join(f"{m} {s.flags_cleared}/{s.episodes}" for m, s in by.items())
+        for of_stage in zip(*(summary.stages for summary in found.summaries), strict=True):
+            clears = ", ".join(
+                f"{summary.mode} {one.clears}"
+                for summary, one in zip(found.summaries, of_stage, strict=True)
+            )
             print(
-                f"evaluation at {self.num_timesteps:,}: {name} flags {flags}, "
-                f"median max-x {by['argmax'].median_max_x:.0f}",
+                f"evaluation at {self.num_timesteps:,}: {of_stage[0].stage} flags {clears}, "
+                f"median max-x {of_stage[0].median_max_x:.0f}",
                 flush=True,
             )
 
-    def _evaluate(self, stage: StageId, mode: str) -> Summary:
+    def _evaluate(self, mode: Literal["argmax", "sampled"]) -> Summary:
         flags = self.config.run
+        protocol = flags.eval_protocol
         config = dataclasses.replace(
             in_process(self.config.env),
-            stages=(stage,),
-            n_envs=flags.eval_episodes,
+            stages=flags.eval_stages or self.config.env.stages,
+            n_envs=max(flags.eval_episodes, NOOP_MAX),
         )
         return evaluate(
             PPOPolicy(self.model.policy, self.config.env),  # type: ignore[arg-type]
             config,
-            protocol=flags.eval_protocol,
+            protocol=default_protocol(self.config.env) if protocol == "auto" else protocol,
             episodes=flags.eval_episodes,
             deterministic=mode == "argmax",
-            seed=flags.seed + 10_000,  # starts that training does not begin with
+            seed=flags.seed + SELECTION_SEED,
             max_steps=flags.eval_steps,
             model=f"{self.run.path.name} at {self.num_timesteps} steps",
         )[0]

@@ -41,10 +41,10 @@ from mario_cli import UsageError, exit_code
 from mario_config import in_process
 from mario_doctor import diagnose
 from mario_game import parse_stages
+from mario_judge import NOOP_MAX, Summary, evaluate
 from mario_keeping import KEPT_EVERY, keep_run, phase_of_run, played_rows, told_by
 from mario_policies import load_policy
 from mario_results import RunFacts
-from mario_rollout import evaluate
 from mario_runs import RunFolder, RunLocked, provenance, read_metrics, read_model_zip, write_json
 from train_mario import parse_config, read_yaml
 
@@ -425,16 +425,18 @@ def judge(chain: Chain, episodes: int) -> dict[str, Any]:
     for mode in ("argmax", "sampled"):
         summary, _ = evaluate(
             policy,
-            dataclasses.replace(in_process(policy.env_config), n_envs=min(50, episodes)),
+            dataclasses.replace(
+                in_process(policy.env_config), n_envs=min(50, max(episodes, NOOP_MAX))
+            ),
             protocol="noop",
             episodes=episodes,
             deterministic=mode == "argmax",
             model=model.relative_to(chain.folder).as_posix(),
         )
-        write_json(chain.folder / f"evaluation_noop_{mode}.json", dataclasses.asdict(summary))
+        summary.write(chain.folder / f"evaluation_noop_{mode}.json")
         row[mode] = {
             "clear_rate": summary.clear_rate,
-            "clear_rate_ci95": list(summary.clear_rate_ci95),
+            "clear_rate_ci95": summary.clear_rate_ci95,
             "median_max_x": summary.median_max_x,
             "median_clear_steps": summary.median_clear_steps,
             "best_clear_steps": summary.best_clear_steps,
@@ -514,8 +516,8 @@ def keep(chain: Chain, row: dict[str, Any], output: Path) -> None:
         for run in chain.runs()
     }
     for mode in ("argmax", "sampled"):
-        summary = json.loads((chain.folder / f"evaluation_noop_{mode}.json").read_text())
-        rows += played_rows(name, summary)
+        path = chain.folder / f"evaluation_noop_{mode}.json"
+        rows += played_rows(name, Summary.from_json(path))
     facts = RunFacts(
         told=told_by(*(phase.config for phase in phases.values())),
         variant=chain.variant,

@@ -30,8 +30,9 @@ from mario_cli import UsageError, exit_code, with_stages_flag
 from mario_config import EmulatorName, EnvConfig, StagesFlag, buttons_of_actions, in_process
 from mario_demos import Demo, load_demo, record, replay, save_demo
 from mario_game import FRAMES_PER_SECOND, StageId, stages_label
-from mario_policies import find_model, load_policy, shipped_model
-from mario_rollout import Moment, Policy, ProtocolName, button_names, protocol_config, watch
+from mario_judge import ProtocolName, protocol_config
+from mario_policies import choose_model, load_policy, shipped_model, trained_elsewhere
+from mario_rollout import Moment, Policy, button_names, in_stages, watch
 from mario_scene_picture import ScenePainter
 from mario_wrappers import FastMarioEnv, NesPyMarioEnv
 
@@ -337,16 +338,15 @@ class Recorder:
 
     def add(
         self,
-        config: EnvConfig,
+        stage: StageId,
         pressed: Sequence[int],
         source: str,
         seed: int | None = None,
         noops: int = 0,
     ) -> None:
-        """Save what was pressed, a byte a frame, if it is the best so far."""
+        """Save what was pressed in a stage, a byte a frame, if it is the best so far."""
         if self.path is None or not pressed:
             return
-        [stage] = config.stages
         demo = record(*stage, pressed, source=source, seed=seed, noops=noops)
         rank = (demo.cleared, -demo.frames if demo.cleared else 0, int(demo.x.max()))
         if self.best is None or rank > self.best:
@@ -365,14 +365,14 @@ def show_policy(flags: WatchFlags, window: Window | None, policy: Policy, name: 
     seeds = itertools.count(flags.seed) if limit is None else range(flags.seed, flags.seed + limit)
     for seed in seeds:
         pressed: list[int] = []
-        noops = 0
+        stage, noops = config.stages[0], 0
         if window:
             window.begin_episode()
         try:
             for moment in watch(
                 policy, config, seed, deterministic=flags.deterministic, every_frame=True
             ):
-                noops = noops if moment.step else len(moment.frames)
+                stage, noops = moment.stage, noops if moment.step else len(moment.frames)
                 for frame in moment.frames:
                     pressed.append(frame.buttons)
                     if window:
@@ -387,23 +387,21 @@ def show_policy(flags: WatchFlags, window: Window | None, policy: Policy, name: 
         except NextEpisode:
             pass
         finally:
-            recorder.add(config, pressed, f"policy:{name}", seed, noops)
+            recorder.add(stage, pressed, f"policy:{name}", seed, noops)
 
 
 def watched_config(flags: WatchFlags, trained: EnvConfig) -> EnvConfig:
     """Return where a policy is watched: its own environment, but for what the flags change."""
-    config = in_process(trained, flags.emulator)
-    if flags.stages:
-        config = dataclasses.replace(config, stages=flags.stages, goal_line_x=None)
+    config = in_stages(in_process(trained, flags.emulator), flags.stages)
     return protocol_config(config, flags.protocol)
 
 
 def play_human(flags: WatchFlags, window: Window) -> None:
     """Play by keyboard, episode after episode, frame by frame."""
     recorder = Recorder(flags.record)
-    config = EnvConfig(stages=flags.stages or (StageId(1, 1),))
+    stage = flags.stages[0] if flags.stages else StageId(1, 1)
     game = FastMarioEnv if flags.emulator == "fast" else NesPyMarioEnv
-    env = game(*config.stages[0])
+    env = game(*stage)
     for _ in range(flags.episodes) if flags.episodes else itertools.count():
         pressed: list[int] = []
         window.begin_episode()
@@ -424,7 +422,7 @@ def play_human(flags: WatchFlags, window: Window) -> None:
         except NextEpisode:
             pass
         finally:
-            recorder.add(config, pressed, "human")
+            recorder.add(stage, pressed, "human")
 
 
 def human_facts(info: dict[str, Any], frames: int) -> dict[str, str]:
@@ -482,19 +480,19 @@ def run(flags: WatchFlags) -> int:
     Recorder(flags.record)  # a file that is there already is said before anything is played
     if flags.human:
         stages = flags.stages or (StageId(1, 1),)
-        with opened(flags, f"{stages_label(stages)} by you") as window:
+        with opened(flags, f"{stages_label(stages[:1])} by you") as window:
             assert window
             play_human(flags, window)
         return 0
-    stage = flags.stages[0] if flags.stages else StageId(1, 1)
-    model = flags.model or shipped_model(stage) or shipped_model(StageId(1, 1))
-    if model is None:
-        raise UsageError("no policy is shipped: name one with --model")
+    shipped = shipped_model(flags.stages[0]) if flags.stages else None
+    model = choose_model(flags.model or shipped, ())
     policy = load_policy(model)
     config = watched_config(flags, policy.env_config)
+    if elsewhere := trained_elsewhere(policy, config.stages):
+        print(elsewhere)
     kind = "argmax" if flags.deterministic else "sampled"
     with opened(flags, f"{stages_label(config.stages)}, {kind}") as window:
-        show_policy(flags, window, policy, find_model(model).stem)
+        show_policy(flags, window, policy, model.stem)
     return 0
 
 

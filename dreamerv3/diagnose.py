@@ -36,9 +36,11 @@ from dreamerv3.replay import Replay
 from mario_cli import UsageError, exit_code
 from mario_config import in_process
 from mario_game import GameFacts
+from mario_judge import evaluate
 from mario_policies import find_model
-from mario_rollout import evaluate, game_fps, write_video
+from mario_rollout import game_fps
 from mario_runs import BadModelFile, RunFolder, read_metrics, read_model_zip, write_json
+from mario_video import write_video
 
 CURIOSITY_EPISODES = 64  # the newest ones
 ENSEMBLE_UPDATES = 300  # of an ensemble for an agent that has none

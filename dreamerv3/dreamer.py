@@ -49,17 +49,17 @@ from dreamerv3.replay import Replay, read_index, relabel
 from mario_cli import UsageError, exit_code, with_stages_flag
 from mario_config import EnvConfig, env_config_as_dict, env_config_from_dict, in_process
 from mario_game import parse_stages, stages_label, with_stages_field
-from mario_reward import reward_signature
-from mario_rollout import (
-    Episode,
+from mario_judge import (
+    NOOP_MAX,
+    SELECTION_SEED,
+    ModelEvaluation,
     Summary,
-    best_episode,
+    default_protocol,
     evaluate,
-    film,
-    game_fps,
     protocol_config,
-    write_video,
 )
+from mario_reward import reward_signature
+from mario_rollout import Episode, best_episode, game_fps
 from mario_runs import (
     POLICY_MEMBER,
     BadModelFile,
@@ -72,6 +72,7 @@ from mario_runs import (
     write_json,
     write_model_zip,
 )
+from mario_video import film, write_video
 
 AGENT = "dreamerv3"
 CONFIGS = Path(__file__).with_name("configs.yaml")
@@ -126,7 +127,7 @@ class RunConfig:
     """Agent steps between evaluations (noop protocol, argmax and sampled) and the preview, the
     best of the sampled episodes. 0: never."""
     eval_episodes: int = 16
-    """Episodes of each."""
+    """Sampled episodes; argmax from no-ops has just 30, and each is played once."""
     eval_steps: int = 1_000
     """Agent steps after which an evaluation episode is cut off. 0: by the clock."""
     threads: int = 0
@@ -519,7 +520,7 @@ class Loop:
         self.stop_signal: str | None = None
         self.best: tuple[float, ...] | None = None
         if run.best_summary.exists():
-            self.best = tuple(json.loads(run.best_summary.read_text())["rank"])
+            self.best = ModelEvaluation.from_json(run.best_summary).rank
 
     def train(self) -> None:
         """Collect and learn to the target, or to a signal."""
@@ -586,24 +587,23 @@ class Loop:
         The best sampled episode is the preview.
         """
         (argmax, _), (sampled, episodes) = (self._judge(mode) for mode in (True, False))
-        step, rank = self.trainer.step, min(argmax.rank, sampled.rank)
-        content = dataclasses.asdict(argmax) | {
-            **{"step": step, "rank": rank, "sampled": dataclasses.asdict(sampled)}
-        }
+        step = self.trainer.step
+        found = ModelEvaluation(step=step, argmax=argmax, sampled=sampled)
         try:
-            write_json(self.run.evaluations / f"step_{step}" / "summary.json", content)
-            if self.best is None or rank > self.best:
+            found.write(self.run.evaluations / f"step_{step}" / "summary.json")
+            if self.best is None or found.rank > self.best:
                 self.save_model(self.run.best_model)
-                write_json(self.run.best_summary, content)
-                self.best = rank
-            config = protocol_config(in_process(self.config.env), "noop")
+                found.write(self.run.best_summary)
+                self.best = found.rank
+            env = self.config.env
+            config = protocol_config(in_process(env), default_protocol(env))
             preview = self.run.previews / f"step_{step}" / "preview.mp4"
             write_video(preview, film(best_episode(episodes), config), game_fps(config))
         except OSError as error:
             print(f"warning: evaluation not written: {error}", file=sys.stderr)
         print(
-            f"evaluation at {step:,}: flags argmax {argmax.flags_cleared}/{argmax.episodes}, "
-            f"sampled {sampled.flags_cleared}/{sampled.episodes}, median max-x "
+            f"evaluation at {step:,}: flags argmax {argmax.clears}, "
+            f"sampled {sampled.clears}, median max-x "
             f"{argmax.median_max_x:.0f}, {sampled.median_max_x:.0f}",
             flush=True,
         )
@@ -612,11 +612,11 @@ class Loop:
         flags, env = self.config.run, self.config.env
         return evaluate(
             DreamerPolicy(self.trainer.agent, env),
-            dataclasses.replace(in_process(env), n_envs=flags.eval_episodes),
-            protocol="noop",
+            dataclasses.replace(in_process(env), n_envs=max(flags.eval_episodes, NOOP_MAX)),
+            protocol=default_protocol(env),
             episodes=flags.eval_episodes,
             deterministic=deterministic,
-            seed=flags.seed + 10_000,  # starts that training does not begin with
+            seed=flags.seed + SELECTION_SEED,
             max_steps=flags.eval_steps,
             model=f"{self.run.path.name} at {self.trainer.step} steps",
         )

@@ -17,7 +17,8 @@ import tyro
 
 from dreamerv3.diagnose import best_first, open_run, stored_episodes
 from mario_cli import UsageError, exit_code
-from mario_rollout import game_fps, write_video
+from mario_rollout import game_fps
+from mario_video import write_video
 
 ZOOM = 4  # a 64 px screen is a stamp
 

@@ -25,20 +25,12 @@ import tyro
 
 from mario_cli import UsageError, exit_code
 from mario_config import EmulatorName, in_process
+from mario_judge import JUDGE_SEED, NOOP_MAX, ProtocolName, Summary, evaluate, protocol_config
 from mario_policies import load_policy
-from mario_rollout import (
-    Episode,
-    ProtocolName,
-    Summary,
-    best_episode,
-    evaluate,
-    film_with_captions,
-    game_fps,
-    protocol_config,
-    write_video,
-)
+from mario_rollout import Episode, best_episode, game_fps
 from mario_runs import BadModelFile
 from mario_status import newest_model, newest_run
+from mario_video import film_with_captions, write_video
 
 COLUMNS = (
     *("time", "checkpoint", "step", "deterministic", "protocol", "episodes", "flags_cleared"),
@@ -55,14 +47,14 @@ class DiagnoseFlags:
     runs_root: Path = Path("runs")
     """Where to look for it."""
     episodes: int = 8
-    """Episodes of each mode."""
+    """Episodes of each mode and stage; argmax from no-ops has just 30, each of which is played."""
     protocol: ProtocolName = "noop"
     """fixed, noop or sticky: docs/protocol.md."""
     max_steps: int = 1_000
     """Agent steps after which an episode is cut off. 0: only the game's clock ends it."""
     emulator: EmulatorName = "fast"
     """fast, or nes-py, the reference."""
-    seed: int = 20_000
+    seed: int = JUDGE_SEED
     """First episode's seed: starts that neither training nor its evaluations begin with."""
     watch: bool = False
     """Wait for the next checkpoint, and the next, until Ctrl-C."""
@@ -78,10 +70,10 @@ def step_of(checkpoint: Path) -> int | None:
     return int(match[1]) if match else None
 
 
-def judge(flags: DiagnoseFlags, checkpoint: Path) -> list[tuple[Summary, Episode]]:
+def play_both_modes(flags: DiagnoseFlags, checkpoint: Path) -> list[tuple[Summary, Episode]]:
     """Play a checkpoint in both modes; return each one's summary and best episode, and print."""
     policy = load_policy(checkpoint)
-    config = dataclasses.replace(in_process(policy.env_config, flags.emulator), n_envs=8)
+    config = dataclasses.replace(in_process(policy.env_config, flags.emulator), n_envs=NOOP_MAX)
     judged = []
     for deterministic in (False, True):
         summary, episodes = evaluate(
@@ -96,9 +88,8 @@ def judge(flags: DiagnoseFlags, checkpoint: Path) -> list[tuple[Summary, Episode
         )
         judged.append((summary, best_episode(episodes)))
         print(
-            f"{checkpoint.name} {'argmax ' if deterministic else 'sampled'} "
-            f"{summary.flags_cleared}/{summary.episodes} cleared, max-x median "
-            f"{summary.median_max_x:.0f}, best {summary.best_max_x} of {summary.goal_line_x}",
+            f"{checkpoint.name} {summary.mode:<7} {summary.clears} cleared, max-x median "
+            f"{summary.median_max_x:.0f}, best {summary.best_max_x}",
             flush=True,
         )
     return judged
@@ -106,7 +97,7 @@ def judge(flags: DiagnoseFlags, checkpoint: Path) -> list[tuple[Summary, Episode
 
 def row(summary: Summary, checkpoint: Path) -> dict[str, Any]:
     """Return a line of the CSV."""
-    content = dataclasses.asdict(summary) | {
+    content = summary.as_json() | {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "checkpoint": checkpoint.name,
         "step": step_of(checkpoint),
@@ -116,7 +107,7 @@ def row(summary: Summary, checkpoint: Path) -> dict[str, Any]:
 
 def keep(flags: DiagnoseFlags, run: Path, checkpoint: Path) -> None:
     """Judge a checkpoint, append to the CSV, and film what is worth it."""
-    judged = judge(flags, checkpoint)
+    judged = play_both_modes(flags, checkpoint)
     path = run / "diagnosis" / "checkpoints.csv"
     path.parent.mkdir(exist_ok=True)
     is_new = not path.exists()
@@ -143,7 +134,7 @@ def diagnosed(run: Path) -> set[str]:
         return {line["checkpoint"] for line in csv.DictReader(file)}
 
 
-def diagnose(flags: DiagnoseFlags) -> None:
+def follow_checkpoints(flags: DiagnoseFlags) -> None:
     """Do what the flags ask for."""
     if flags.every_s <= 0:
         raise UsageError("--every-s must be above 0")
@@ -154,7 +145,7 @@ def diagnose(flags: DiagnoseFlags) -> None:
     if hasattr(os, "nice"):
         os.nice(10)
     if not flags.watch:
-        judge(flags, newest_model(flags.run or newest_run(flags.runs_root)))
+        play_both_modes(flags, newest_model(flags.run or newest_run(flags.runs_root)))
         return
     while True:
         run = flags.run or newest_run(flags.runs_root)
@@ -170,7 +161,7 @@ def diagnose(flags: DiagnoseFlags) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse and diagnose."""
     flags = tyro.cli(DiagnoseFlags, args=arguments, description=__doc__)
-    return exit_code(lambda: diagnose(flags))
+    return exit_code(lambda: follow_checkpoints(flags))
 
 
 if __name__ == "__main__":

@@ -9,16 +9,18 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 from mario_cli import UsageError, exit_code
+from mario_judge import Figures, Summary
 from mario_status import RunReader
 
-COLUMNS = ("step", "protocol", "policy", "cleared", "95 %", "max-x", "best", "steps", "return")
+COLUMNS = (
+    *("step", "protocol", "policy", "stage", "cleared", "95 %", "max-x", "best", "steps", "return"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,51 +31,50 @@ class SummaryFlags:
     """The run folder."""
 
 
-def cells(summary: dict[str, Any]) -> list[str]:
-    """Return an evaluation as the table's cells; what it does not say is empty."""
-    low, high = summary.get("clear_rate_ci95", (0, 1))
-    steps = summary.get("median_clear_steps")
+def cells(step: int, summary: Summary, figures: Figures, stage: str) -> list[str]:
+    """Return the figures of an evaluation's mode and stage as the table's cells."""
+    steps = figures.median_clear_steps
     return [
-        f"{summary['step']:,}",
-        str(summary.get("protocol", "")),
-        "argmax" if summary.get("deterministic") else "sampled",
-        f"{summary.get('flags_cleared')}/{summary.get('episodes')}",
-        f"{100 * low:.0f}-{100 * high:.0f}",
-        f"{summary.get('median_max_x', 0):.0f}",
-        str(summary.get("best_max_x", "")),
+        f"{step:,}",
+        summary.protocol,
+        summary.mode,
+        stage,
+        figures.clears,
+        figures.interval,
+        f"{figures.median_max_x:.0f}",
+        str(figures.best_max_x),
         "" if steps is None else f"{steps:.0f}",
-        f"{summary.get('mean_return', 0):.1f}",
+        f"{figures.mean_return:.1f}",
     ]
 
 
-def show(flags: SummaryFlags) -> None:
+def print_evaluations(flags: SummaryFlags) -> None:
     """Print the table and the best of them."""
     reader = RunReader(flags.run)
-    # An evaluation of both modes holds the sampled one inside the argmax one.
-    evaluations = [
-        {**found, "step": summary["step"]}
-        for summary in reader.evaluations()
-        for found in (summary, summary.get("sampled"))
-        if found
-    ]
+    evaluations = reader.evaluations()
     if not evaluations:
         raise UsageError(f"{flags.run} holds no evaluations")
     table = Table(*COLUMNS, title=f"{flags.run.name}: {len(evaluations)} evaluations")
-    for column in table.columns[3:]:
-        column.justify = "right"
-    table.columns[0].justify = "right"
-    best_step = reader.status().best.get("step")
-    for summary in evaluations:
-        table.add_row(*cells(summary), style="bold" if summary["step"] == best_step else "")
+    for name, column in zip(COLUMNS, table.columns, strict=True):
+        if name not in ("protocol", "policy", "stage"):
+            column.justify = "right"
+    best = reader.best()
+    for one in evaluations:
+        style = "bold" if best and one.step == best.step else ""
+        for summary in one.summaries:
+            for of_stage in summary.stages:
+                table.add_row(*cells(one.step, summary, of_stage, str(of_stage.stage)), style=style)
+            if len(summary.stages) > 1:
+                table.add_row(*cells(one.step, summary, summary, "all"), style=style)
     Console(width=None if sys.stdout.isatty() else 100).print(table)
-    if best_step is not None:
-        print(f"best_eval.zip is of step {best_step:,}")
+    if best:
+        print(f"best_eval.zip is of step {best.step:,}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse and print."""
     flags = tyro.cli(SummaryFlags, args=arguments, description=__doc__)
-    return exit_code(lambda: show(flags))
+    return exit_code(lambda: print_evaluations(flags))
 
 
 if __name__ == "__main__":

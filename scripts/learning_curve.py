@@ -21,6 +21,7 @@ from typing import IO
 import tyro
 
 from mario_cli import exit_code
+from mario_judge import Summary
 from mario_keeping import (
     CURVE_METRICS,
     KEPT_EVERY,
@@ -65,7 +66,7 @@ def keep(flags: CurveFlags, path: Path) -> None:
     phase = phase_of_run(flags.run, name, every=flags.every)
     rows: list[Row] = []
     for judged in flags.judged:
-        rows += played_rows(name, json.loads(judged.read_text(encoding="utf-8")))
+        rows += played_rows(name, Summary.from_json(judged))
     if (flags.run / DIAGNOSIS).is_file():
         rows += figure_rows(name, json.loads((flags.run / DIAGNOSIS).read_text(encoding="utf-8")))
     seed = phase.config.get("run", {}).get("seed")

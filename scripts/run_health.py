@@ -21,6 +21,7 @@ import psutil
 import tyro
 
 from mario_cli import UsageError, exit_code
+from mario_judge import ModelEvaluation
 from mario_status import STATES, RunReader, RunStatus, duration, find_runs, newest_run
 
 UNWELL = {"dead", "stalled", "collapsed"}
@@ -82,16 +83,15 @@ def describe_process(status: RunStatus) -> str:
         return f"pid {status.holder.pid}: {error}"
 
 
-def describe_evaluation(summary: dict[str, object]) -> str:
-    """Return one line of an evaluation's summary; "none" if there is none."""
-    if not summary:
+def describe_evaluation(evaluation: ModelEvaluation | None) -> str:
+    """Return one line of an evaluation; "none" if there is none."""
+    if evaluation is None:
         return "none"
-    line = (
-        f"at {summary.get('step', 0):,}: {summary.get('flags_cleared')}/{summary.get('episodes')} "
-        f"cleared, median max-x {summary.get('median_max_x', 0):.0f}"
-    )
-    steps = summary.get("median_clear_steps")
-    return line + (f", in {steps:.0f} steps" if isinstance(steps, (int, float)) else "")
+    summary = evaluation.argmax
+    line = f"at {evaluation.step:,}: {summary.clears} cleared, "
+    line += f"median max-x {summary.median_max_x:.0f}"
+    steps = summary.median_clear_steps
+    return line if steps is None else f"{line}, in {steps:.0f} steps"
 
 
 def gpus() -> list[str]:
@@ -112,16 +112,16 @@ def gpus() -> list[str]:
     return done.stdout.splitlines() if done.returncode == 0 else []
 
 
-def report(reader: RunReader) -> Iterator[str]:
+def health_lines(reader: RunReader) -> Iterator[str]:
     """Yield the lines of a run's health."""
     status = reader.status()
-    evaluations = reader.evaluations()
+    evaluations = reader.readable_evaluations()
     yield f"{status.name}  {status.agent} on {status.stage}"
     yield f"  state     {status.state}: {status.why or STATES[status.state]}"
     last_line = "" if status.age_s is None else f"; last line {duration(status.age_s)} ago"
     yield f"  progress  {progress(status)}{last_line}"
     yield f"  process   {describe_process(status)}"
-    yield f"  last eval {describe_evaluation(evaluations[-1] if evaluations else {})}"
+    yield f"  last eval {describe_evaluation(evaluations[-1] if evaluations else None)}"
     yield f"  best eval {describe_evaluation(status.best)}"
     for line in gpus():
         yield f"  GPU       {line}"
@@ -161,7 +161,7 @@ def look(flags: HealthFlags) -> int:
             reader = readers.setdefault(name, RunReader(path, name))
             status = reader.status()
             unwell = unwell or status.state in UNWELL
-            print(brief(status) if flags.brief else "\n".join(report(reader)), flush=True)
+            print(brief(status) if flags.brief else "\n".join(health_lines(reader)), flush=True)
         if not flags.loop:
             return int(unwell)
         time.sleep(flags.every_s)

@@ -26,20 +26,14 @@ from evaluate_mario import print_summary
 from mario_cli import UsageError, exit_code
 from mario_config import EmulatorName, EnvConfig, in_process
 from mario_game import parse_stages, stages_text, with_stages_field
-from mario_keeping import keep_run, played_rows, seeds_of_starts, told_by, told_in
+from mario_judge import (
+    PROTOCOLS,
+    ProtocolName,
+    evaluate,
+)
+from mario_keeping import keep_run, played_rows, told_by, told_in
 from mario_policies import PRETRAINED, find_model, load_policy
 from mario_results import ROOT, SHIPPED, Played, RunFacts, Training, is_study, read_study
-from mario_rollout import (
-    PROTOCOLS,
-    Episode,
-    Policy,
-    ProtocolName,
-    Summary,
-    _play_seeds,
-    evaluate,
-    protocol_config,
-    summarize,
-)
 from mario_runs import (
     CONFIG_MEMBER,
     OPTIMIZER_MEMBER,
@@ -50,7 +44,6 @@ from mario_runs import (
     read_model_zip,
     write_json,
 )
-from mario_runtime import make_vector_env
 from mario_tables import with_tables
 
 AGENTS = {"ppo": "PPO", "dreamerv3": "DreamerV3"}
@@ -157,26 +150,7 @@ def copy_without_optimizer(source: Path, target: Path, config: dict[str, Any]) -
 # --------------------------------------------------------------------------------------------
 
 
-def play_each_start(policy: Policy, env: EnvConfig, model: str) -> tuple[Summary, list[Episode]]:
-    """Play every number of no-ops once, by argmax: all episodes that there are."""
-    config = protocol_config(dataclasses.replace(env, n_envs=1), "noop")
-    venv = make_vector_env(config, autoreset=False)
-    try:
-        episodes = _play_seeds(policy, venv, seeds_of_starts(), True, 0, None)
-    finally:
-        venv.close()
-    summary = summarize(
-        episodes,
-        config,
-        protocol="noop",
-        deterministic=True,
-        seed=episodes[0].seed,
-        model=model,
-    )
-    return summary, episodes
-
-
-def judge(flags: ShipFlags, env: EnvConfig) -> list[Played]:
+def judge_everywhere(flags: ShipFlags, env: EnvConfig) -> list[Played]:
     """Play every protocol in both modes, and noop by argmax on nes-py; print and return it all."""
     policy = load_policy(flags.destination / "best_eval.zip")
     name = name_in_study(flags.destination)
@@ -189,18 +163,15 @@ def judge(flags: ShipFlags, env: EnvConfig) -> list[Played]:
         protocols: list[ProtocolName] = list(PROTOCOLS) if emulator == "fast" else ["noop"]
         for protocol in protocols:
             for deterministic in (True, False) if emulator == "fast" else (True,):
-                if (emulator, protocol, deterministic) == ("fast", "noop", True):
-                    summary, played = play_each_start(policy, playing, model)
-                else:
-                    summary, played = evaluate(
-                        policy,
-                        playing,
-                        protocol=protocol,
-                        episodes=episodes,
-                        deterministic=deterministic,
-                        model=model,
-                    )
-                rows += played_rows(name, summary, [episode.seed for episode in played])
+                summary, _ = evaluate(
+                    policy,
+                    playing,
+                    protocol=protocol,
+                    episodes=episodes,
+                    deterministic=deterministic,
+                    model=model,
+                )
+                rows += played_rows(name, summary)
                 print_summary(summary)
     return rows
 
@@ -222,7 +193,7 @@ def card(flags: ShipFlags, config: dict[str, Any], facts: RunFacts) -> str:
 
     return f"""# {folder.name}
 
-{AGENTS[config["agent"]]} on {env["world"]}-{env["stage"]}, action set `{env["action_set"]}`:
+{AGENTS[config["agent"]]} on {with_stages_field(env)["stages"]}, action set `{env["action_set"]}`:
 {steps}{unknown} in {minutes} on {machine["cpus"]} cores,
 {machine["cpu"]}, no GPU; other work ran beside it.
 
@@ -273,7 +244,7 @@ def ship(flags: ShipFlags) -> None:
         seed=trainings[-1].seed,
         trainings=trainings,
     )
-    keep_run(flags.study, name_in_study(flags.destination), facts, judge(flags, env))
+    keep_run(flags.study, name_in_study(flags.destination), facts, judge_everywhere(flags, env))
     text = page.read_text(encoding="utf-8") if not is_new else card(flags, config, facts)
     page.write_text(with_tables(page.resolve(), text), encoding="utf-8", newline="\n")
 

@@ -21,7 +21,7 @@ import tyro
 from PIL import Image, ImageDraw
 
 from mario_cli import UsageError, exit_code
-from mario_rollout import CAPTION_COLOR, CAPTION_HEIGHT, caption_font, scaled, write_video
+from mario_video import CAPTION_COLOR, CAPTION_FONT, CAPTION_HEIGHT, scaled, write_video
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,7 @@ def title_strip(title: str, width: int) -> np.ndarray:
     """Return a strip that says a title, uint8[CAPTION_HEIGHT, width, 3]."""
     strip = Image.new("RGB", (width, CAPTION_HEIGHT), CAPTION_COLOR)
     place = (width // 2, CAPTION_HEIGHT // 2)
-    ImageDraw.Draw(strip).text(place, title, "white", caption_font(), anchor="mm")
+    ImageDraw.Draw(strip).text(place, title, "white", CAPTION_FONT, anchor="mm")
     return np.asarray(strip)
 
 

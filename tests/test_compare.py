@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,18 +13,21 @@ from PIL import Image
 
 from compare_agents import interquartile_mean, main, over_seeds
 from mario_config import EnvConfig
-from mario_rollout import Episode, summarize
+from mario_game import StageId
+from mario_judge import ModelEvaluation, Summary, summarize
+from mario_rollout import Episode
 from mario_runs import RunFolder, write_json
 from scripts import learning_curve
 
 
-def summary(xs: Sequence[int], protocol: str, deterministic: bool) -> dict[str, Any]:
+def summary(xs: Sequence[int], protocol: str, deterministic: bool) -> Summary:
     """An evaluation whose episodes came to xs; 3,161 is the flag."""
-    episodes = [Episode(i, (0,), 0.0, x, x == 3161, x, False) for i, x in enumerate(xs)]
-    found = summarize(
-        episodes, EnvConfig(), protocol=protocol, deterministic=deterministic, seed=0, model="m"
-    )
-    return dataclasses.asdict(found)
+    stage = StageId(1, 1)
+    episodes = [
+        Episode(i, (0,), 0.0, x, x == 3161, x, False, stage, (stage,)) for i, x in enumerate(xs)
+    ]
+    about: Any = {"protocol": protocol, "deterministic": deterministic, "seed": 0, "model": "m"}
+    return summarize(episodes, EnvConfig(), **about)
 
 
 def make_run(
@@ -37,10 +39,12 @@ def make_run(
     cpu: str = "a chip",
     stage: int = 1,
     warm_start: str | None = None,
+    agent: str = "ppo",
 ) -> Path:
     """A run that takes wall_s for each 100 steps and is evaluated at steps; xs, sampled."""
     run = RunFolder(path)
     config = {
+        "agent": agent,
         "env": {"stages": f"1-{stage}", "noop_max": 30, "sticky_prob": 0.0},
         "run": {"warm_start": warm_start},
         "provenance": {"machine": {"cpus": 2, "cpu": cpu}},
@@ -57,9 +61,9 @@ def make_run(
         )
     )
     for step, xs in evaluations.items():
-        content = summary([40] * len(xs), protocol, True) | {"step": step}
-        content["sampled"] = summary(xs, protocol, False)
-        write_json(run.evaluations / f"step_{step}" / "summary.json", content)
+        argmax, sampled = summary([40] * len(xs), protocol, True), summary(xs, protocol, False)
+        found = ModelEvaluation(step=step, argmax=argmax, sampled=sampled)
+        found.write(run.evaluations / f"step_{step}" / "summary.json")
     return path
 
 
@@ -87,7 +91,8 @@ def test_side_by_side(tmp_path: Path) -> None:
         make_run(tmp_path / "p0", {100: [700, 800], 300: [1500, 1500], 600: [3161, 3161]}),
         make_run(tmp_path / "p1", {100: [500, 500], 300: [1400, 3161], 600: [3161, 1000]}),
     ]
-    slow = make_run(tmp_path / "d0", {100: [600, 900], 400: [3161, 40]}, wall_s=60.0)
+    points: dict[int, Sequence[int]] = {100: [600, 900], 400: [3161, 40]}
+    slow = make_run(tmp_path / "d0", points, wall_s=60.0, agent="dreamerv3")
     content = compare(tmp_path, "--ppo", *ppo, "--dreamerv3", slow)
 
     first, second = (run["milestones"] for run in content["agents"]["ppo"]["runs"])
@@ -134,6 +139,8 @@ def test_what_is_kept_of_a_real_run_says_what_the_run_says(tiny_run: Path, tmp_p
 
 def test_kept_phases_follow_each_other(tmp_path: Path) -> None:
     header = "step,wall_s,max_x,clear_rate\n"
+    for phase in ("phase1", "phase2"):
+        write_json(tmp_path / f"{phase}_train_config.json", {"agent": "ppo"})
     (tmp_path / "phase1_curve.csv").write_text(header + "100,60,1000,0\n200,120,1000,0\n")
     (tmp_path / "phase2_curve.csv").write_text(header + "50,30,,\n100,60,3161,1\n")
     [run] = compare(tmp_path, "--ppo", tmp_path, "--source", "training")["agents"]["ppo"]["runs"]
@@ -158,6 +165,7 @@ def test_a_reader_is_told_of_other_machines_and_earlier_steps(tmp_path: Path) ->
     [
         ({"protocol": "sticky"}, "", "different conditions"),
         ({"stage": 2}, "", "different stage"),
+        ({"agent": "ppo"}, "", "other is a run of ppo, not of dreamerv3"),
         ({}, "--policy argmax --source training", "sampled"),
     ],
 )
@@ -169,9 +177,29 @@ def test_what_cannot_be_compared_is_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     one = make_run(tmp_path / "one", {100: [700]})
-    other = make_run(tmp_path / "other", {100: [700]}, **change)
+    other = make_run(tmp_path / "other", {100: [700]}, **{"agent": "dreamerv3", **change})
     assert main(["--ppo", str(one), "--dreamerv3", str(other), *flags.split()]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_the_same_run_twice_is_no_second_seed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "mine", {100: [700]})
+    assert main(["--ppo", str(run), str(run.parent / "." / "mine")]) == 2
+    assert "mine is named twice" in capsys.readouterr().err
+
+
+def test_an_evaluation_that_is_none_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "mine", {100: [700]})
+    broken = run / "evaluations" / "step_100" / "summary.json"
+    broken.write_text(broken.read_text().replace('"median_max_x": 700.0', '"median_max_x": "x"'))
+    assert main(["--ppo", str(run)]) == 2
+    error = capsys.readouterr().err
+    assert "is no summary of an evaluation: sampled: " in error
+    assert error.count("\n") == 1
 
 
 def test_a_seed_that_has_just_begun_is_not_averaged(

@@ -28,9 +28,10 @@ from dreamerv3.dreamer import (
 from dreamerv3.envs.mario import FinishedEpisode
 from mario_cli import UsageError
 from mario_config import in_process
+from mario_judge import ModelEvaluation, evaluate
 from mario_policies import load_policy
 from mario_reward import reward_signature
-from mario_rollout import Critic, evaluate
+from mario_rollout import PolicyWithValue
 from mario_runs import BadModelFile, RunFolder, read_metrics, read_model_zip
 from scripts import demos_to_episodes
 
@@ -114,9 +115,11 @@ def test_a_run_writes_its_folder(run: RunFolder) -> None:
         "mario_dreamerv3_400_steps.zip",
         "mario_dreamerv3_300_steps.zip",
     ]
-    summary = json.loads((run.evaluations / "step_300" / "summary.json").read_text())
-    assert (summary["episodes"], summary["deterministic"]) == (2, True)
-    assert summary["sampled"]["deterministic"] is False
+    found = ModelEvaluation.from_json(run.evaluations / "step_300" / "summary.json")
+    assert found.step == 300
+    assert found.sampled
+    assert [one.mode for one in found.summaries] == ["argmax", "sampled"]
+    assert [one.episodes for one in found.summaries] == [30, 2], "each no-op start once"
     assert run.best_model.is_file()
     assert (run.previews / "step_300" / "preview.mp4").is_file()
     assert list(run.tensorboard.glob("events.*"))
@@ -126,7 +129,7 @@ def test_a_run_writes_its_folder(run: RunFolder) -> None:
 
 def test_its_policy_plays_like_any_other(run: RunFolder) -> None:
     policy = load_policy(run.path)
-    assert isinstance(policy, Critic)
+    assert isinstance(policy, PolicyWithValue)
     config = in_process(policy.env_config)
     summaries = [
         evaluate(

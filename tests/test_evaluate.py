@@ -13,15 +13,20 @@ import pytest
 
 import evaluate_mario
 import quick_mario_smoke
+import watch_mario
+from mario_config import in_process
 from mario_demos import load_demo, replay
+from mario_game import StageId
+from mario_judge import JUDGE_SEED, Summary, joined, protocol_config
 from mario_policies import find_model, load_policy
+from mario_rollout import in_stages, play
 from mario_runs import BadModelFile, write_model_zip
 from train_mario import TrainConfig, config_as_dict, make_model, make_training_env, parse_config
 
 FIELDS = set(
     "protocol emulator episodes deterministic clear_rate clear_rate_ci95 flags_cleared "
     "episode_flags episode_lengths episode_returns max_x_positions median_max_x best_max_x "
-    "best_clear_steps median_clear_steps goal_line_x model seed".split()
+    "best_clear_steps median_clear_steps model seed stages".split()
 )
 
 
@@ -42,13 +47,15 @@ def model_zip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_summary_and_video(model_zip: Path, tmp_path: Path) -> None:
     flags = ["--model", str(model_zip), "--episodes", "3", "--output-dir", str(tmp_path)]
-    assert evaluate_mario.main([*flags, "--deterministic", "--protocol", "noop"]) == 0
+    assert evaluate_mario.main([*flags, "--protocol", "sticky", "--deterministic"]) == 0
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary.keys() >= FIELDS
     assert summary["episodes"] == len(summary["episode_lengths"]) == 3
     assert summary["flags_cleared"] == 0
     assert math.isclose(summary["clear_rate_ci95"][1], 0.5615, abs_tol=1e-3)
-    assert summary["goal_line_x"] == 3161
+    [stage] = summary["stages"]
+    assert (stage["stage"], stage["goal_line_x"]) == ("1-1", 3161)
+    assert Summary.from_json(tmp_path / "summary.json").as_json() == summary
     assert all(250 < x < 3161 for x in summary["max_x_positions"])
     frames = imageio.mimread(tmp_path / "evaluation.mp4", memtest=False)
     assert len(frames) == 1 + summary["episode_lengths"][int(np.argmax(summary["max_x_positions"]))]
@@ -65,10 +72,12 @@ def test_clears_are_kept_as_demos(model_zip: Path, tmp_path: Path) -> None:
     ]
     assert evaluate_mario.main([*flags, "--model", str(model_zip), "--episodes", "1"]) == 0
     assert not list(tmp_path.glob("*.npz")), "it clears nothing"
+    flags[1] = "--no-deterministic"
     assert evaluate_mario.main([*flags, "--episodes", "2", "--seed", "7"]) == 0
-    steps = json.loads((tmp_path / "summary.json").read_text())["episode_lengths"]
+    summary = Summary.from_json(tmp_path / "summary.json")
+    assert (summary.episodes, summary.mode, summary.clears) == (2, "sampled", "2/2")
     demos = [load_demo(tmp_path / f"{seed}.npz") for seed in (7, 8)]
-    assert [demo.agent_steps for demo in demos] == steps
+    assert tuple(demo.agent_steps for demo in demos) == summary.episode_lengths
     assert demos[0].noops != demos[1].noops
     for demo in demos:
         assert demo.cleared and replay(demo).parted_at is None
@@ -101,8 +110,73 @@ def test_wrong_models_are_one_line_and_exit_code_2(
         assert message in error
         assert error.count("\n") == 1
     assert evaluate_mario.main(["--model", str(model_zip), "--episodes", "0"]) == 2
-    assert evaluate_mario.main(["--model", str(model_zip), "--world", "9"]) == 2
-    assert "no stage 9-1" in capsys.readouterr().err
+    for flags, message in {
+        "--world 9": "no stage '9-1'",
+        "--world 0": "no stage '0-1'",
+        "--max-steps -1": "must not be negative",
+        "--seed -1": "must not be negative",
+    }.items():
+        capsys.readouterr()
+        assert evaluate_mario.main(["--model", str(model_zip), *flags.split()]) == 2
+        assert message in capsys.readouterr().err
+    assert evaluate_mario.main(["--stage", "8-4"]) == 2
+    assert "no policy of 8-4 is shipped" in capsys.readouterr().err
+
+
+def test_the_stage_that_is_named_is_played_and_a_mixture_said_per_stage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = parse_config("--stages 1-1,1-2 --n-envs 1 --n-steps 64 --batch-size 64".split())
+    venv = make_training_env(config)
+    model = make_model(config, venv)
+    model.policy.action_net.bias.data[1] = 10.0  # type: ignore[operator]  # it jumps to the right
+    path = tmp_path / "both.zip"
+    write_model_zip(path, model.save, config_as_dict(config))
+    venv.close()
+    flags = f"--model {path} --output-dir {tmp_path} --episodes 2 --max-steps 40 --n-envs 4"
+    assert evaluate_mario.main([*flags.split(), "--no-video"]) == 0
+    output = capsys.readouterr().out
+    both = Summary.from_json(tmp_path / "summary.json")
+    assert both.stage_names == "1-1,1-2"
+    assert [one.episodes for one in both.stages] == [2, 2]
+    assert "trained on" not in output
+    assert "cleared   0/4" in output and "  1-2       0/2" in output
+    # each stage apart is what the mixture says of it
+    apart = []
+    for stage in ("1-1", "1-2"):
+        assert evaluate_mario.main([*flags.split(), "--no-video", "--stage", stage]) == 0
+        apart.append(Summary.from_json(tmp_path / "summary.json"))
+    assert joined(apart) == both
+
+    capsys.readouterr()
+    assert evaluate_mario.main([*flags.split(), "--stage", "4-1"]) == 0
+    assert "note: trained on 1-1,1-2, plays 4-1" in capsys.readouterr().out
+    found = Summary.from_json(tmp_path / "summary.json")
+    assert found.stage_names == "4-1"
+    config_41 = in_stages(load_policy(path).env_config, (StageId(4, 1),))
+    played = play(
+        load_policy(path),
+        protocol_config(in_process(config_41), "noop"),
+        2,
+        deterministic=False,
+        seed=JUDGE_SEED,
+        max_steps=40,
+    )
+    assert found.end_x_positions == tuple(episode.end_x for episode in played)
+    assert {episode.stage for episode in played} == {StageId(4, 1)}
+
+    # what is recorded is of the stage that was played, drawn from two or named
+    watched = f"--model {path} --headless --protocol fixed --record".split()
+    stages = set()
+    for seed in range(6):
+        demo = tmp_path / f"{seed}.npz"
+        assert watch_mario.main([*watched, str(demo), "--seed", str(seed)]) == 0
+        stages.add((load_demo(demo).world, load_demo(demo).stage))
+    assert stages == {(1, 1), (1, 2)}
+    demo = tmp_path / "4-1.npz"
+    assert watch_mario.main([*watched, str(demo), "--stage", "4-1"]) == 0
+    assert (load_demo(demo).world, load_demo(demo).stage) == (4, 1)
+    assert replay(load_demo(demo)).parted_at is None
 
 
 @pytest.mark.parametrize(

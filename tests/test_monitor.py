@@ -26,8 +26,10 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import auto_update_mario_monitor
+from mario_config import EnvConfig
 from mario_doctor import Doctor
 from mario_game import STAGES, StageId
+from mario_judge import ModelEvaluation, Summary, summarize
 from mario_report import (
     CURVE_POINTS,
     Ending,
@@ -38,6 +40,7 @@ from mario_report import (
     points,
     rounded,
 )
+from mario_rollout import Episode
 from mario_status import RunReader, find_runs
 
 ROOT = Path(__file__).parents[1]
@@ -101,7 +104,8 @@ def test_a_real_run_is_finished_and_a_collapsed_one_says_why(
 ) -> None:
     status = RunReader(tiny_run).status()
     assert (status.state, status.step, status.target) == ("finished", 256, 256)
-    assert (status.agent, status.stage, status.best["episodes"]) == ("ppo", "1-1", 2)
+    assert (status.agent, status.stage) == ("ppo", "1-1")
+    assert status.best and status.best.argmax.episodes == 30, "each number of no-ops once"
     write_rows(tmp_path, [healthy(100), {**healthy(200), "entropy": 1e-8}])
     status = RunReader(tmp_path).status()
     assert status.state == "collapsed"
@@ -195,11 +199,18 @@ def test_curves_are_thinned_to_their_last_point() -> None:
 
 
 def test_deaths_are_counted_by_place_newest_episodes_first() -> None:
-    old = {"end_x_positions": [10] * 150, "episode_flags": [False] * 150}
-    sampled = {"end_x_positions": [700, 710, 3161], "episode_flags": [False, False, True]}
-    new = {"end_x_positions": [3161] * 97, "episode_flags": [True] * 97, "sampled": sampled}
-    ends = endings([old, new])
+    stage = StageId(1, 1)
+
+    def of(*xs: int) -> Summary:
+        episodes = [Episode(0, (0,), 0.0, x, x == 3161, x, False, stage, (stage,)) for x in xs]
+        about: Any = {"protocol": "sticky", "deterministic": True, "seed": 0, "model": "m"}
+        return summarize(episodes, EnvConfig(), **about)
+
+    old = ModelEvaluation(step=1, argmax=of(*[10] * 150))
+    new = ModelEvaluation(step=2, argmax=of(*[3161] * 97), sampled=of(700, 710, 3161))
+    ends = endings([old, new], stage)
     assert len(ends) == 200
+    assert endings([old, new], StageId(1, 2)) == []
     assert ends[97] == Ending(700, False)
     assert death_counts(ends) == [(0, 100), (672, 1), (704, 1)]
     assert describe_endings(ends) == ("98 of 200 cleared; most of the others ended at x 0-31 (100)")

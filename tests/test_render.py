@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from PIL import Image
 
 import render_best_checkpoint
 from mario_cli import UsageError
+from mario_judge import ModelEvaluation
 from mario_runs import BadModelFile
 from mario_status import RunReader, best_run, find_runs, newest_model, newest_run
 
@@ -61,8 +63,11 @@ def test_auto_finds_the_best_run_or_the_newest_step(
     shutil.copytree(tiny_run, better)
     shutil.copytree(tiny_run, newer)
     summary = better / "evaluations" / "best_eval_summary.json"
-    content = json.loads(summary.read_text())
-    summary.write_text(json.dumps({**content, "rank": [1.0, 3161.0, -300.0]}))
+    found = ModelEvaluation.from_json(summary)
+    [stage] = found.argmax.stages
+    far = dataclasses.replace(stage, median_max_x=stage.median_max_x + 1)
+    argmax = dataclasses.replace(found.argmax, stages=(far,))
+    dataclasses.replace(found, argmax=argmax).write(summary)
     os.utime(better / "metrics.jsonl", (1e9, 1e9))
     assert find_runs(root) == {"better": better, "group/newer": newer}
     assert (best_run(root), newest_run(root)) == (better, newer)

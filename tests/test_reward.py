@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mario_cli import UsageError
-from mario_config import EnvConfig, RewardConfig, env_config_from_dict
+from mario_config import EnvConfig, RewardConfig, env_config_as_dict, env_config_from_dict
 from mario_game import STAGES, GameFacts, StageId
 from mario_reward import RewardShaper, reward_signature
 
+PRETRAINED = Path(__file__).parents[1] / "pretrained"
 START = STAGES[StageId(1, 1)].start_x
 AREA = STAGES[StageId(1, 1)].start_area
 GOAL = STAGES[StageId(1, 1)].goal_line_x
@@ -262,7 +266,7 @@ def test_signature_tells_rewards_apart_and_survives_json() -> None:
     assert reward_signature(base) == reward_signature(dataclasses.replace(base, n_envs=3))
     assert reward_signature(base) != reward_signature(changed)
     assert reward_signature(base) != reward_signature(dataclasses.replace(base, goal_line_x=3000))
-    assert env_config_from_dict(dataclasses.asdict(base)) == base
+    assert env_config_from_dict(env_config_as_dict(base)) == base
 
 
 @pytest.mark.parametrize(
@@ -278,3 +282,34 @@ def test_signature_tells_rewards_apart_and_survives_json() -> None:
 def test_wrong_configs_are_refused_by_name(changes: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         EnvConfig(**changes)
+
+
+# Of every policy that was ever shipped, as computed when it was: the reward's formula and the names
+# of its numbers may be written anew, what they hash to may not.
+SHIPPED_SIGNATURES = {
+    "dreamerv3_mario_1-1": "b7dd8bb25139e595",
+    "ppo_levels/1-2": "33d7c362f0482344",
+    "ppo_levels/1-3": "756f453a9d26ac10",
+    "ppo_levels/1-4": "7fa2641368ad9823",
+    "ppo_levels/2-4": "7fa2641368ad9823",
+    "ppo_levels/3-2": "04c27d317381fe4a",
+    "ppo_levels/3-3": "61162aee97aab872",
+    "ppo_levels/4-1": "fb45e89d33af1c22",
+    "ppo_levels/4-3": "db773b62c4cf863f",
+    "ppo_levels/5-1": "1049f213ced58207",
+    "ppo_levels/5-4": "7fa2641368ad9823",
+    "ppo_levels/6-1": "bc1ce86098125ec4",
+    "ppo_levels/6-4": "7fa2641368ad9823",
+    "ppo_mario_1-1": "895ca67f8dd22593",
+    "ppo_mario_1-1_noop": "38d4ac7fc4b04d59",
+    "ppo_mario_1-1_speedrun": "38d4ac7fc4b04d59",
+}
+
+
+@pytest.mark.parametrize("name", SHIPPED_SIGNATURES)
+def test_a_shipped_policys_reward_keeps_its_signature(name: str) -> None:
+    with zipfile.ZipFile(PRETRAINED / name / "best_eval.zip") as model:
+        config = json.loads(model.read("train_config.json"))
+    signature = reward_signature(env_config_from_dict(config["env"]))
+    assert signature == SHIPPED_SIGNATURES[name]
+    assert signature == config["reward_signature"]

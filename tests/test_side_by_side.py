@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mario_rollout import CAPTION_HEIGHT, write_video
+from mario_video import CAPTION_HEIGHT, write_video
 from scripts import side_by_side
 
 

@@ -16,11 +16,12 @@ import pytest
 
 import watch_mario
 from fastnes import BUTTON_BITS
-from mario_config import EnvConfig, in_process
+from mario_config import in_process
 from mario_demos import Demo, load_demo, save_demo
 from mario_game import StageId
+from mario_judge import protocol_config
 from mario_policies import load_policy, shipped_model
-from mario_rollout import play, protocol_config
+from mario_rollout import play
 
 ROOT = Path(__file__).parents[1]
 RIGHT, A, B = (BUTTON_BITS[name] for name in ("right", "A", "B"))
@@ -80,13 +81,13 @@ def test_a_demo_that_parts_says_at_which_frame(
 
 def test_the_better_episode_is_kept(tmp_path: Path) -> None:
     recorder = watch_mario.Recorder(tmp_path / "demo.npz")
-    config = EnvConfig()
+    stage = StageId(1, 1)
     far, near = [RIGHT | B] * 200, [RIGHT | B] * 60
-    recorder.add(config, near, "human")
-    recorder.add(config, far, "human")
-    recorder.add(config, near, "human")
+    recorder.add(stage, near, "human")
+    recorder.add(stage, far, "human")
+    recorder.add(stage, near, "human")
     assert load_demo(tmp_path / "demo.npz").frames > 60
-    watch_mario.Recorder(None).add(config, far, "human")
+    watch_mario.Recorder(None).add(stage, far, "human")
 
 
 # --------------------------------------------------------------------------------------------
