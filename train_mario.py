@@ -31,6 +31,7 @@ from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 
 from fastnes import BUTTON_BITS
+from mario_checkpoints import load_tensors, read_model_zip, tensor_bytes, write_model_zip
 from mario_cli import UsageError, exit_code, with_stages_flag
 from mario_config import (
     EnvConfig,
@@ -56,18 +57,7 @@ from mario_rollout import (
     play,
     write_video,
 )
-from mario_runs import (
-    BadModelFile,
-    MetricsLog,
-    RunFolder,
-    atomic_write,
-    load_tensors,
-    provenance,
-    read_model_zip,
-    tensor_bytes,
-    write_json,
-    write_model_zip,
-)
+from mario_runs import BadModelFile, MetricsLog, RunFolder, atomic_write, provenance, write_json
 from mario_sb3 import MarioVecEnv, WorkerDied, make_vec_env, positions
 
 DEFAULT_RECIPE = Path(__file__).parent / "configs" / "ppo_1-1.yaml"

@@ -38,20 +38,14 @@ from rich.live import Live
 from rich.table import Table
 from scipy.stats import bootstrap
 
+from mario_checkpoints import read_model_zip
 from mario_cli import UsageError, exit_code
 from mario_config import in_process
 from mario_doctor import diagnose
 from mario_game import parse_stages
 from mario_policies import load_policy
 from mario_rollout import evaluate
-from mario_runs import (
-    RunFolder,
-    RunLocked,
-    provenance,
-    read_metrics,
-    read_model_zip,
-    write_json,
-)
+from mario_runs import RunFolder, RunLocked, provenance, read_metrics, write_json
 from train_mario import parse_config, read_yaml
 
 ROOT = Path(__file__).parent

@@ -35,12 +35,13 @@ from dreamerv3.networks import centered, unimix_probs
 from dreamerv3.policy import DreamerPolicy, policy_from_tensors
 from dreamerv3.recurrence import UNIMIX, no_noise
 from dreamerv3.replay import Replay
+from mario_checkpoints import read_model_zip
 from mario_cli import UsageError, exit_code
 from mario_config import in_process
 from mario_game import GameFacts
 from mario_policies import find_model
 from mario_rollout import evaluate, game_fps, write_video
-from mario_runs import BadModelFile, RunFolder, read_metrics, read_model_zip, write_json
+from mario_runs import BadModelFile, RunFolder, read_metrics, write_json
 
 CURIOSITY_EPISODES = 64  # the newest ones
 ENSEMBLE_UPDATES = 300  # of an ensemble for an agent that has none

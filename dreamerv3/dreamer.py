@@ -48,6 +48,13 @@ from dreamerv3.models import Batch, ModelConfig
 from dreamerv3.policy import DreamerPolicy, make_agent, tuples
 from dreamerv3.recurrence import draw_noise, noisy
 from dreamerv3.replay import Replay, read_index, relabel
+from mario_checkpoints import (
+    POLICY_MEMBER,
+    load_tensors,
+    read_model_zip,
+    tensor_bytes,
+    write_model_zip,
+)
 from mario_cli import UsageError, exit_code, with_stages_flag
 from mario_config import EnvConfig, env_config_as_dict, env_config_from_dict, in_process
 from mario_game import parse_stages, stages_label, with_stages_field
@@ -62,18 +69,7 @@ from mario_rollout import (
     protocol_config,
     write_video,
 )
-from mario_runs import (
-    POLICY_MEMBER,
-    BadModelFile,
-    MetricsLog,
-    RunFolder,
-    load_tensors,
-    provenance,
-    read_model_zip,
-    tensor_bytes,
-    write_json,
-    write_model_zip,
-)
+from mario_runs import BadModelFile, MetricsLog, RunFolder, provenance, write_json
 
 AGENT = "dreamerv3"
 CONFIGS = Path(__file__).with_name("configs.yaml")

@@ -26,21 +26,13 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from evaluate_mario import print_summary
+from mario_checkpoints import OPTIMIZER_MEMBER, load_tensors, read_model_zip
 from mario_cli import UsageError, exit_code
 from mario_config import EmulatorName, EnvConfig, in_process
 from mario_game import parse_stages, stages_text, with_stages_field
 from mario_policies import find_model, load_policy
 from mario_rollout import PROTOCOLS, ProtocolName, Summary, evaluate
-from mario_runs import (
-    CONFIG_MEMBER,
-    OPTIMIZER_MEMBER,
-    RunFolder,
-    atomic_write,
-    load_tensors,
-    read_metrics,
-    read_model_zip,
-    write_json,
-)
+from mario_runs import CONFIG_MEMBER, RunFolder, atomic_write, read_metrics, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAINING = "training.json"

@@ -26,12 +26,13 @@ from dreamerv3.dreamer import (
     parse_config,
 )
 from dreamerv3.envs.mario import FinishedEpisode
+from mario_checkpoints import read_model_zip
 from mario_cli import UsageError
 from mario_config import in_process
 from mario_policies import load_policy
 from mario_reward import reward_signature
 from mario_rollout import Critic, evaluate
-from mario_runs import BadModelFile, RunFolder, read_metrics, read_model_zip
+from mario_runs import BadModelFile, RunFolder, read_metrics
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))

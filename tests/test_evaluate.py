@@ -13,9 +13,10 @@ import pytest
 
 import evaluate_mario
 import quick_mario_smoke
+from mario_checkpoints import write_model_zip
 from mario_demos import load_demo, replay
 from mario_policies import find_model, load_policy
-from mario_runs import BadModelFile, write_model_zip
+from mario_runs import BadModelFile
 from train_mario import TrainConfig, config_as_dict, make_model, make_training_env, parse_config
 
 FIELDS = set(

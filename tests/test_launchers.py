@@ -35,7 +35,8 @@ import auto_update_mario_monitor  # noqa: E402
 import dreamerv3.dreamer  # noqa: E402
 import render_best_checkpoint  # noqa: E402
 import watch_mario  # noqa: E402
-from mario_runs import RunFolder, read_model_zip  # noqa: E402
+from mario_checkpoints import read_model_zip  # noqa: E402
+from mario_runs import RunFolder  # noqa: E402
 from mario_status import RunReader  # noqa: E402
 from train_mario import parse_config  # noqa: E402
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from mario_checkpoints import read_model_zip
 from mario_cli import UsageError
-from mario_runs import RunFolder, read_metrics, read_model_zip
+from mario_runs import RunFolder, read_metrics
 from train_mario_professional import main, over_seeds, read_plan, report
 
 ROOT = Path(__file__).parents[1]

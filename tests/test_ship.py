@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from conftest import TINY_RUN
 
+from mario_checkpoints import read_model_zip
 from mario_game import StageId
 from mario_policies import load_policy
-from mario_runs import read_model_zip
 from train_mario import main as train
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -21,13 +21,14 @@ import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecNormalize
 
+from mario_checkpoints import load_tensors, read_model_zip
 from mario_cli import UsageError
 from mario_config import in_process
 from mario_game import StageId
 from mario_policies import load_policy
 from mario_ppo import PPOWithRND
 from mario_rollout import play, protocol_config
-from mario_runs import RunFolder, load_tensors, read_metrics, read_model_zip
+from mario_runs import RunFolder, read_metrics
 from train_mario import (
     TemperatureCallback,
     TrainConfig,
