@@ -45,7 +45,8 @@ from mario_curriculum import AnywhereStarts, BackwardStarts
 from mario_demos import demo_samples, load_demos
 from mario_doctor import Doctor, Finding
 from mario_game import StageId, parse_stages, stages_label, stages_text, with_stages_field
-from mario_ppo import PPOPolicy, PPOWithRND, SmallCNN, TwoHeadCnnPolicy, linear_schedule, plain
+from mario_networks import PPOPolicy, SmallCNN, TwoHeadCnnPolicy
+from mario_ppo import MarioPPO, linear_schedule, plain
 from mario_reward import reward_signature
 from mario_rollout import (
     ProtocolName,
@@ -134,8 +135,6 @@ class PPOFlags:
     """Of the network's arithmetic; auto is bf16 where the CPU or GPU multiplies it natively."""
     channels_last: bool = True
     """Memory order of the convolutions; the same function, about twice as fast on a CPU."""
-    compile_policy: bool = False
-    """torch.compile the training pass: minutes of warm-up, for long runs on a GPU."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -437,14 +436,14 @@ def make_training_env(config: TrainConfig) -> VecEnv:
     return venv
 
 
-def make_model(config: TrainConfig, venv: VecEnv) -> PPOWithRND:
+def make_model(config: TrainConfig, venv: VecEnv) -> MarioPPO:
     """Return the learner that the flags describe."""
     ppo, rnd = config.ppo, config.rnd
 
     def schedule(initial: float, final: float | None) -> Any:
         return initial if final is None else linear_schedule(initial, final)
 
-    model = PPOWithRND(
+    model = MarioPPO(
         TwoHeadCnnPolicy,
         venv,
         learning_rate=schedule(ppo.learning_rate, ppo.learning_rate_final),
@@ -466,7 +465,6 @@ def make_model(config: TrainConfig, venv: VecEnv) -> PPOWithRND:
         rnd_warmup_steps=rnd.rnd_warmup_steps,
         precision=ppo.precision,
         channels_last=ppo.channels_last,
-        compile_policy=ppo.compile_policy,
         seed=config.run.seed,
         device=resolve_device(ppo.device),
         policy_kwargs={
@@ -486,7 +484,7 @@ def make_model(config: TrainConfig, venv: VecEnv) -> PPOWithRND:
 # --------------------------------------------------------------------------------------------
 
 
-def capture_state(model: PPOWithRND) -> dict[str, Any]:
+def capture_state(model: MarioPPO) -> dict[str, Any]:
     """Return all of the trainer's state but the policy's weights, as tensors and plain values.
 
     Environments outside the batched backend are not captured: a resumed run resets them.
@@ -508,7 +506,7 @@ def capture_state(model: PPOWithRND) -> dict[str, Any]:
     return plain(state)
 
 
-def restore_state(model: PPOWithRND, state: dict[str, Any]) -> None:
+def restore_state(model: MarioPPO, state: dict[str, Any]) -> None:
     """Continue from what `capture_state` returned; the weights are loaded before."""
     model.load_trainer_state(state["learner"])
     exact = "environments" in state and len(state["monitor"]["returns"]) == model.n_envs
@@ -532,7 +530,7 @@ def restore_state(model: PPOWithRND, state: dict[str, Any]) -> None:
             )
 
 
-def wrappers_of(model: PPOWithRND) -> list[VecEnv]:
+def wrappers_of(model: MarioPPO) -> list[VecEnv]:
     """Return the model's vec env and what it wraps, the outermost first."""
     venvs: list[Any] = [model.get_env()]
     while hasattr(venvs[-1], "venv"):
@@ -541,7 +539,7 @@ def wrappers_of(model: PPOWithRND) -> list[VecEnv]:
 
 
 def save_checkpoint(
-    run: RunFolder, model: PPOWithRND, state: dict[str, Any], config: dict[str, Any]
+    run: RunFolder, model: MarioPPO, state: dict[str, Any], config: dict[str, Any]
 ) -> Path:
     """Write a checkpoint of the model's weights and a captured state.
 
@@ -960,7 +958,7 @@ def describe_changes(old: TrainConfig, new: TrainConfig) -> list[str]:
     return changes
 
 
-def resume(model: PPOWithRND, config: TrainConfig) -> None:
+def resume(model: MarioPPO, config: TrainConfig) -> None:
     """Load the checkpoint that the flags name, or refuse it.
 
     Raises:
@@ -1003,7 +1001,7 @@ def resume(model: PPOWithRND, config: TrainConfig) -> None:
     print(f"resumed {path} at {model.num_timesteps:,} steps")
 
 
-def load_weights(model: PPOWithRND, weights: dict[str, th.Tensor], path: Path) -> None:
+def load_weights(model: MarioPPO, weights: dict[str, th.Tensor], path: Path) -> None:
     """Load the policy's tensors, or say how they do not fit.
 
     The intrinsic value head may be missing or too much: RND can begin or end with a warm start.
@@ -1052,7 +1050,7 @@ def train(config: TrainConfig) -> int:
 
 
 def run_training(
-    run: RunFolder, model: PPOWithRND, config: TrainConfig, content: dict[str, Any]
+    run: RunFolder, model: MarioPPO, config: TrainConfig, content: dict[str, Any]
 ) -> int:
     """Train to the target, or to a signal or a failure; what can be saved is."""
     stop = StopOnSignal()

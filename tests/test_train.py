@@ -26,7 +26,7 @@ from mario_cli import UsageError
 from mario_config import in_process
 from mario_game import StageId
 from mario_policies import load_policy
-from mario_ppo import PPOWithRND
+from mario_ppo import MarioPPO
 from mario_rollout import play, protocol_config
 from mario_runs import RunFolder, read_metrics
 from train_mario import (
@@ -172,15 +172,15 @@ def test_a_killed_run_resumes_to_the_same_bits(
 def test_a_signal_in_the_last_update_costs_nothing(
     tmp_path: Path, trainer: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    update = PPOWithRND.train
+    update = MarioPPO.train
 
-    def signalled_update(model: PPOWithRND) -> None:
+    def signalled_update(model: MarioPPO) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         update(model)
 
     runs = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "signalled")
     for run, train in zip(runs, (update, signalled_update), strict=True):
-        monkeypatch.setattr(PPOWithRND, "train", train)
+        monkeypatch.setattr(MarioPPO, "train", train)
         flags = [*TINY.split(), "--timesteps", "128", "--run-dir", str(run.path)]
         assert main(flags) == 0
         resumed = trainer("--resume-model", run.path, "--timesteps", "256")
