@@ -49,8 +49,9 @@ def render(flags: RenderFlags) -> None:
     output = flags.output_dir or flags.run
     for name in ("best.mp4", "best.gif"):
         write_video(output / name, frames, game_fps(config.env))
+    goal = config.env.goal_of(config.env.stages[0])
     print(
-        f"max-x {best.max_x} of {config.env.goal} in {best.length - 1} steps"
+        f"max-x {best.max_x} of {goal} in {best.length - 1} steps"
         f"{', flag' if best.flag else ''}: {output / 'best.mp4'}, {output / 'best.gif'}"
     )
 

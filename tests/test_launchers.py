@@ -141,7 +141,7 @@ def test_recipes_are_flags_that_the_trainer_takes() -> None:
             assert weights[0]["env"]["action_set"] == config.env.action_set
     command = launch.command_of(launch.RECIPES["plan2explore"], RunFolder(Path("nowhere")), [])
     dreamer = dreamerv3.dreamer.parse_config(command[2:])
-    assert (dreamer.run.logdir, dreamer.run.steps) == (Path("nowhere"), 700_000)
+    assert (dreamer.run.run_dir, dreamer.run.timesteps) == (Path("nowhere"), 700_000)
     assert dreamer.exploration.behaviour == "plan2explore"
 
 
