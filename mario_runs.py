@@ -43,12 +43,8 @@ KEPT_CHECKPOINTS = 2  # the newest, and the one before in case the newest is tor
 
 # The keys of metrics.jsonl that every agent shares; others carry a prefix of their own.
 METRIC_KEYS = frozenset(
-    {
-        *("step", "wall_s", "env_steps_per_s"),
-        *("episode_return", "episode_length", "max_x", "clear_rate", "intrinsic_reward"),
-        *("entropy", "approx_kl", "clip_fraction", "value_loss", "policy_loss"),
-        *("explained_variance", "learning_rate"),
-    }
+    "step wall_s env_steps_per_s episode_return episode_length max_x clear_rate entropy approx_kl "
+    "clip_fraction value_loss policy_loss explained_variance learning_rate intrinsic_reward".split()
 )
 
 
