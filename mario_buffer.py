@@ -32,8 +32,9 @@ class ImageRolloutBuffer(RolloutBuffer):
     the storage is environment-major (and, with channels_last, [.., H, W, C]) from the start, and
     `observations` is a view of it in SB3's shape. Storage is reused, uint8, and pinned for CUDA.
 
-    :param channels_last: store pixels as [H, W, C]
-    :param intrinsic: keep what RND needs: intrinsic values, returns and the terminal frames
+    Args:
+        channels_last: store pixels as [H, W, C]
+        intrinsic: keep what RND needs: intrinsic values, returns and the terminal frames
     """
 
     def __init__(
@@ -117,7 +118,8 @@ class ImageRolloutBuffer(RolloutBuffer):
         That is the newest frame of the following observation, but the episode's own last frame
         where the episode ended there: the next observation belongs to the next episode.
 
-        :param last_obs: uint8 [E, C, H, W], the observations after the rollout's last step
+        Args:
+            last_obs: uint8 [E, C, H, W], the observations after the rollout's last step
         """
         newest = self.observations[:, :, -1].swapaxes(0, 1)  # [E, T, H, W]
         frames = np.empty_like(newest, order="C")
@@ -136,10 +138,11 @@ class ImageRolloutBuffer(RolloutBuffer):
         extrinsic advantage has the coefficient 2 and the intrinsic one 1); PPO then normalises
         the sum per minibatch. `returns` stays the extrinsic head's target.
 
-        :param rewards: float [T, E], normalised intrinsic rewards
-        :param last_values: float [E], intrinsic values after the last step
-        :param gamma: intrinsic discount
-        :param coefficient: weight of the intrinsic advantage
+        Args:
+            rewards: float [T, E], normalised intrinsic rewards
+            last_values: float [E], intrinsic values after the last step
+            gamma: intrinsic discount
+            coefficient: weight of the intrinsic advantage
         """
         ones = np.ones_like(self.rewards)
         advantages = gae(rewards, self.intrinsic_values, last_values, ones, gamma, self.gae_lambda)

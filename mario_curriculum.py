@@ -59,7 +59,7 @@ class DemoStarts:
         """Note how an episode that began on the way ended."""
 
     def draw(self, generator: np.random.Generator) -> Start:
-        """As `Starts`."""
+        """Return where the next episode of the environment with this generator begins."""
         stage = self.levels.draw_number(generator)
         place = self.draw_place(stage, generator)
         number = stage + place * len(self.places)
@@ -70,7 +70,7 @@ class DemoStarts:
         return Start(waypoint.state, waypoint.screen, number, at_level_start=False)
 
     def count(self, number: int, cleared: bool) -> None:
-        """As `Starts`."""
+        """Take note of how an episode that began at a number ended."""
         place, stage = divmod(number, len(self.places))
         if place == self.places[stage]:
             self.levels.count(stage, cleared)
@@ -78,15 +78,15 @@ class DemoStarts:
             self.count_place(stage, place, cleared)
 
     def scalars(self) -> dict[str, float]:
-        """As `Starts`."""
+        """Return each stage's clear rate, if there are several."""
         return self.levels.scalars()
 
     def state_dict(self) -> dict[str, Any]:
-        """As `Starts`."""
+        """Return what `load_state_dict` needs to go on exactly: arrays and numbers."""
         return self.levels.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """As `Starts`."""
+        """Continue from what `state_dict` returned."""
         self.levels.load_state_dict(state)
 
 
@@ -100,7 +100,7 @@ class AnywhereStarts(DemoStarts):
     LEVEL_SHARE = 0.5
 
     def draw_place(self, stage: int, generator: np.random.Generator) -> int:
-        """As `DemoStarts`."""
+        """Return the next episode's place, 0 the last before the goal, or the level's start."""
         places = self.places[stage]
         if generator.random() < self.LEVEL_SHARE:
             return places
@@ -147,7 +147,7 @@ class BackwardStarts(DemoStarts):
         self.reached = np.zeros(len(self.places), dtype=np.int64)
 
     def draw_place(self, stage: int, generator: np.random.Generator) -> int:
-        """As `DemoStarts`."""
+        """Return the next episode's place, 0 the last before the goal, or the level's start."""
         front, level = int(self.front[stage]), self.places[stage]
         if self.pace.share < 1 and (front == level or generator.random() >= self.pace.share):
             return level
@@ -155,7 +155,7 @@ class BackwardStarts(DemoStarts):
         return level if front == level else front - back
 
     def count_place(self, stage: int, place: int, cleared: bool) -> None:
-        """As `DemoStarts`."""
+        """Count an episode of the window, and move the front when enough have been tried."""
         if place <= self.front[stage] - self.pace.window:
             return  # begun before the front moved on
         self.tried[stage] += 1
@@ -166,19 +166,19 @@ class BackwardStarts(DemoStarts):
             self.tried[stage] = self.reached[stage] = 0
 
     def scalars(self) -> dict[str, float]:
-        """As `Starts`: how far from the goal episodes begin, in agent steps of the demo."""
+        """Return also how far from the goal episodes begin, in agent steps of the demo."""
         return super().scalars() | {
             f"stage/{stage}/steps_to_goal": float((front + 1) * self.steps)
             for stage, front in zip(self.levels.stages, self.front.tolist(), strict=True)
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """As `Starts`."""
+        """Return what `load_state_dict` needs to go on exactly: arrays and numbers."""
         names = ("front", "tried", "reached")
         return {name: getattr(self, name).copy() for name in names} | super().state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """As `Starts`."""
+        """Continue from what `state_dict` returned."""
         for name in ("front", "tried", "reached"):
             getattr(self, name)[...] = state[name]
         super().load_state_dict(state)

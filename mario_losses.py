@@ -24,12 +24,15 @@ def gae(
 ) -> np.ndarray:
     """Generalised advantage estimation (Schulman et al. 2016, arXiv:1506.02438, equation 16).
 
-    :param rewards: float [T, E]
-    :param values: float [T, E], V(s_t)
-    :param last_values: float [E], V(s_T)
-    :param next_non_terminal: float [T, E], 0 where s_{t+1} begins a new episode, else 1; all ones
-        for a non-episodic stream, whose return runs on through death (RND, section 2.3)
-    :return: float32 [T, E], advantages
+    Args:
+        rewards: float [T, E]
+        values: float [T, E], V(s_t)
+        last_values: float [E], V(s_T)
+        next_non_terminal: float [T, E], 0 where s_{t+1} begins a new episode, else 1; all ones for
+            a non-episodic stream, whose return runs on through death (RND, section 2.3)
+
+    Returns:
+        float32 [T, E], advantages
     """
     advantages = np.zeros_like(values, dtype=np.float32)
     running = np.zeros_like(last_values, dtype=np.float32)

@@ -25,8 +25,9 @@ class SmallCNN(BaseFeaturesExtractor):
     A half of NatureCNN's widths (Mnih et al. 2015). A gradient pass on 256 samples took 67 ms
     instead of 153 ms (float32, channels_last, 2 cores of a Cascade Lake at 2.5 GHz).
 
-    :param observation_space: uint8 Box [C, H, W], at least 36 x 36
-    :param features_dim: length of the feature vector
+    Args:
+        observation_space: uint8 Box [C, H, W], at least 36 x 36
+        features_dim: length of the feature vector
     """
 
     def __init__(self, observation_space: spaces.Box, features_dim: int = 256) -> None:
@@ -55,15 +56,17 @@ class TwoHeadCnnPolicy(ActorCriticCnnPolicy):
 
     Its zips and state dicts are SB3's; with the options off it is SB3's `CnnPolicy` to the bit.
 
-    :param net_arch: layers between the features and the heads; None means none, for every features
-        extractor (SB3 would put 64-64 behind any but NatureCNN)
-    :param intrinsic_value: add `intrinsic_value_net`, the value head of the intrinsic return
-    :param action_bias: one number per action, in logits: the initial bias of `action_net`. Logits
-        are W h + b, and SB3 starts at b = 0, so that starting at b = c is the same function with
-        the same gradients as adding the constant c to the logits. It needs no code at inference,
-        and training can unlearn it. As W starts near 0, the initial policy is softmax(c).
-    :param channels_last: memory format of the convolutions; the same function, 2.4 times faster
-        for SmallCNN and 1.6 times for NatureCNN on the CPU named above
+    Args:
+        net_arch: layers between the features and the heads; None means none, for every features
+            extractor (SB3 would put 64-64 behind any but NatureCNN)
+        intrinsic_value: add `intrinsic_value_net`, the value head of the intrinsic return
+        action_bias: one number per action, in logits: the initial bias of `action_net`. Logits are
+            W h + b, and SB3 starts at b = 0, so that starting at b = c is the same function with
+            the same gradients as adding the constant c to the logits. It needs no code at
+            inference, and training can unlearn it. As W starts near 0, the initial policy is
+            softmax(c).
+        channels_last: memory format of the convolutions; the same function, 2.4 times faster for
+            SmallCNN and 1.6 times for NatureCNN on the CPU named above
     """
 
     autocast_dtype: th.dtype | None = None
@@ -212,8 +215,9 @@ class TwoHeadCnnPolicy(ActorCriticCnnPolicy):
 class PPOPolicy:
     """A `TwoHeadCnnPolicy` as the rollout loop's `Policy`: logits from observations, no memory.
 
-    :param policy: the network, on any device
-    :param env_config: what it was trained in; handed on, never read here
+    Args:
+        policy: the network, on any device
+        env_config: what it was trained in; handed on, never read here
     """
 
     def __init__(self, policy: TwoHeadCnnPolicy, env_config: Any) -> None:

@@ -71,18 +71,19 @@ class MarioPPO(PPO):
     SB3's (eps 1e-5) in its fused form, which takes 1 ms instead of 6 on one core;
     `policy_kwargs["optimizer_kwargs"]` overrides that.
 
-    :param ent_coef: entropy coefficient, a number or a schedule (see `linear_schedule`)
-    :param imitation_coef: weight of the demos' actions, a number or a schedule (see `imitate`)
-    :param ema_decay: of the weights' exponential moving average, a rollout; 0 keeps none
-    :param rnd_coef: weight of the intrinsic advantage; 0 switches RND off altogether
-    :param rnd_lr: learning rate of the predictor's Adam
-    :param rnd_feature_dim: length of RND's feature vectors
-    :param rnd_gamma: discount of the intrinsic return
-    :param rnd_update_proportion: part of each minibatch that trains the predictor
-    :param rnd_warmup_steps: random steps per environment that fill RND's observation normaliser
-        before the first rollout. They are not in `num_timesteps`; the environments are reset after.
-    :param precision: `float32`, `bf16` (autocast, in rollout and training alike) or `auto`
-    :param channels_last: memory format; same function, sums in another order
+    Args:
+        ent_coef: entropy coefficient, a number or a schedule (see `linear_schedule`)
+        imitation_coef: weight of the demos' actions, a number or a schedule (see `imitate`)
+        ema_decay: of the weights' exponential moving average, a rollout; 0 keeps none
+        rnd_coef: weight of the intrinsic advantage; 0 switches RND off altogether
+        rnd_lr: learning rate of the predictor's Adam
+        rnd_feature_dim: length of RND's feature vectors
+        rnd_gamma: discount of the intrinsic return
+        rnd_update_proportion: part of each minibatch that trains the predictor
+        rnd_warmup_steps: random steps per environment that fill RND's observation normaliser before
+            the first rollout. They are not in `num_timesteps`; the environments are reset after.
+        precision: `float32`, `bf16` (autocast, in rollout and training alike) or `auto`
+        channels_last: memory format; same function, sums in another order
     """
 
     policy: TwoHeadCnnPolicy
@@ -182,8 +183,9 @@ class MarioPPO(PPO):
         minibatch: the term of DAPG (Rajeswaran et al. 2018, arXiv:1709.10087, section IV.B) whose
         weight a schedule takes back as the policy outgrows the demos.
 
-        :param observations: uint8 [n, C, H, W]
-        :param actions: int64 [n]
+        Args:
+            observations: uint8 [n, C, H, W]
+            actions: int64 [n]
         """
         memory = th.channels_last if self.channels_last else th.contiguous_format
         self._demos = (
@@ -268,7 +270,8 @@ class MarioPPO(PPO):
     ) -> bool:
         """As SB3's, step for step; RND's rewards are computed once, when the rollout is complete.
 
-        :return: False if a callback stopped the training
+        Returns:
+            False if a callback stopped the training
         """
         assert isinstance(rollout_buffer, ImageRolloutBuffer)
         assert self._last_episode_starts is not None
@@ -318,7 +321,8 @@ class MarioPPO(PPO):
     ) -> np.ndarray:
         """Keep dying frames for RND, bootstrap time limits with the value function, as SB3 does.
 
-        :return: float [E], the rewards with the bootstrapped values
+        Returns:
+            float [E], the rewards with the bootstrapped values
         """
         if not dones.any():
             return rewards
@@ -360,7 +364,8 @@ class MarioPPO(PPO):
         algorithm 1 does so before the optimisation; after it, the target's features, computed once
         for the rewards, serve all epochs).
 
-        :raises NonFiniteLoss: before the step that would have spoilt the weights
+        Raises:
+            NonFiniteLoss: before the step that would have spoilt the weights
         """
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
@@ -503,7 +508,8 @@ class MarioPPO(PPO):
         Continue with `learn(target, reset_num_timesteps=False)`. With another number of
         environments the last observations are dropped, so that `learn` resets the environments.
 
-        :raises ValueError: when the optimiser's state belongs to other weights
+        Raises:
+            ValueError: when the optimiser's state belongs to other weights
         """
         state = copy.deepcopy(state)
         for name in _COUNTERS:

@@ -44,7 +44,7 @@ def test_several_stages_are_the_same_batched_and_single() -> None:
         for one, other in zip(ours[:3], theirs[:3], strict=True):
             np.testing.assert_array_equal(one, other)
         for info, reference in zip(ours[3], theirs[3], strict=True):
-            assert info == {name: reference.get(name) for name in info}
+            np.testing.assert_equal(info, {name: reference.get(name) for name in info})
         assert batched.reset_infos == single.reset_infos
         begun |= {info["start_stage"] for info in batched.reset_infos}
     assert begun == {"1-1", "1-2", "4-4"}
