@@ -37,14 +37,8 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.atari_wrappers import MaxAndSkipEnv, WarpFrame
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecFrameStack, VecTransposeImage
 
-from dreamerv3.dreamer import (
-    CONFIGS,
-    DreamerConfig,
-    Trainer,
-    keep_freed_memory,
-    read_overlays,
-    with_overlay,
-)
+from dreamerv3.dreamer import Trainer, keep_freed_memory
+from dreamerv3.flags import DreamerConfig, with_overlay
 from dreamerv3.models import Batch
 from dreamerv3.peers import PEERS
 from dreamerv3.policy import make_agent
@@ -286,9 +280,8 @@ def ppo_measures() -> list[Measure]:
 
 def dreamer_measures(folder: Path) -> list[Measure]:
     """DreamerV3 beside its peers: size1m, batch 16 x 64, horizon 15, gray; updates and training."""
-    overlays = read_overlays(CONFIGS)
     paper = DreamerConfig()
-    fast = with_overlay(paper, overlays, "mario_fast")
+    fast = with_overlay(paper, "mario_fast")
     env = fast.env
     n_actions = int(action_space(env).n)
     shape = paper.replay.length, paper.replay.batch
@@ -321,7 +314,7 @@ def dreamer_measures(folder: Path) -> list[Measure]:
         return updates(lambda: agent.update(batch, optimizer))
 
     def training(config: DreamerConfig, name: str) -> Callable[[], float]:
-        run = dataclasses.replace(config.run, logdir=folder / name)
+        run = dataclasses.replace(config.run, run_dir=folder / name)
         # Enough to sample from in every stream.
         exploration = dataclasses.replace(config.exploration, prefill=80 * env.n_envs)
         trainer = Trainer(dataclasses.replace(config, run=run, env=env, exploration=exploration))

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import pydantic
 import tyro
 
 from fastnes.ram import BUTTON_BITS
@@ -18,11 +19,29 @@ from mario_game import (
     stages_text,
     with_stages_field,
 )
+from mario_values import with_values
 
 EmulatorName = Literal["fast", "nes-py"]
-# On a command line: one word, as `parse_stages` reads it; nothing for none.
+
+
+def stages_of(value: Any) -> tuple[StageId, ...]:
+    """Return the stages in a value of a config file: "1-1,8-4", or a list of such or of pairs.
+
+    Raises:
+        UsageError: it holds something else.
+    """
+    if isinstance(value, str):
+        return parse_stages(value) if value else ()
+    if not isinstance(value, list | tuple):
+        raise UsageError(f"no stages: {value!r:.40}; write them as 1-1,8-4")
+    names = [item if isinstance(item, str) else "-".join(map(str, item)) for item in value]
+    return parse_stages(",".join(names)) if names else ()
+
+
+# On a command line: one word, as `parse_stages` reads it; nothing for none. In a file: `stages_of`.
 StagesFlag = Annotated[
     tuple[StageId, ...],
+    pydantic.PlainValidator(stages_of),
     tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar="STAGES",
@@ -165,13 +184,8 @@ def env_config_from_dict(values: dict[str, Any]) -> EnvConfig:
         UsageError: a key or a value does not fit.
     """
     try:
-        values = with_stages_field(values)
-        reward = dict(values.pop("reward", {}))
-        reward["hurdle_x"] = tuple(reward.get("hurdle_x", ()))
-        if "stages" in values:
-            values["stages"] = parse_stages(values["stages"])
-        return EnvConfig(**values, reward=RewardConfig(**reward))
-    except (AttributeError, TypeError, ValueError) as error:
+        return with_values(EnvConfig(), with_stages_field(values), "environment config")
+    except (TypeError, ValueError) as error:
         raise UsageError(f"not an environment config: {error}") from error
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,8 @@ from mario_config import EnvConfig
 from mario_demos import Demo, Waypoint, snapshots
 from mario_starts import StageStarts, Start
 
+STEPS = 8  # agent steps between two places of a demo, 96 px at full speed
+
 
 class DemoStarts:
     """Starts at places along demos of each stage of the config, and at the level's start.
@@ -19,19 +21,23 @@ class DemoStarts:
     What begins on the way is practice; only episodes from the level's start count as clears.
     """
 
-    STEPS = 8  # agent steps between two places, 96 px at full speed
-
-    def __init__(self, config: EnvConfig, demos: Sequence[Demo]) -> None:
+    def __init__(self, config: EnvConfig, demos: Sequence[Demo], steps: int = STEPS) -> None:
         """Run the demos and keep their places.
+
+        Args:
+            config: what is played.
+            demos: of each of its stages, one or several.
+            steps: agent steps between two places.
 
         Raises:
             UsageError: a stage of config has no demo, or a demo does not replay.
         """
         self.levels = StageStarts(config)
+        self.steps = steps
         self.waypoints: list[list[list[Waypoint]]] = []  # of each stage's demos, the last one first
         for world, stage in self.levels.stages:
             along = [
-                snapshots(demo, self.STEPS * config.frame_skip)[:0:-1]
+                snapshots(demo, steps * config.frame_skip)[:0:-1]
                 for demo in demos
                 if (demo.world, demo.stage) == (world, stage)
             ]
@@ -53,7 +59,7 @@ class DemoStarts:
         """Note how an episode that began on the way ended."""
 
     def draw(self, generator: np.random.Generator) -> Start:
-        """As `Starts`."""
+        """Return where the next episode of the environment with this generator begins."""
         stage = self.levels.draw_number(generator)
         place = self.draw_place(stage, generator)
         number = stage + place * len(self.places)
@@ -64,7 +70,7 @@ class DemoStarts:
         return Start(waypoint.state, waypoint.screen, number, at_level_start=False)
 
     def count(self, number: int, cleared: bool) -> None:
-        """As `Starts`."""
+        """Take note of how an episode that began at a number ended."""
         place, stage = divmod(number, len(self.places))
         if place == self.places[stage]:
             self.levels.count(stage, cleared)
@@ -72,15 +78,15 @@ class DemoStarts:
             self.count_place(stage, place, cleared)
 
     def scalars(self) -> dict[str, float]:
-        """As `Starts`."""
+        """Return each stage's clear rate, if there are several."""
         return self.levels.scalars()
 
     def state_dict(self) -> dict[str, Any]:
-        """As `Starts`."""
+        """Return what `load_state_dict` needs to go on exactly: arrays and numbers."""
         return self.levels.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """As `Starts`."""
+        """Continue from what `state_dict` returned."""
         self.levels.load_state_dict(state)
 
 
@@ -94,63 +100,85 @@ class AnywhereStarts(DemoStarts):
     LEVEL_SHARE = 0.5
 
     def draw_place(self, stage: int, generator: np.random.Generator) -> int:
-        """As `DemoStarts`."""
+        """Return the next episode's place, 0 the last before the goal, or the level's start."""
         places = self.places[stage]
         if generator.random() < self.LEVEL_SHARE:
             return places
         return int(generator.integers(places))
 
 
+class BackwardPace(NamedTuple):
+    """How a backward curriculum goes about it."""
+
+    share: float = 1.0  # of episodes along the demo, until its start is reached
+    steps: int = STEPS  # agent steps between two places
+    window: int = 3  # places, from the front toward the goal, that episodes begin at
+    episodes: int = 24  # begun in the window, that the clear rate is taken of
+    threshold: float = 0.5  # clear rate from which the front moves back
+
+
 class BackwardStarts(DemoStarts):
     """Starts along demos, near the goal at first, that move back as they succeed.
 
-    Salimans and Chen 2018, "Learning Montezuma's Revenge from a Single Demonstration". Each stage
-    has a front, counted in places before the goal. An episode begins at one of the `SPREAD` places
-    up to the front; once `THRESHOLD` of the last `EPISODES` of them reached the goal, the front
-    moves back by a place, and past the first place to the level's start.
+    Salimans and Chen 2018, "Learning Montezuma's Revenge from a Single Demonstration"
+    (arXiv:1812.03381). Each stage has a front, counted in places before the goal. An episode begins
+    at one of the window's places up to the front; once enough of so many of them reached the goal,
+    the front moves back by a place, and past the first place to the level's start.
     """
 
-    SPREAD = 3
-    THRESHOLD = 0.5
-    EPISODES = 24
+    def __init__(
+        self, config: EnvConfig, demos: Sequence[Demo], pace: BackwardPace | None = None
+    ) -> None:
+        """Run the demos and keep their places.
 
-    def __init__(self, config: EnvConfig, demos: Sequence[Demo]) -> None:
-        """As `DemoStarts`."""
-        super().__init__(config, demos)
+        Raises:
+            UsageError: as `DemoStarts`, or a demo that does not clear its stage.
+        """
+        self.pace = pace or BackwardPace()
+        for demo in demos:
+            if not demo.cleared:
+                raise UsageError(
+                    f"a demo for the backward curriculum has to clear the stage: one of "
+                    f"{demo.world}-{demo.stage} does not"
+                )
+        super().__init__(config, demos, self.pace.steps)
         self.front = np.zeros(len(self.places), dtype=np.int64)
         self.tried = np.zeros(len(self.places), dtype=np.int64)  # episodes since the front moved
         self.reached = np.zeros(len(self.places), dtype=np.int64)
 
     def draw_place(self, stage: int, generator: np.random.Generator) -> int:
-        """As `DemoStarts`."""
-        front = int(self.front[stage])
-        back = int(generator.integers(min(self.SPREAD, front + 1)))
-        return front if front == self.places[stage] else front - back
+        """Return the next episode's place, 0 the last before the goal, or the level's start."""
+        front, level = int(self.front[stage]), self.places[stage]
+        if self.pace.share < 1 and (front == level or generator.random() >= self.pace.share):
+            return level
+        back = int(generator.integers(min(self.pace.window, front + 1)))
+        return level if front == level else front - back
 
     def count_place(self, stage: int, place: int, cleared: bool) -> None:
-        """As `DemoStarts`."""
-        if place <= self.front[stage] - self.SPREAD:
+        """Count an episode of the window, and move the front when enough have been tried."""
+        if place <= self.front[stage] - self.pace.window:
             return  # begun before the front moved on
         self.tried[stage] += 1
         self.reached[stage] += cleared
-        if self.tried[stage] == self.EPISODES:
-            self.front[stage] += self.reached[stage] >= self.THRESHOLD * self.EPISODES
+        if self.tried[stage] == self.pace.episodes:
+            enough = self.reached[stage] >= self.pace.threshold * self.pace.episodes
+            self.front[stage] = min(self.front[stage] + enough, self.places[stage])
             self.tried[stage] = self.reached[stage] = 0
 
     def scalars(self) -> dict[str, float]:
-        """As `Starts`: how far from the goal episodes begin, in agent steps of the demo."""
+        """Return also how far from the goal episodes begin, in agent steps of the demo."""
         return super().scalars() | {
-            f"stage/{stage}/steps_to_goal": float((front + 1) * self.STEPS)
+            f"stage/{stage}/steps_to_goal": float((front + 1) * self.steps)
             for stage, front in zip(self.levels.stages, self.front.tolist(), strict=True)
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """As `Starts`."""
+        """Return what `load_state_dict` needs to go on exactly: arrays and numbers."""
         names = ("front", "tried", "reached")
         return {name: getattr(self, name).copy() for name in names} | super().state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """As `Starts`."""
+        """Continue from what `state_dict` returned."""
         for name in ("front", "tried", "reached"):
             getattr(self, name)[...] = state[name]
         super().load_state_dict(state)

@@ -27,7 +27,7 @@ from fastnes import STATE_SIZE, packaged_rom, state
 from fastnes.frame import CYCLES_PER_FRAME, DOTS_PER_FRAME
 from mario_cli import UsageError
 from mario_config import EmulatorName, EnvConfig
-from mario_game import STAGES, StageId
+from mario_game import STAGES, StageId, stages_text
 from mario_runs import atomic_write
 from mario_runtime import MarioVectorEnv
 from mario_starts import StageStarts, Start
@@ -75,8 +75,8 @@ class Demo:
         return -(-(self.frames - self.noops) // AGENT_FRAMES)
 
 
-class Replay(NamedTuple):
-    """How a replay went."""
+class Playback(NamedTuple):
+    """How a demo went when it was played again."""
 
     parted_at: int | None
     """Index of the first frame after which x, RAM or the episode's end is not as recorded."""
@@ -188,7 +188,7 @@ def replay(
     demo: Demo,
     emulator: EmulatorName = "fast",
     on_frame: Callable[[int, FastMarioEnv | NesPyMarioEnv], None] | None = None,
-) -> Replay:
+) -> Playback:
     """Play a demo again and compare every frame with what was recorded.
 
     Args:
@@ -212,8 +212,8 @@ def replay(
                 or frame.cleared != (demo.cleared and is_last)
                 or (frame.terminated and not is_last)
             ):
-                return Replay(i, frame.cleared, i + 1)
-        return Replay(None, demo.cleared, demo.frames)
+                return Playback(i, frame.cleared, i + 1)
+        return Playback(None, demo.cleared, demo.frames)
     finally:
         env.close()
 
@@ -334,18 +334,31 @@ def demo_samples(demo: Demo, config: EnvConfig) -> tuple[np.ndarray, np.ndarray]
 
 
 def load_demos(path: Path, stages: Sequence[StageId]) -> list[Demo]:
-    """Return the demos of each stage in a folder: W-S.npz, then all that are called W-S_*.npz.
+    """Return the demos of each stage in a file or a folder.
+
+    In a folder they are W-S.npz, then all that are called W-S_*.npz; without a W-S.npz, all in it
+    that are of the stage, whatever they are called.
 
     Raises:
-        UsageError: a stage's first one is missing.
+        UsageError: a stage has none.
     """
-    demos = []
-    for name in map(str, stages):
-        first = path / f"{name}.npz"
-        if not first.is_file():
-            raise UsageError(f"{path} has no {name}.npz")
-        demos += [load_demo(file) for file in (first, *sorted(path.glob(f"{name}_*.npz")))]
-    return demos
+    if not path.is_dir():
+        demo = load_demo(path)
+        if (demo.world, demo.stage) not in stages:
+            raise UsageError(f"{path} is no demo of {stages_text(stages)}")
+        return [demo]
+    found = []
+    for stage in stages:
+        files = [path / f"{stage}.npz", *sorted(path.glob(f"{stage}_*.npz"))]
+        if files[0].is_file():
+            found += [load_demo(file) for file in files]
+            continue
+        demos = map(load_demo, sorted(path.glob("*.npz")))
+        of_stage = [demo for demo in demos if (demo.world, demo.stage) == stage]
+        if not of_stage:
+            raise UsageError(f"{path} has no {stage}.npz, and no other demo of {stage}")
+        found += of_stage
+    return found
 
 
 # --------------------------------------------------------------------------------------------

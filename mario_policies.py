@@ -14,12 +14,13 @@ import torch
 from stable_baselines3.common.torch_layers import NatureCNN
 
 from dreamerv3.policy import policy_from_tensors
+from mario_checkpoints import read_model_zip
 from mario_cli import UsageError
 from mario_config import env_config_from_dict
 from mario_game import StageId, stages_label
-from mario_ppo import PPOPolicy, SmallCNN, TwoHeadCnnPolicy
+from mario_networks import PPOPolicy, SmallCNN, TwoHeadCnnPolicy
 from mario_rollout import Policy
-from mario_runs import CONFIG_MEMBER, BadModelFile, RunFolder, read_model_zip
+from mario_runs import CONFIG_MEMBER, BadModelFile, RunFolder
 from mario_runtime import action_space, observation_space
 
 PRETRAINED = Path(__file__).parent / "pretrained"

@@ -1,4 +1,4 @@
-"""The run folder: config, lock, checkpoints, metrics. Knows no algorithm.
+"""The run folder: config, lock, atomic files, metrics. Knows no algorithm and no tensors.
 
     runs/<name>/
       train_config.json      everything needed to do it again
@@ -20,44 +20,40 @@ import contextlib
 import datetime
 import errno
 import importlib.metadata
-import io
 import json
 import math
 import os
-import pickle
 import platform
 import re
 import subprocess
 import sys
 import tempfile
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import filelock
 import psutil
-import torch
-from torch.utils.tensorboard import SummaryWriter
 
 from mario_cli import UsageError
 
+CONFIG_MEMBER = "train_config.json"  # in the run folder, and in every model file
 KEPT_CHECKPOINTS = 2  # the newest, and the one before in case the newest is torn
 
-# The keys of metrics.jsonl that every agent shares; others carry a prefix of their own ("ppo/").
+# The keys of metrics.jsonl that every agent shares; others carry a prefix of their own.
 METRIC_KEYS = frozenset(
-    {
-        *("step", "wall_s", "env_steps_per_s"),
-        *("episode_return", "episode_length", "max_x", "clear_rate", "intrinsic_reward"),
-        *("entropy", "approx_kl", "clip_fraction", "value_loss", "policy_loss"),
-        *("explained_variance", "learning_rate"),
-    }
+    "step wall_s env_steps_per_s episode_return episode_length max_x clear_rate entropy approx_kl "
+    "clip_fraction value_loss policy_loss explained_variance learning_rate intrinsic_reward".split()
 )
 
 
 class RunLocked(UsageError):
     """Another trainer holds the run folder; the message says which."""
+
+
+class BadModelFile(UsageError):
+    """A model file is missing, torn, hostile or of another kind; the message says which."""
 
 
 def atomic_write(path: Path, write: bytes | Callable[[Path], None]) -> None:
@@ -125,10 +121,18 @@ def provenance() -> dict[str, Any]:
         "git_commit": git_commit(),
         "command": [script.as_posix(), *sys.argv[1:]],
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": {name: importlib.metadata.version(name) for name in packages}
-        | {"python": platform.python_version()},
+        "versions": installed_versions(packages) | {"python": platform.python_version()},
         "machine": {"cpus": os.cpu_count(), "system": platform.system(), "cpu": cpu_name()},
     }
+
+
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return the version of each package that is installed."""
+    found = {}
+    for name in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def cpu_name() -> str:
@@ -147,7 +151,7 @@ class RunFolder:
     def __init__(self, path: Path | str, agent: str = "ppo") -> None:
         """Name the folder; agent is whose checkpoints are written: ppo or dreamerv3."""
         self.path, self.agent = Path(path), agent
-        self.config_path = self.path / "train_config.json"
+        self.config_path = self.path / CONFIG_MEMBER
         self.metrics_path = self.path / "metrics.jsonl"
         self.tensorboard = self.path / "tensorboard"
         self.checkpoint_dir = self.path / "models" / "checkpoints"
@@ -233,6 +237,40 @@ def describe_holder(holder: Path) -> str:
         return "another trainer; stop it or choose another --run-dir"
 
 
+class ScalarBoard:
+    """TensorBoard's event file, written by its own writer: the one that torch has imports torch."""
+
+    def __init__(self, folder: Path, purge_step: int | None = None) -> None:
+        """Begin a file in folder; of earlier ones, nothing from purge_step on counts any more."""
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self._event, self._summary = Event, Summary
+        self._writer = EventFileWriter(str(folder))
+        if purge_step is not None:
+            self._add(purge_step, file_version="brain.Event:2")
+            self._add(purge_step, session_log=SessionLog(status=SessionLog.START))
+
+    def _add(self, step: int, **content: Any) -> None:
+        self._writer.add_event(self._event(wall_time=time.time(), step=step, **content))
+
+    def write(self, step: int, scalars: dict[str, float]) -> None:
+        """Write the scalars of a step, each under its name.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        for tag, value in scalars.items():
+            value_of_tag = self._summary.Value(tag=tag, simple_value=value)
+            self._add(step, summary=self._summary(value=[value_of_tag]))
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Write what waits and close the file."""
+        self._writer.close()
+
+
 class MetricsLog:
     """metrics.jsonl and TensorBoard, the same scalars in both. Missing is absent, never zero."""
 
@@ -245,7 +283,7 @@ class MetricsLog:
         self._file = run.metrics_path.open("ab", buffering=0)
         self._whole = self._file.seek(0, os.SEEK_END)  # bytes of lines written as a whole
         self._pending = b""  # lines that a full disk did not take
-        self._board = SummaryWriter(str(run.tensorboard), purge_step=resume_step or None)
+        self._board = ScalarBoard(run.tensorboard, purge_step=resume_step or None)
         self.last: dict[str, Any] = kept[-1] if kept else {}  # the line that this one continues
         self.wall_s_before = self.last.get("wall_s", 0.0)
 
@@ -260,7 +298,9 @@ class MetricsLog:
         line: dict[str, Any] = {"step": step}
         for key, value in scalars.items():
             if key not in METRIC_KEYS and "/" not in key:
-                raise ValueError(f"metric {key!r} is none of METRIC_KEYS and has no prefix")
+                raise ValueError(
+                    f"metric {key!r} is not in mario_runs.METRIC_KEYS and has no prefix"
+                )
             if value is not None and math.isfinite(value):
                 line[key] = float(f"{value:.6g}")
         self._pending += json.dumps(line).encode() + b"\n"
@@ -274,9 +314,7 @@ class MetricsLog:
             self._file.truncate(self._whole)
             print(f"warning: metrics of step {step} wait for room: {error}", file=sys.stderr)
         try:
-            for key in line.keys() - {"step"}:
-                self._board.add_scalar(key, line[key], step)
-            self._board.flush()
+            self._board.write(step, {key: value for key, value in line.items() if key != "step"})
         except OSError as error:  # its writer thread died of it and takes nothing any more
             print(f"warning: TensorBoard lost step {step}: {error}", file=sys.stderr)
 
@@ -298,98 +336,3 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return lines
-
-
-# --------------------------------------------------------------------------------------------
-# Model files: SB3's zip with the run's train_config.json inside
-# --------------------------------------------------------------------------------------------
-
-CONFIG_MEMBER = "train_config.json"
-POLICY_MEMBER = "policy.pth"
-OPTIMIZER_MEMBER = "policy.optimizer.pth"
-MODEL_MEMBERS = {
-    *("data", POLICY_MEMBER, OPTIMIZER_MEMBER, "pytorch_variables.pth"),
-    *("_stable_baselines3_version", "system_info.txt", CONFIG_MEMBER),
-}
-MAX_MODEL_BYTES = 512 * 2**20  # unpacked; NatureCNN with its optimiser takes 20 MB
-
-
-class BadModelFile(UsageError):
-    """A model file is missing, torn, hostile or of another kind; the message says which."""
-
-
-def write_model_zip(path: Path, save: Callable[[Any], None], config: dict[str, Any]) -> None:
-    """Write SB3's zip (`save` is `model.save`) with the run's config inside, atomically.
-
-    By way of memory, as `tensor_bytes`.
-    """
-    buffer = io.BytesIO()
-    save(buffer)
-    with zipfile.ZipFile(buffer, "a") as archive:
-        archive.writestr(CONFIG_MEMBER, json.dumps(config, indent=2))
-    atomic_write(path, buffer.getvalue())
-
-
-def read_model_zip(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Return the config and the policy's tensors of a model zip. Runs no code from the file.
-
-    Only JSON and tensors (`weights_only=True`) are read; SB3's `data` member, which holds pickles
-    and which `PPO.load` would execute, is left alone.
-
-    Raises:
-        BadModelFile: what is wrong, in one line.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise BadModelFile(f"there is no model file {path}")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = {member.filename: member.file_size for member in archive.infolist()}
-            strange = sorted(set(members) - MODEL_MEMBERS)
-            if strange:
-                raise BadModelFile(f"{path} holds {strange[0]!r}, which no model file has; refused")
-            if sum(members.values()) > MAX_MODEL_BYTES:
-                raise BadModelFile(
-                    f"{path} unpacks to over {MAX_MODEL_BYTES >> 20} MiB; not one of this project's"
-                )
-            missing = {CONFIG_MEMBER, POLICY_MEMBER} - set(members)
-            if missing:
-                raise BadModelFile(f"{path} has no {min(missing)}; not one of this project's")
-            config = json.loads(archive.read(CONFIG_MEMBER))
-            tensors = load_tensors(io.BytesIO(archive.read(POLICY_MEMBER)), str(path))
-    except (zipfile.BadZipFile, EOFError, zlib.error) as error:
-        raise BadModelFile(f"{path} is not a whole zip file ({error})") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise BadModelFile(f"{path}: its {CONFIG_MEMBER} is not JSON ({error})") from error
-    if not isinstance(config, dict) or not all(
-        isinstance(t, torch.Tensor) for t in tensors.values()
-    ):
-        raise BadModelFile(f"{path}: its {CONFIG_MEMBER} or {POLICY_MEMBER} is of another kind")
-    return config, tensors
-
-
-def tensor_bytes(content: Any) -> bytes:
-    """Return what torch.save writes of content.
-
-    In memory first: on a full disk, torch's writer raises a RuntimeError that does not say why,
-    where writing bytes raises an OSError that does.
-    """
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    return buffer.getvalue()
-
-
-def load_tensors(file: io.BytesIO | Path, name: str) -> dict[str, Any]:
-    """Return what `torch.save` wrote, if it is tensors, numbers, strings, lists and dicts only.
-
-    Raises:
-        BadModelFile: it is torn, or would run code.
-    """
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise BadModelFile(f"{name} does not load as plain tensors ({reason})") from error
-    if not isinstance(content, dict):
-        raise BadModelFile(f"{name} holds a {type(content).__name__}, not a dict of tensors")
-    return content

@@ -269,7 +269,7 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 def _target(config: dict[str, Any]) -> int | None:
     """Return how many agent steps a run is to take, as PPO or as DreamerV3 call it."""
-    for group, name in (("ppo", "timesteps"), ("run", "steps")):
+    for group, name in (("ppo", "timesteps"), ("run", "timesteps"), ("run", "steps")):
         value = _mapping(config.get(group)).get(name)
         if isinstance(value, (int, float)):
             return int(value)

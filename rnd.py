@@ -33,8 +33,9 @@ class RewardForwardFilter:
     standard deviation scales the intrinsic reward. Episode ends are ignored, as the intrinsic
     return is non-episodic.
 
-    :param n_envs: E
-    :param gamma: the intrinsic discount, 0 <= gamma < 1
+    Args:
+        n_envs: E
+        gamma: the intrinsic discount, 0 <= gamma < 1
     """
 
     def __init__(self, n_envs: int, gamma: float) -> None:
@@ -44,8 +45,11 @@ class RewardForwardFilter:
     def __call__(self, rewards: np.ndarray) -> np.ndarray:
         """Filter a rollout in time order.
 
-        :param rewards: float [T, E]
-        :return: float64 [T, E], the filter's value after each step
+        Args:
+            rewards: float [T, E]
+
+        Returns:
+            float64 [T, E], the filter's value after each step
         """
         filtered = np.empty(rewards.shape, dtype=np.float64)
         for t, reward in enumerate(rewards):
@@ -57,8 +61,11 @@ class RewardForwardFilter:
 def pixel_moments(frames: th.Tensor) -> tuple[np.ndarray, np.ndarray, int]:
     """Mean and variance of each pixel over N frames, exact up to float64 rounding.
 
-    :param frames: uint8 [N, H, W]
-    :return: mean float64 [H, W], population variance float64 [H, W], N
+    Args:
+        frames: uint8 [N, H, W]
+
+    Returns:
+        mean float64 [H, W], population variance float64 [H, W], N
     """
     total = th.zeros(frames.shape[1:], dtype=th.float64)
     squares = th.zeros(frames.shape[1:], dtype=th.float64)
@@ -95,8 +102,9 @@ class RNDNetworks(nn.Module):
     is able to represent the target. Widths are a half of the paper's (16-32-32 instead of
     32-64-64), a third of the arithmetic: on a CPU the paper's would double the cost of PPO.
 
-    :param frame_shape: (H, W) of one frame
-    :param feature_dim: F, the length of the feature vectors
+    Args:
+        frame_shape: (H, W) of one frame
+        feature_dim: F, the length of the feature vectors
     """
 
     def __init__(self, frame_shape: tuple[int, int], feature_dim: int) -> None:
@@ -122,16 +130,17 @@ class RNDNetworks(nn.Module):
 class RND:
     """The networks with their normalisers and optimiser: frames in, intrinsic rewards out.
 
-    :param frame_shape: (H, W) of one frame
-    :param n_envs: E, the environments whose rewards are filtered side by side
-    :param feature_dim: F, the length of the feature vectors
-    :param learning_rate: of the predictor's Adam (the paper's is 1e-4)
-    :param gamma: discount of the intrinsic return (the paper's is 0.99)
-    :param update_proportion: part of each minibatch on which the predictor is trained. The paper's
-        0.25 keeps the predictor from learning too fast when there are many environments.
-    :param device: where the networks live
-    :param channels_last: memory format of the convolutions; same numbers, faster on a CPU
-    :param autocast_dtype: compute the networks in this type (None: float32)
+    Args:
+        frame_shape: (H, W) of one frame
+        n_envs: E, the environments whose rewards are filtered side by side
+        feature_dim: F, the length of the feature vectors
+        learning_rate: of the predictor's Adam (the paper's is 1e-4)
+        gamma: discount of the intrinsic return (the paper's is 0.99)
+        update_proportion: part of each minibatch on which the predictor is trained. The paper's
+            0.25 keeps the predictor from learning too fast when there are many environments.
+        device: where the networks live
+        channels_last: memory format of the convolutions; same numbers, faster on a CPU
+        autocast_dtype: compute the networks in this type (None: float32)
     """
 
     def __init__(
@@ -185,7 +194,8 @@ class RND:
     def update_normalizer(self, frames: th.Tensor) -> None:
         """Add frames to the per-pixel running mean and variance (section 2.4).
 
-        :param frames: uint8 [N, H, W]
+        Args:
+            frames: uint8 [N, H, W]
         """
         mean, variance, n = pixel_moments(frames)
         self.observation_rms.update_from_moments(mean, variance, n)
@@ -194,15 +204,19 @@ class RND:
     def warm_up_normalizer(self, frames: np.ndarray) -> None:
         """Fill the observation normaliser from random play, before the first rollout.
 
-        :param frames: uint8 [N, H, W]
+        Args:
+            frames: uint8 [N, H, W]
         """
         self.update_normalizer(th.from_numpy(frames))
 
     def normalize(self, frames: th.Tensor) -> th.Tensor:
         """Whiten each pixel by the running statistics and clip to +-5 (section 2.4).
 
-        :param frames: uint8 [N, H, W] on the networks' device
-        :return: float32 [N, 1, H, W]
+        Args:
+            frames: uint8 [N, H, W] on the networks' device
+
+        Returns:
+            float32 [N, 1, H, W]
         """
         whitened = (frames.float() - self._mean).mul_(self._inverse_std)
         return whitened.clamp_(-OBSERVATION_CLIP, OBSERVATION_CLIP).unsqueeze(1)
@@ -215,8 +229,11 @@ class RND:
     def prediction_error(self, frames: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """The raw intrinsic reward: mean squared error between predictor and target features.
 
-        :param frames: uint8 [N, H, W]
-        :return: errors float32 [N]; the target's features float32 [N, F], for `loss`
+        Args:
+            frames: uint8 [N, H, W]
+
+        Returns:
+            errors float32 [N]; the target's features float32 [N, F], for `loss`
         """
         errors, targets = [], []
         with self._autocast():
@@ -230,8 +247,11 @@ class RND:
     def normalize_rewards(self, errors: np.ndarray) -> np.ndarray:
         """Divide a rollout's errors by the running std of their discounted return (section 2.4).
 
-        :param errors: float [T, E], in time order
-        :return: float32 [T, E]
+        Args:
+            errors: float [T, E], in time order
+
+        Returns:
+            float32 [T, E]
         """
         self.return_rms.update(self.return_filter(errors).reshape(-1))
         return (errors / (np.sqrt(self.return_rms.var) + 1e-8)).astype(np.float32)
@@ -243,8 +263,9 @@ class RND:
     def loss(self, frames: th.Tensor, target: th.Tensor) -> th.Tensor:
         """The distillation loss, a scalar: mean squared error to the target's features.
 
-        :param frames: uint8 [N, H, W] on the networks' device
-        :param target: float32 [N, F], the target's features of those frames
+        Args:
+            frames: uint8 [N, H, W] on the networks' device
+            target: float32 [N, F], the target's features of those frames
         """
         with self._autocast():
             prediction = self.networks.predictor(self.normalize(frames))
@@ -267,7 +288,8 @@ class RND:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict()`. The learning rate stays this object's own.
 
-        :raises RuntimeError: when the networks' shapes differ
+        Raises:
+            RuntimeError: when the networks' shapes differ
         """
         self.networks.load_state_dict(state["networks"])
         rates = [group["lr"] for group in self.optimizer.param_groups]

@@ -3,7 +3,7 @@
     python train_mario.py --timesteps 5000000 --action-set simple --n-envs 8 --gamma 0.9 ...
 
 Writes a run folder (mario_runs.py), which `--resume-model` continues. From top to bottom: the
-flags, what is derived from them, the callbacks, main. What recipes reached stands in results/.
+flags, what they make, resuming, main. What happens between rollouts stands in mario_callbacks.py.
 """
 
 from __future__ import annotations
@@ -12,74 +12,62 @@ import argparse
 import contextlib
 import dataclasses
 import datetime
-import signal
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import imageio.v2 as imageio
 import numpy as np
 import torch as th
 import tyro
-import yaml
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 
 from fastnes import BUTTON_BITS
-from mario_cli import UsageError, exit_code, with_stages_flag
-from mario_config import (
-    EnvConfig,
-    StagesFlag,
-    buttons_of_actions,
-    env_config_as_dict,
-    env_config_from_dict,
-    in_process,
+from mario_callbacks import (
+    CheckpointCallback,
+    CollapseMonitor,
+    EvalCallback,
+    Film,
+    Finish,
+    KeepWholeState,
+    MetricsCallback,
+    PreviewCallback,
+    TemperatureCallback,
+    capture_state,
+    restore_state,
+    save_model,
+    save_state,
 )
+from mario_checkpoints import find_checkpoint, read_model_zip
+from mario_cli import UsageError, exit_code, with_stages_flag
+from mario_config import EnvConfig, StagesFlag, buttons_of_actions
 from mario_curriculum import AnywhereStarts, BackwardStarts
 from mario_demos import demo_samples, load_demos
-from mario_doctor import Doctor, Finding
-from mario_game import parse_stages, stages_label, stages_text, with_stages_field
-from mario_judge import (
-    NOOP_MAX,
-    SELECTION_SEED,
-    ModelEvaluation,
-    ProtocolName,
-    Summary,
-    default_protocol,
-    evaluate,
-)
-from mario_ppo import PPOPolicy, PPOWithRND, SmallCNN, TwoHeadCnnPolicy, linear_schedule, plain
+from mario_game import stages_label
+from mario_judge import ProtocolName
+from mario_networks import SmallCNN, TwoHeadCnnPolicy
+from mario_ppo import MarioPPO, linear_schedule
 from mario_reward import reward_signature
-from mario_rollout import best_episode, game_fps, play
-from mario_runs import (
-    BadModelFile,
-    MetricsLog,
-    RunFolder,
-    atomic_write,
-    load_tensors,
-    provenance,
-    read_model_zip,
-    tensor_bytes,
-    write_json,
-    write_model_zip,
+from mario_runs import RunFolder, write_json
+from mario_sb3 import WorkerDied, make_vec_env
+from mario_starts import Starts
+from mario_training import (
+    Exam,
+    StopRequest,
+    config_content,
+    config_of_content,
+    describe_changes,
+    refuse_another_game,
+    with_file_values,
+    with_newer_flags,
 )
-from mario_sb3 import MarioVecEnv, WorkerDied, make_vec_env, positions
-from mario_video import film, write_video
+from mario_values import read_yaml
 
+AGENT = "ppo"
 DEFAULT_RECIPE = Path(__file__).parent / "configs" / "ppo_1-1.yaml"
-ENOUGH = "enough clears"  # what stops a run that --eval-enough ends
-LEAP_PX = 64  # in an agent step; more is a pipe or a maze, no walk
-# Metrics of finished episodes, and what VecMonitor calls them.
-EPISODE_METRICS = {
-    "episode_return": "r",
-    "episode_length": "l",
-    "max_x": "max_x",
-    "clear_rate": "is_success",
-}
+WEIGHTS_ALONE = "--warm-start takes its weights alone"
 
 # --------------------------------------------------------------------------------------------
 # Flags: these dataclasses are the parser, the keys of configs/*.yaml and of train_config.json
@@ -105,9 +93,9 @@ class PPOFlags:
     batch_size: int = 256
     """Samples in a minibatch; must divide n_steps * n_envs."""
     n_epochs: int = 4
-    """Passes over each rollout. 10 helped the collapse of P4."""
+    """Passes over each rollout. With 10, a run collapsed (docs/journey.md, P4)."""
     gamma: float = 0.9
-    """Discount. With 0.99 the value is nearly constant along 1-1 and advantages vanish (P7, P8)."""
+    """Discount. With 0.99 the value is nearly constant along 1-1 and advantages vanish."""
     gae_lambda: float = 0.95
     """GAE's lambda (Schulman et al. 2016): bias against variance."""
     clip_range: float = 0.2
@@ -144,8 +132,6 @@ class PPOFlags:
     """Of the network's arithmetic; auto is bf16 where the CPU or GPU multiplies it natively."""
     channels_last: bool = True
     """Memory order of the convolutions; the same function, about twice as fast on a CPU."""
-    compile_policy: bool = False
-    """torch.compile the training pass: minutes of warm-up, for long runs on a GPU."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,17 +251,17 @@ def parse_config(arguments: Sequence[str]) -> TrainConfig:
     files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     files.add_argument("--config", type=Path)
     files.add_argument("--resume-model", "--resume_model", type=Path)
-    arguments = with_stages_flag(arguments)
+    arguments = with_stages_flag(with_newer_flags(arguments))
     given, _ = files.parse_known_args(arguments)
     default = TrainConfig()
     if given.resume_model:
-        default = config_from_dict(read_model_zip(find_checkpoint(given.resume_model))[0])
+        default = config_from_dict(find_checkpoint(given.resume_model).config)
     config_path = given.config or (None if given.resume_model else DEFAULT_RECIPE)
     if config_path:
-        default = with_flat_values(default, read_yaml(config_path))
+        default = with_file_values(default, read_yaml(config_path), str(config_path))
     config = tyro.cli(
         TrainConfig,
-        args=list(arguments),
+        args=arguments,
         default=default,
         description=__doc__.split("\n\n")[0],
         config=(tyro.conf.OmitArgPrefixes,),
@@ -284,7 +270,7 @@ def parse_config(arguments: Sequence[str]) -> TrainConfig:
     run = config.run
     if run.run_dir is None:
         if run.resume_model:
-            run_dir = find_checkpoint(run.resume_model).parents[2]
+            run_dir = find_checkpoint(run.resume_model).path.parents[2]
         else:
             now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
             run_dir = Path("runs") / f"ppo_{stages_label(env.stages)}_{now}"
@@ -292,66 +278,9 @@ def parse_config(arguments: Sequence[str]) -> TrainConfig:
     return dataclasses.replace(config, env=env, run=run)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the mapping in a YAML file."""
-    try:
-        content = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise UsageError(f"{path} must hold a mapping of flags to values")
-    return content
-
-
-def with_flat_values(instance: Any, values: dict[str, Any], nested: bool = False) -> Any:
-    """Return a config dataclass with the flags in values replaced, wherever they are nested.
-
-    Raises:
-        UsageError: a flag that does not exist.
-    """
-    rest = {key.replace("-", "_"): value for key, value in values.items()}
-    rest = rest if nested else with_stages_field(rest)
-    changes: dict[str, Any] = {}
-    for field in dataclasses.fields(instance):
-        current = getattr(instance, field.name)
-        if dataclasses.is_dataclass(current):
-            changes[field.name], rest = with_flat_values(current, rest, nested=True)
-        elif field.name in rest:
-            value: Any = rest.pop(field.name)
-            if field.name in ("stages", "eval_stages"):
-                value = parse_stages(str(value)) if value else ()
-            value = tuple(value) if isinstance(value, list) else value
-            if "float" in str(field.type) and isinstance(value, (int, str)):
-                value = float(value)  # YAML reads 1 and 2.5e-4 as an int and a string
-            elif "Path" in str(field.type) and value is not None:
-                value = Path(value)
-            changes[field.name] = value
-    if nested:
-        return dataclasses.replace(instance, **changes), rest
-    if rest:
-        raise UsageError(f"no flag --{min(rest).replace('_', '-')}; see --help")
-    return dataclasses.replace(instance, **changes)
-
-
 def config_as_dict(config: TrainConfig) -> dict[str, Any]:
-    """Return train_config.json's content: the flags by group, and what belongs beside them."""
-
-    def jsonable(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: jsonable(item) for key, item in value.items()}
-        return value.as_posix() if isinstance(value, Path) else value
-
-    run = dataclasses.asdict(config.run)
-    run["eval_stages"] = stages_text(config.run.eval_stages)
-    return jsonable(dataclasses.asdict(config)) | {
-        "run": jsonable(run),
-        "env": env_config_as_dict(config.env),
-        "agent": "ppo",
-        "reward_signature": reward_signature(config.env),
-        "provenance": provenance(),
-    }
+    """Return train_config.json's content."""
+    return config_content(config, AGENT, config.env)
 
 
 def config_from_dict(content: dict[str, Any]) -> TrainConfig:
@@ -360,53 +289,16 @@ def config_from_dict(content: dict[str, Any]) -> TrainConfig:
     What it was warm-started from stays: a resumed run's weights come from there, too.
 
     Raises:
-        UsageError: keys that this version does not know.
+        UsageError: it is another agent's, or holds what this version does not know.
     """
-    try:
-        run = {**content["run"], "config": None, "run_dir": None, "resume_model": None}
-        for name in ("warm_start", "backward_demos"):
-            run[name] = Path(run[name]) if run.get(name) else None
-        evaluated = run.get("eval_stages")
-        run["eval_stages"] = parse_stages(evaluated) if evaluated else ()
-        return TrainConfig(
-            run=RunFlags(**run),
-            env=env_config_from_dict(content["env"]),
-            ppo=PPOFlags(**content["ppo"]),
-            rnd=RNDFlags(**content["rnd"]),
-        )
-    except (KeyError, TypeError) as error:
-        raise UsageError(f"not this version's train_config.json: {error}") from error
+    config = config_of_content(TrainConfig(), content, AGENT)
+    run = dataclasses.replace(config.run, config=None, run_dir=None, resume_model=None)
+    return dataclasses.replace(config, run=run)
 
 
 # --------------------------------------------------------------------------------------------
 # What the flags make
 # --------------------------------------------------------------------------------------------
-
-
-def find_checkpoint(path: Path) -> Path:
-    """Return the checkpoint zip that path names: itself, or a run folder's newest whole one.
-
-    Raises:
-        UsageError: there is none.
-    """
-    if path.is_dir():
-        for checkpoint in RunFolder(path).checkpoints():
-            try:
-                read_model_zip(checkpoint)
-                load_tensors(
-                    checkpoint.with_suffix(".state"), str(checkpoint.with_suffix(".state"))
-                )
-                return checkpoint
-            except BadModelFile as error:
-                print(f"warning: {error}; using the checkpoint before it", file=sys.stderr)
-        raise UsageError(f"{path} holds no checkpoint to resume")
-    if not path.is_file():
-        raise UsageError(f"there is no checkpoint {path}")
-    if not path.with_suffix(".state").is_file():
-        raise UsageError(
-            f"{path} has no {path.stem}.state beside it; --warm-start takes its weights"
-        )
-    return path
 
 
 def resolve_device(name: str) -> th.device:
@@ -433,11 +325,11 @@ def action_bias(config: TrainConfig) -> list[float] | None:
 
 def make_training_env(config: TrainConfig) -> VecEnv:
     """Return the vec env with episode statistics and, if asked for, normalised rewards."""
-    starts = None
+    starts: Starts | None = None
     if config.run.backward_demos:
         demos = load_demos(config.run.backward_demos, config.env.stages)
-        kind = BackwardStarts if config.run.demo_starts == "backward" else AnywhereStarts
-        starts = kind(config.env, demos)
+        is_backward = config.run.demo_starts == "backward"
+        starts = (BackwardStarts if is_backward else AnywhereStarts)(config.env, demos)
     venv: VecEnv = VecMonitor(
         make_vec_env(config.env, config.run.seed, starts),
         info_keywords=("max_x", "is_success", "from_start"),
@@ -449,14 +341,14 @@ def make_training_env(config: TrainConfig) -> VecEnv:
     return venv
 
 
-def make_model(config: TrainConfig, venv: VecEnv) -> PPOWithRND:
+def make_model(config: TrainConfig, venv: VecEnv) -> MarioPPO:
     """Return the learner that the flags describe."""
     ppo, rnd = config.ppo, config.rnd
 
     def schedule(initial: float, final: float | None) -> Any:
         return initial if final is None else linear_schedule(initial, final)
 
-    model = PPOWithRND(
+    model = MarioPPO(
         TwoHeadCnnPolicy,
         venv,
         learning_rate=schedule(ppo.learning_rate, ppo.learning_rate_final),
@@ -478,7 +370,6 @@ def make_model(config: TrainConfig, venv: VecEnv) -> PPOWithRND:
         rnd_warmup_steps=rnd.rnd_warmup_steps,
         precision=ppo.precision,
         channels_last=ppo.channels_last,
-        compile_policy=ppo.compile_policy,
         seed=config.run.seed,
         device=resolve_device(ppo.device),
         policy_kwargs={
@@ -494,475 +385,11 @@ def make_model(config: TrainConfig, venv: VecEnv) -> PPOWithRND:
 
 
 # --------------------------------------------------------------------------------------------
-# State: what a checkpoint holds beside the weights
+# Resuming, training
 # --------------------------------------------------------------------------------------------
 
 
-def capture_state(model: PPOWithRND) -> dict[str, Any]:
-    """Return all of the trainer's state but the policy's weights, as tensors and plain values.
-
-    Environments outside the batched backend are not captured: a resumed run resets them.
-    """
-    state: dict[str, Any] = {"learner": model.trainer_state()}
-    for venv in wrappers_of(model):
-        if isinstance(venv, VecNormalize):
-            statistics = venv.ret_rms
-            state["reward_normalizer"] = {
-                "mean": float(statistics.mean),
-                "var": float(statistics.var),
-                "count": float(statistics.count),
-                "returns": venv.returns,
-            }
-        elif isinstance(venv, VecMonitor):
-            state["monitor"] = {"returns": venv.episode_returns, "lengths": venv.episode_lengths}
-        elif isinstance(venv, MarioVecEnv):
-            state["environments"] = venv.env.state_dict()
-    return plain(state)
-
-
-def restore_state(model: PPOWithRND, state: dict[str, Any]) -> None:
-    """Continue from what `capture_state` returned; the weights are loaded before."""
-    model.load_trainer_state(state["learner"])
-    exact = "environments" in state and len(state["monitor"]["returns"]) == model.n_envs
-    for venv in wrappers_of(model):
-        if isinstance(venv, VecNormalize) and "reward_normalizer" in state:
-            saved: dict[str, Any] = state["reward_normalizer"]
-            statistics: Any = venv.ret_rms
-            statistics.mean, statistics.var = np.float64(saved["mean"]), np.float64(saved["var"])
-            statistics.count = saved["count"]
-            if exact:
-                venv.returns = saved["returns"].numpy().copy()
-        elif isinstance(venv, VecMonitor) and exact:
-            venv.episode_returns = state["monitor"]["returns"].numpy().copy()
-            venv.episode_lengths = state["monitor"]["lengths"].numpy().copy()
-        elif isinstance(venv, MarioVecEnv) and exact:
-            venv.env.load_state_dict(state["environments"])
-        elif not hasattr(venv, "venv"):
-            model._last_obs = None  # learn() resets the environments
-            print(
-                "the environments begin new episodes: their state is kept for the batched backend"
-            )
-
-
-def wrappers_of(model: PPOWithRND) -> list[VecEnv]:
-    """Return the model's vec env and what it wraps, the outermost first."""
-    venvs: list[Any] = [model.get_env()]
-    while hasattr(venvs[-1], "venv"):
-        venvs.append(venvs[-1].venv)
-    return venvs
-
-
-def save_checkpoint(
-    run: RunFolder, model: PPOWithRND, state: dict[str, Any], config: dict[str, Any]
-) -> Path:
-    """Write a checkpoint of the model's weights and a captured state.
-
-    Raises:
-        OSError: it could not be written; earlier checkpoints are untouched.
-    """
-    step = int(state["learner"]["counters"]["num_timesteps"])
-    return run.save_checkpoint(
-        step,
-        lambda path: write_model_zip(path, model.save, config),
-        tensor_bytes(state),
-    )
-
-
-# --------------------------------------------------------------------------------------------
-# Callbacks: everything but the stop happens between rollouts, when the state is whole
-# --------------------------------------------------------------------------------------------
-
-
-class BetweenRollouts(BaseCallback):
-    """Calls `tick` after each rollout has been trained on, before the next one is collected."""
-
-    def __init__(self, every: int = 0) -> None:
-        super().__init__()
-        self.every = every  # agent steps; 0 is never
-        self._done = 0  # multiples of `every` that have been acted on
-        self._has_rollout = False
-
-    def _on_training_start(self) -> None:
-        self._done = self.num_timesteps // self.every if self.every else 0
-
-    def _on_rollout_end(self) -> None:
-        self._has_rollout = True
-
-    def _on_rollout_start(self) -> None:
-        if self._has_rollout:
-            self.tick()
-        self._has_rollout = False  # until it is complete: a stop may give it up
-
-    def _on_training_end(self) -> None:
-        if self._has_rollout:
-            self.tick()
-
-    def tick(self) -> None:
-        """Act, if a multiple of `every` steps has been passed since the last time."""
-        if self.every and self.num_timesteps // self.every > self._done:
-            self._done = self.num_timesteps // self.every
-            self.act()
-
-    def act(self) -> None:
-        """What the callback is for."""
-
-    def _on_step(self) -> bool:
-        return True
-
-
-class StopOnSignal(BaseCallback):
-    """Ctrl-C and SIGTERM end training at the next step; the state before the rollout is kept.
-
-    The rollout under way is given up: its weights are still those that the kept state belongs to,
-    so a resumed run collects the same rollout again. A complete one is not given up: its update
-    follows, and no state from before it fits the weights any more.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.kept: dict[str, Any] | None = None
-
-    def _on_training_start(self) -> None:
-        self._before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-        for number in self._before:
-            signal.signal(number, self._request)
-
-    def _request(self, number: int, frame: Any) -> None:
-        self.model._stop_signal = signal.Signals(number).name  # type: ignore[attr-defined]
-
-    def _on_rollout_start(self) -> None:
-        self.kept = capture_state(self.model)  # type: ignore[arg-type]
-
-    def _on_step(self) -> bool:
-        return not getattr(self.model, "_stop_signal", None)
-
-    def _on_rollout_end(self) -> None:
-        self.kept = None
-
-    def _on_training_end(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-
-class CollapseMonitor:
-    """The doctor in the loop: says what it finds when it finds it, and once more at the end."""
-
-    def __init__(self, stop_on_collapse: bool) -> None:
-        self.doctor = Doctor()
-        self.stop_on_collapse = stop_on_collapse
-        self.stopped_by: Finding | None = None
-
-    def examine(self, row: dict[str, Any]) -> dict[str, float]:
-        """Take a line of metrics and return what belongs into it about the run's health."""
-        findings = self.doctor.add(row)
-        for finding in findings:
-            print(f"warning: {finding.rule}: {finding.message}", file=sys.stderr, flush=True)
-            if finding.is_collapse and self.stop_on_collapse:
-                self.stopped_by = self.stopped_by or finding
-        return {f"doctor/{finding.rule}": 1.0 for finding in findings}
-
-    def conclude(self) -> None:
-        """Repeat the findings where they are not scrolled away."""
-        for finding in self.doctor.findings:
-            print(
-                f"the doctor, at {finding.step:,} steps: {finding.rule}: {finding.message}",
-                file=sys.stderr,
-            )
-
-
-class RolloutStatistics:
-    """What the doctor wants to know of the episodes' steps, summed over a rollout."""
-
-    def __init__(self, reward_clip: float | None) -> None:
-        self.reward_clip = reward_clip
-        self.x: np.ndarray | None = None  # px, of each environment, and the furthest of its episode
-        self.max_x = np.zeros(0)
-        self.begin()
-
-    def begin(self) -> None:
-        """Start counting anew."""
-        self.walked_px = self.ground_px = 0.0
-        self.clipped = self.rewards = self.episodes = 0
-
-    def add(self, x: np.ndarray, max_x: np.ndarray, rewards: np.ndarray, dones: np.ndarray) -> None:
-        """Count one step of all environments; x and max_x are in px, all arrays of [n]."""
-        if self.x is not None:
-            walked = np.abs(x - self.x)  # NaN in an episode's first step
-            self.walked_px += float(walked[walked < LEAP_PX].sum())
-            self.ground_px += float(np.nansum(np.maximum(max_x - self.max_x, 0)))
-        self.x, self.max_x = np.where(dones, np.nan, x), np.where(dones, np.nan, max_x)
-        self.episodes += int(dones.sum())
-        if self.reward_clip is not None:
-            self.clipped += int((np.abs(rewards) >= self.reward_clip).sum())
-            self.rewards += len(rewards)
-
-    def scalars(self) -> dict[str, float | None]:
-        """Return the metrics of the steps since `begin`."""
-        return {
-            "ppo/walked_per_ground": self.walked_px / self.ground_px if self.ground_px else None,
-            "ppo/reward_clipped": self.clipped / self.rewards if self.rewards else None,
-        }
-
-
-class MetricsCallback(BetweenRollouts):
-    """One line of metrics.jsonl and TensorBoard a rollout, and the progress bar."""
-
-    def __init__(
-        self, run: RunFolder, target: int, monitor: CollapseMonitor, reward_clip: float | None
-    ) -> None:
-        super().__init__()
-        self.run, self.target, self.monitor = run, target, monitor
-        self.statistics = RolloutStatistics(reward_clip)
-
-    def _on_training_start(self) -> None:
-        super()._on_training_start()
-        self.innermost = wrappers_of(self.model)[-1]  # type: ignore[arg-type]
-        self.log = MetricsLog(self.run, resume_step=self.num_timesteps)
-        self.episodes = self.log.last.get("ppo/episodes", 0)
-        self.started = self.last_time = time.monotonic()
-        self.last_step = self.num_timesteps
-        self.progress = Progress(
-            TextColumn("{task.completed:,}/{task.total:,} steps"),
-            BarColumn(),
-            TextColumn("{task.fields[rate]:.0f} env-steps/s"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-            disable=not sys.stderr.isatty(),
-        )
-        self.progress.start()
-        self.bar = self.progress.add_task(
-            "", total=self.target, completed=self.num_timesteps, rate=0.0, note=""
-        )
-
-    def _on_step(self) -> bool:
-        infos, rewards, dones = (self.locals[name] for name in ("infos", "rewards", "dones"))
-        self.statistics.add(*positions(self.innermost, infos), rewards, dones)
-        return True
-
-    def tick(self) -> None:
-        now = time.monotonic()
-        rate = (self.num_timesteps - self.last_step) / max(now - self.last_time, 1e-9)
-        self.last_step, self.last_time = self.num_timesteps, now
-        trained = self.logger.name_to_value
-        scalars: dict[str, float | None] = {
-            "wall_s": self.log.wall_s_before + now - self.started,
-            "env_steps_per_s": rate,
-            "entropy": trained.get("train/entropy"),
-            "approx_kl": trained.get("train/approx_kl"),
-            "clip_fraction": trained.get("train/clip_fraction"),
-            "value_loss": trained.get("train/value_loss"),
-            "policy_loss": trained.get("train/policy_gradient_loss"),
-            "explained_variance": trained.get("train/explained_variance"),
-            "learning_rate": trained.get("train/learning_rate"),
-            "intrinsic_reward": trained.get("train/intrinsic_reward"),
-            "ppo/imitation_loss": trained.get("train/imitation_loss"),
-            "ppo/rnd_loss": trained.get("train/rnd_loss"),
-            "ppo/intrinsic_value_loss": trained.get("train/intrinsic_value_loss"),
-        }
-        model: Any = self.model
-        if model.n_epochs == 1 and model.batch_size == model.n_steps * model.n_envs:
-            # Measured before the rollout's only step, these are 0 whatever the policy does.
-            scalars["approx_kl"] = scalars["clip_fraction"] = None
-        scalars |= self.statistics.scalars()
-        self.episodes += self.statistics.episodes
-        scalars["ppo/episodes"] = self.episodes
-        self.statistics.begin()
-        note = ""
-        for venv in wrappers_of(self.model):  # type: ignore[arg-type]
-            if isinstance(venv, MarioVecEnv):
-                scalars |= venv.env.starts.scalars()
-        recent: Any = self.model.ep_info_buffer or []  # the last 100, SB3's stats_window_size
-        if episodes := [episode for episode in recent if episode["from_start"]]:
-            means = {
-                key: float(np.mean([episode[name] for episode in episodes]))
-                for key, name in EPISODE_METRICS.items()
-            }
-            scalars.update(means)
-            quartiles = np.percentile([episode["max_x"] for episode in episodes], (25, 50, 75))
-            for name, quartile in zip(("p25", "median", "p75"), quartiles, strict=True):
-                scalars[f"ppo/max_x_{name}"] = float(quartile)
-            note = f"max-x {means['max_x']:.0f}, clears {100 * means['clear_rate']:.0f} %"
-        row = {key: value for key, value in scalars.items() if value is not None}
-        scalars |= self.monitor.examine({"step": self.num_timesteps, **row})
-        self.log.write(self.num_timesteps, scalars)
-        if self.monitor.stopped_by:
-            self.model._stop_signal = self.monitor.stopped_by.rule  # type: ignore[attr-defined]
-        self.progress.update(self.bar, completed=self.num_timesteps, rate=rate, note=note)
-        if self.progress.disable:
-            print(
-                f"{self.num_timesteps:,}/{self.target:,} steps, {rate:.0f} env-steps/s, "
-                f"ETA {(self.target - self.num_timesteps) / rate / 60:.0f} min {note}",
-                flush=True,
-            )
-
-    def _on_training_end(self) -> None:
-        super()._on_training_end()
-        self.progress.stop()
-        self.log.close()
-
-
-class TemperatureCallback(BetweenRollouts):
-    """Sharpens the policy toward the run's end, a little after each rollout's updates.
-
-    A sampled policy keeps some percent of wrong actions for long: the rarer they are, the less
-    the gradient sees of them. Lowering the temperature while training goes on removes them, and
-    what is sampled stays what is trained.
-    """
-
-    def __init__(self, config: TrainConfig) -> None:
-        super().__init__()
-        self.ppo = config.ppo
-        self.rollout = config.ppo.n_steps * config.env.n_envs
-
-    def temperature(self, step: int) -> float:
-        """Return the temperature due at a step."""
-        begin = self.ppo.temperature_from * self.ppo.timesteps
-        part = (step - begin) / max(self.ppo.timesteps - begin, 1)
-        return self.ppo.temperature_final ** min(max(part, 0.0), 1.0)
-
-    def tick(self) -> None:
-        now = self.temperature(self.num_timesteps)
-        before = self.temperature(self.num_timesteps - self.rollout)
-        if now != before:
-            self.model.policy.sharpen(before / now)  # type: ignore[operator]
-
-
-class CheckpointCallback(BetweenRollouts):
-    """Keeps the newest checkpoints; a full disk is said, and training goes on."""
-
-    def __init__(self, every: int, run: RunFolder, config: dict[str, Any]) -> None:
-        super().__init__(every)
-        self.run, self.config = run, config
-
-    def act(self) -> None:
-        try:
-            save_checkpoint(self.run, self.model, capture_state(self.model), self.config)  # type: ignore[arg-type]
-        except OSError as error:
-            print(f"warning: no checkpoint at {self.num_timesteps}: {error}", file=sys.stderr)
-
-
-class EvalCallback(BetweenRollouts):
-    """Plays episodes under a protocol and keeps the best model as best_eval.zip."""
-
-    def __init__(self, run: RunFolder, config: TrainConfig, content: dict[str, Any]) -> None:
-        super().__init__(config.run.eval_freq)
-        self.run, self.config, self.content = run, config, content
-        self.best: tuple[float, ...] | None = None
-        if run.best_summary.exists():
-            self.best = ModelEvaluation.from_json(run.best_summary).rank
-
-    def act(self) -> None:
-        with self.model.averaged():  # type: ignore[attr-defined]
-            self._judge()
-
-    def _judge(self) -> None:
-        both = self.config.run.eval_modes == "both"
-        found = ModelEvaluation(
-            step=self.num_timesteps,
-            argmax=self._evaluate("argmax"),
-            sampled=self._evaluate("sampled") if both else None,
-        )
-        rank = found.rank
-        if 0 < self.config.run.eval_enough <= rank[0] and (
-            self.num_timesteps < self.config.ppo.timesteps
-        ):
-            self.model._stop_signal = ENOUGH  # type: ignore[attr-defined]
-        try:
-            found.write(self.run.evaluations / f"step_{self.num_timesteps}" / "summary.json")
-            if self.best is None or rank > self.best:
-                write_model_zip(self.run.best_model, self.model.save, self.content)
-                found.write(self.run.best_summary)
-                self.best = rank
-        except OSError as error:
-            print(f"warning: evaluation not written: {error}", file=sys.stderr)
-        for of_stage in zip(*(summary.stages for summary in found.summaries), strict=True):
-            clears = ", ".join(
-                f"{summary.mode} {one.clears}"
-                for summary, one in zip(found.summaries, of_stage, strict=True)
-            )
-            print(
-                f"evaluation at {self.num_timesteps:,}: {of_stage[0].stage} flags {clears}, "
-                f"median max-x {of_stage[0].median_max_x:.0f}",
-                flush=True,
-            )
-
-    def _evaluate(self, mode: Literal["argmax", "sampled"]) -> Summary:
-        flags = self.config.run
-        protocol = flags.eval_protocol
-        config = dataclasses.replace(
-            in_process(self.config.env),
-            stages=flags.eval_stages or self.config.env.stages,
-            n_envs=max(flags.eval_episodes, NOOP_MAX),
-        )
-        return evaluate(
-            PPOPolicy(self.model.policy, self.config.env),  # type: ignore[arg-type]
-            config,
-            protocol=default_protocol(self.config.env) if protocol == "auto" else protocol,
-            episodes=flags.eval_episodes,
-            deterministic=mode == "argmax",
-            seed=flags.seed + SELECTION_SEED,
-            max_steps=flags.eval_steps,
-            model=f"{self.run.path.name} at {self.num_timesteps} steps",
-        )[0]
-
-
-class PreviewCallback(BetweenRollouts):
-    """Films the best of a few sampled episodes; optionally keeps live.png fresh."""
-
-    def __init__(self, run: RunFolder, config: TrainConfig) -> None:
-        super().__init__(config.run.preview_freq)
-        self.run, self.config = run, config
-
-    def tick(self) -> None:
-        super().tick()
-        if self.config.run.live_preview:
-            screen = np.asarray(self.training_env.get_images()[0])
-            try:
-                atomic_write(
-                    self.run.previews / "live.png", imageio.imwrite("<bytes>", screen, "png")
-                )
-            except OSError as error:
-                print(f"warning: no live.png: {error}", file=sys.stderr)
-
-    def act(self) -> None:
-        flags = self.config.run
-        config = dataclasses.replace(in_process(self.config.env), n_envs=flags.preview_episodes)
-        episodes = play(
-            PPOPolicy(self.model.policy, config),  # type: ignore[arg-type]
-            config,
-            flags.preview_episodes,
-            deterministic=False,
-            seed=flags.seed + self.num_timesteps,
-            max_steps=flags.preview_steps,
-        )
-        path = self.run.previews / f"step_{self.num_timesteps}" / "preview.mp4"
-        try:
-            write_video(
-                path, film(best_episode(episodes), config), flags.preview_fps or game_fps(config)
-            )
-        except OSError as error:
-            print(f"warning: no preview: {error}", file=sys.stderr)
-
-
-# --------------------------------------------------------------------------------------------
-# Main
-# --------------------------------------------------------------------------------------------
-
-
-def describe_changes(old: TrainConfig, new: TrainConfig) -> list[str]:
-    """Return "gamma 0.9 -> 0.95" for every flag of environment, PPO and RND that differs."""
-    changes = []
-    for group in ("env", "ppo", "rnd"):
-        before, after = (dataclasses.asdict(getattr(config, group)) for config in (old, new))
-        for flat in (before, after):
-            flat.update(flat.pop("reward", {}))
-        changes += [
-            f"{key} {before[key]} -> {after[key]}" for key in before if before[key] != after[key]
-        ]
-    return changes
-
-
-def resume(model: PPOWithRND, config: TrainConfig) -> None:
+def resume(model: MarioPPO, config: TrainConfig) -> None:
     """Load the checkpoint that the flags name, or refuse it.
 
     Raises:
@@ -970,42 +397,29 @@ def resume(model: PPOWithRND, config: TrainConfig) -> None:
         BadModelFile: it is torn or hostile.
     """
     assert config.run.resume_model
-    path = find_checkpoint(config.run.resume_model)
-    content, weights = read_model_zip(path)
+    path, content, weights, state = find_checkpoint(config.run.resume_model)
     before = config_from_dict(content)
-    for name in ("stages", "action_set", "show_buttons", "observation"):
-        old, new = getattr(before.env, name), getattr(config.env, name)
-        if old != new:
-            if name == "stages":
-                old, new = stages_label(old), stages_label(new)
-            raise UsageError(
-                f"{path} was trained with {name} {old}, not {new}: "
-                "--warm-start takes its weights alone"
-            )
-    if content["reward_signature"] != reward_signature(config.env):
-        raise UsageError(
-            f"{path} was trained under another reward: --warm-start takes its weights alone"
-        )
+    refuse_another_game(before.env, config.env, path, WEIGHTS_ALONE)
+    if content.get("reward_signature") != reward_signature(config.env):
+        raise UsageError(f"{path} was trained under another reward: {WEIGHTS_ALONE}")
     if (before.rnd.rnd_coef > 0) != (config.rnd.rnd_coef > 0):
         raise UsageError(
             f"{path} was trained with rnd_coef {before.rnd.rnd_coef}: to switch RND on or off, "
-            "--warm-start takes its weights alone"
+            f"{WEIGHTS_ALONE}"
         )
-    for change in describe_changes(before, config):
-        print(f"resuming with {change}")
+    for name, change in describe_changes(before, config, {"run"}).items():
+        print(f"resuming with {name.rpartition('.')[2]} {change}")
     load_weights(model, weights, path)
-    state = load_tensors(path.with_suffix(".state"), str(path.with_suffix(".state")))
     try:
         restore_state(model, state)
     except KeyError as error:
         raise UsageError(
-            f"{path} is of another version, its state lacks {error}: "
-            "--warm-start takes its weights alone"
+            f"{path} is of another version, its state lacks {error}: {WEIGHTS_ALONE}"
         ) from error
     print(f"resumed {path} at {model.num_timesteps:,} steps")
 
 
-def load_weights(model: PPOWithRND, weights: dict[str, th.Tensor], path: Path) -> None:
+def load_weights(model: MarioPPO, weights: dict[str, th.Tensor], path: Path) -> None:
     """Load the policy's tensors, or say how they do not fit.
 
     The intrinsic value head may be missing or too much: RND can begin or end with a warm start.
@@ -1054,42 +468,77 @@ def train(config: TrainConfig) -> int:
 
 
 def run_training(
-    run: RunFolder, model: PPOWithRND, config: TrainConfig, content: dict[str, Any]
+    run: RunFolder, model: MarioPPO, config: TrainConfig, content: dict[str, Any]
 ) -> int:
     """Train to the target, or to a signal or a failure; what can be saved is."""
-    stop = StopOnSignal()
-    monitor = CollapseMonitor(config.run.stop_on_collapse)
-    reward_clip = config.ppo.norm_reward_clip if config.ppo.normalize_reward else None
-    callbacks = [
-        TemperatureCallback(config),  # first: the others see the weights that the next rollout has
-        MetricsCallback(run, config.ppo.timesteps, monitor, reward_clip),
-        CheckpointCallback(config.run.checkpoint_freq, run, content),
-        EvalCallback(run, config, content),
-        PreviewCallback(run, config),
-        stop,
-    ]
+    stop = StopRequest()
+    monitor = CollapseMonitor(stop if config.run.stop_on_collapse else None)
+    keep = KeepWholeState(stop)
     try:
-        model.learn(
-            config.ppo.timesteps,
-            callback=CallbackList(callbacks),
-            reset_num_timesteps=False,
-            log_interval=None,  # type: ignore[arg-type]
-        )
+        with stop.on_signals():
+            model.learn(
+                config.ppo.timesteps,
+                callback=make_callbacks(run, config, content, stop, monitor, keep),
+                reset_num_timesteps=False,
+                log_interval=None,  # type: ignore[arg-type]
+            )
     except (WorkerDied, FloatingPointError) as error:
-        if stop.kept and isinstance(error, WorkerDied):
-            print(f"kept {save_checkpoint(run, model, stop.kept, content)}", file=sys.stderr)
+        if keep.kept and isinstance(error, WorkerDied):
+            print(f"kept {save_state(run, model, keep.kept, content)}", file=sys.stderr)
         raise
     finally:
         monitor.conclude()
-    if stop.kept and model._stop_signal != ENOUGH:  # type: ignore[attr-defined]
-        path = save_checkpoint(run, model, stop.kept, content)
-        print(f"stopped by {model._stop_signal}; go on with --resume-model {path}")  # type: ignore[attr-defined]
-        return 1 if monitor.stopped_by else 0
-    state = stop.kept or capture_state(model)
-    save_checkpoint(run, model, state, content)
-    write_model_zip(run.final_model, model.save, content)
+    code = 1 if stop.is_collapse else 0
+    if keep.kept and stop.reason and not stop.is_finished:
+        path = save_state(run, model, keep.kept, content)
+        print(f"stopped by {stop.reason.name}; go on with --resume-model {path}")
+        return code
+    state = keep.kept or capture_state(model)
+    save_state(run, model, state, content)
+    save_model(run.final_model, model, content)
     print(f"finished at {state['learner']['counters']['num_timesteps']:,} steps: {run.final_model}")
-    return 1 if monitor.stopped_by else 0
+    return code
+
+
+def make_callbacks(
+    run: RunFolder,
+    config: TrainConfig,
+    content: dict[str, Any],
+    stop: StopRequest,
+    monitor: CollapseMonitor,
+    keep: KeepWholeState,
+) -> CallbackList:
+    """Return what happens between rollouts, in this order."""
+    flags, ppo = config.run, config.ppo
+    exam = Exam(
+        config=config.env,
+        stages=flags.eval_stages or config.env.stages,
+        protocol=flags.eval_protocol,
+        with_samples=flags.eval_modes == "both",
+        episodes=flags.eval_episodes,
+        max_steps=flags.eval_steps,
+        seed=flags.seed,
+    )
+    film = Film(flags.preview_episodes, flags.preview_steps, flags.preview_fps, flags.live_preview)
+    finish = Finish(stop, flags.eval_enough, ppo.timesteps)
+    return CallbackList(
+        [
+            # First: the others see the weights that the next rollout has.
+            TemperatureCallback(
+                ppo.temperature_final,
+                ppo.temperature_from,
+                ppo.timesteps,
+                ppo.n_steps * config.env.n_envs,
+            ),
+            MetricsCallback(
+                run, ppo.timesteps, monitor, ppo.norm_reward_clip if ppo.normalize_reward else None
+            ),
+            CheckpointCallback(flags.checkpoint_freq, run, content),
+            EvalCallback(flags.eval_freq, run, exam, content, finish),
+            PreviewCallback(flags.preview_freq, run, config.env, film, flags.seed),
+            keep,
+        ]
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

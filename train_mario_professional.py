@@ -37,6 +37,7 @@ from rich.live import Live
 from rich.table import Table
 from scipy.stats import bootstrap
 
+from mario_checkpoints import read_model_zip
 from mario_cli import UsageError, exit_code
 from mario_config import in_process
 from mario_doctor import diagnose
@@ -45,8 +46,10 @@ from mario_judge import NOOP_MAX, Summary, evaluate
 from mario_keeping import KEPT_EVERY, keep_run, phase_of_run, played_rows, told_by
 from mario_policies import load_policy
 from mario_results import RunFacts
-from mario_runs import RunFolder, RunLocked, provenance, read_metrics, read_model_zip, write_json
-from train_mario import parse_config, read_yaml
+from mario_runs import RunFolder, RunLocked, provenance, read_metrics, write_json
+from mario_training import with_file_values
+from mario_values import read_yaml
+from train_mario import TrainConfig
 
 ROOT = Path(__file__).parent
 TRAINER = ROOT / "train_mario.py"
@@ -121,28 +124,25 @@ class Chain:
         run = self.run(number)
         if run.checkpoints():
             return ["--resume-model", str(run.path)]
-        flags = ["--config", str(self.write_flags(number)), "--run-dir", str(run.path)]
+        flags = ["--config", str(self.recipe_path(number)), "--run-dir", str(run.path)]
         if number:
             flags += ["--warm-start", str(self.run(number - 1).final_model)]
         return flags
 
-    def write_flags(self, number: int) -> Path:
-        """Write a phase's flags beside its run folder, as the recipe that it follows.
+    def recipe(self, number: int) -> dict[str, Any]:
+        """Return the trainer's flags that a phase follows."""
+        return self.phases[number].flags | {"stages": self.stage, "seed": self.seed}
 
-        Raises:
-            UsageError: the phase was begun with other flags.
-        """
-        place = {"stages": self.stage, "seed": self.seed}
-        flags = self.phases[number].flags | place
-        run = self.run(number)
-        path = run.path.with_suffix(".yaml")
-        if run.config_path.is_file() and path.is_file() and json.loads(path.read_text()) != flags:
-            raise UsageError(
-                f"{run.path} was begun with other flags than the plan's now: "
-                "remove it, or choose another --storage"
-            )
-        write_json(path, flags)  # JSON is YAML
-        return path
+    def recipe_path(self, number: int) -> Path:
+        """Return where `write_recipes` keeps a phase's flags: beside its run folder."""
+        return self.run(number).path.with_suffix(".yaml")
+
+    def was_begun_otherwise(self, number: int) -> bool:
+        """Return whether a phase was begun with other flags than the plan's now."""
+        path = self.recipe_path(number)
+        if not (self.run(number).config_path.is_file() and path.is_file()):
+            return False
+        return json.loads(path.read_text()) != self.recipe(number)
 
 
 def read_recipe(entry: dict[str, Any]) -> dict[str, Any]:
@@ -176,8 +176,7 @@ def read_plan(path: Path, storage: Path) -> list[Chain]:
     - group: the folder of the chains, so that plans can have some in common. Unset: the plan's name
 
     Raises:
-        UsageError: a key or a flag that does not exist, shares that are not 1 together, or a phase
-            that was begun with other flags.
+        UsageError: a key or a flag that does not exist, or shares that are not 1 together.
     """
     content = read_yaml(path)
     if unknown := sorted(content.keys() - PLAN_KEYS):
@@ -212,11 +211,26 @@ def read_plan(path: Path, storage: Path) -> list[Chain]:
         for seed in seeds
     ]
     for chain in chains:
-        for number in range(len(chain.phases)):
-            flags = chain.write_flags(number)
-            if (chain.stage, chain.seed) == (stages[0], seeds[0]):
-                parse_config(["--config", str(flags)])
+        for number, phase in enumerate(chain.phases):
+            with_file_values(TrainConfig(), chain.recipe(number), f"{path}: {phase.name}")
     return chains
+
+
+def write_recipes(chains: Sequence[Chain]) -> None:
+    """Write every phase's flags beside its run folder, as the recipe that it follows.
+
+    Raises:
+        UsageError: a phase was begun with other flags; nothing has been written then.
+    """
+    phases = [(chain, number) for chain in chains for number in range(len(chain.phases))]
+    for chain, number in phases:
+        if chain.was_begun_otherwise(number):
+            raise UsageError(
+                f"{chain.run(number).path} was begun with other flags than the plan's now: "
+                "remove it, or choose another --storage"
+            )
+    for chain, number in phases:
+        write_json(chain.recipe_path(number), chain.recipe(number))  # JSON is YAML
 
 
 # --------------------------------------------------------------------------------------------
@@ -271,7 +285,7 @@ class LocalEngine:
 
 
 def run_local(
-    chains: list[Chain], flags: ProfessionalFlags, show: Callable[[], None]
+    chains: list[Chain], flags: ProfessionalFlags, look_after: Callable[[], None]
 ) -> dict[str, str]:
     """Run all chains here; return what went wrong by the name of the chain's folder."""
     parallel = flags.parallel or max(1, (os.cpu_count() or 1) // flags.cpus_per_cell)
@@ -282,7 +296,7 @@ def run_local(
         try:
             while waiting:
                 waiting = concurrent.futures.wait(waiting, timeout=REFRESH_S)[1]
-                show()
+                look_after()
         except KeyboardInterrupt:
             engine.stop()
             raise
@@ -324,7 +338,7 @@ def train_chain(chain: Chain) -> None:
 
 
 def run_ray(
-    chains: list[Chain], flags: ProfessionalFlags, show: Callable[[], None]
+    chains: list[Chain], flags: ProfessionalFlags, look_after: Callable[[], None]
 ) -> dict[str, str]:
     """Run all chains as tasks of a Ray cluster; a lost node's are retried on another."""
     try:
@@ -358,7 +372,7 @@ def run_ray(
                 ray.get(reference)
             except ray.exceptions.RayError as error:
                 failed[chain.folder.name] = str(error).strip().splitlines()[-1]
-        show()
+        look_after()
     return failed
 
 
@@ -392,7 +406,7 @@ def live_table(chains: list[Chain]) -> Table:
 LAST_METRICS = ("clear_rate", "max_x", "entropy", "value_loss", "approx_kl")
 
 
-def judge(chain: Chain, episodes: int) -> dict[str, Any]:
+def judge_chain(chain: Chain, episodes: int) -> dict[str, Any]:
     """Return a finished chain's row of professional_summary.json; judged once, then kept.
 
     Raises:
@@ -497,7 +511,7 @@ def seed_rows(rows: list[dict[str, Any]]) -> Iterator[str]:
             )
 
 
-def report(name: str, rows: list[dict[str, Any]]) -> str:
+def results_as_markdown(name: str, rows: list[dict[str, Any]]) -> str:
     """Return the results as Markdown: a row a chain, and medians and intervals over seeds."""
     lines = [
         f"# {name}\n\nnoop protocol, emulator fast, {rows[0]['episodes']} episodes each.\n",
@@ -531,6 +545,7 @@ def keep(chain: Chain, row: dict[str, Any], output: Path) -> None:
 def run_plan(flags: ProfessionalFlags) -> int:
     """Run a plan, judge it, write what came out; 1 if a chain failed."""
     chains = read_plan(flags.plan, flags.storage)
+    write_recipes(chains)
     home = flags.storage / flags.plan.stem
     torch.set_num_threads(1)  # judging goes on beside the trainings
     folder = chains[0].folder.parent
@@ -538,21 +553,22 @@ def run_plan(flags: ProfessionalFlags) -> int:
     console = Console()
     with Live(live_table(chains), console=console, auto_refresh=False) as live:
 
-        def show() -> None:
+        def look_after() -> None:
+            """Judge the chains that have finished since, and show where the others are."""
             for chain in filter(Chain.is_finished, chains):
-                judge(chain, flags.episodes)
+                judge_chain(chain, flags.episodes)
             if console.is_terminal:
                 live.update(live_table(chains), refresh=True)
 
         engine = run_ray if flags.engine == "ray" else run_local
-        failed = engine(chains, flags, show)
+        failed = engine(chains, flags, look_after)
         live.update(live_table(chains))
     for name, why in failed.items():
         print(f"error: {name}: {why}", file=sys.stderr)
     finished = [chain for chain in chains if chain.is_finished()]
     if finished:
-        rows = [judge(chain, flags.episodes) for chain in finished]
-        text = report(flags.plan.stem, rows)
+        rows = [judge_chain(chain, flags.episodes) for chain in finished]
+        text = results_as_markdown(flags.plan.stem, rows)
         summary = {
             "plan": flags.plan.name,
             "engine": flags.engine,

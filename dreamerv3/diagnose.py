@@ -25,21 +25,23 @@ import tyro
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from dreamerv3.dreamer import DreamerConfig, config_from_dict, with_values
 from dreamerv3.envs.mario import mario_row, recompute_rewards, replay_contents
 from dreamerv3.exploration import Ensemble, disagreement, ensemble_loss
+from dreamerv3.flags import DreamerConfig, config_from_dict
 from dreamerv3.models import Agent
 from dreamerv3.networks import centered, unimix_probs
 from dreamerv3.policy import DreamerPolicy, policy_from_tensors
 from dreamerv3.recurrence import UNIMIX, no_noise
 from dreamerv3.replay import Replay
+from mario_checkpoints import read_model_zip
 from mario_cli import UsageError, exit_code
 from mario_config import in_process
 from mario_game import GameFacts
 from mario_judge import evaluate
 from mario_policies import find_model
 from mario_rollout import game_fps
-from mario_runs import BadModelFile, RunFolder, read_metrics, read_model_zip, write_json
+from mario_runs import BadModelFile, RunFolder, read_metrics, write_json
+from mario_values import with_values
 from mario_video import write_video
 
 CURIOSITY_EPISODES = 64  # the newest ones
@@ -146,9 +148,9 @@ def reward_profiles(
     if changes:
         try:
             values = {name: float(value) for name, value in (c.split("=") for c in changes)}
-            reward = with_values(config.env.reward, values)
-        except (ValueError, AttributeError) as error:
+        except ValueError as error:
             raise UsageError(f"--compare-reward takes name=number: {error}") from error
+        reward = with_values(config.env.reward, values, "--compare-reward")
         env = dataclasses.replace(config.env, reward=reward)
         anew = [recompute_rewards(rows, env) for rows in streams]
         profiles[" ".join(changes)] = profile(np.concatenate(anew))
@@ -299,7 +301,7 @@ def read_config(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is not JSON: {error}") from error
 
 
-def diagnose(flags: DiagnoseFlags) -> None:
+def post_mortem(flags: DiagnoseFlags) -> None:
     """Look, print, write."""
     config, replay = open_run(flags.run)
     episodes = list(stored_episodes(replay))
@@ -330,13 +332,13 @@ def diagnose(flags: DiagnoseFlags) -> None:
         findings["played"] = played(policy, flags.play, flags.seed)
     output = flags.run / "diagnosis"
     write_json(output / "diagnosis.json", findings)
-    print("\n".join(report(findings)))
+    print("\n".join(findings_lines(findings)))
     if flags.video and policy:
         write_open_loop(flags, policy.agent, config, replay, output / "open_loop.mp4")
     print(f"written to {output}")
 
 
-def report(findings: dict[str, Any]) -> Iterator[str]:
+def findings_lines(findings: dict[str, Any]) -> Iterator[str]:
     """Yield what a person wants to know, in lines."""
     yield (
         f"flags: {findings['flags_from_start']} of {findings['episodes_from_start']} episodes "
@@ -417,7 +419,7 @@ def write_open_loop(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse and diagnose."""
     flags = tyro.cli(DiagnoseFlags, args=arguments, description=__doc__.split("\n\n")[0])
-    return exit_code(lambda: diagnose(flags))
+    return exit_code(lambda: post_mortem(flags))
 
 
 if __name__ == "__main__":

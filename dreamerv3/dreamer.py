@@ -1,298 +1,68 @@
-"""Train DreamerV3, with Plan2Explore or without, on one stage of Super Mario Bros.
+"""Train DreamerV3, with Plan2Explore or without, on stages of Super Mario Bros.
 
-    python dreamer.py --configs mario_plan2explore --logdir logs/run --steps 7e5
+    python dreamer.py --config mario_plan2explore --run-dir logs/run --timesteps 7e5
 
-Overlays of configs.yaml come first, then any flag: `--model.deter 1024 --env.stage 1-2`. The same
+Overlays of configs.yaml come first, then any flag: `--model.deter 1024 --stages 1-2`. The same
 command again goes on where the run stopped. Writes the run folder of mario_runs.py, and replay/.
-From top to bottom: the flags, the trainer, its loop, main.
+From top to bottom: the trainer, its loop, main. The flags stand in flags.py.
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import ctypes
-import dataclasses
 import json
 import math
 import platform
-import signal
 import sys
-import time
 import zipfile
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-import tyro
-import yaml
 from torch.utils._pytree import tree_map
 
 from dreamerv3.envs.mario import (
-    BackwardCurriculum,
-    CurriculumConfig,
     FinishedEpisode,
-    MarioFromPlaces,
     MarioStreams,
     mario_row,
     recompute_rewards,
     replay_contents,
 )
-from dreamerv3.exploration import ExplorationConfig
-from dreamerv3.models import Batch, ModelConfig
-from dreamerv3.policy import DreamerPolicy, make_agent, tuples
+from dreamerv3.flags import AGENT, DreamerConfig, config_as_dict, config_from_dict, parse_config
+from dreamerv3.models import Batch
+from dreamerv3.policy import DreamerPolicy, make_agent
 from dreamerv3.recurrence import draw_noise, noisy
 from dreamerv3.replay import Replay, read_index, relabel
-from mario_cli import UsageError, exit_code, with_stages_flag
-from mario_config import EnvConfig, env_config_as_dict, env_config_from_dict, in_process
-from mario_game import parse_stages, stages_label, with_stages_field
-from mario_judge import (
-    NOOP_MAX,
-    SELECTION_SEED,
-    ModelEvaluation,
-    Summary,
-    default_protocol,
-    evaluate,
-    protocol_config,
-)
-from mario_reward import reward_signature
-from mario_rollout import Episode, best_episode, game_fps
-from mario_runs import (
+from mario_checkpoints import (
     POLICY_MEMBER,
-    BadModelFile,
-    MetricsLog,
-    RunFolder,
-    load_tensors,
-    provenance,
-    read_model_zip,
+    Checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
     tensor_bytes,
-    write_json,
     write_model_zip,
 )
-from mario_video import film, write_video
+from mario_cli import UsageError, exit_code
+from mario_game import stages_label
+from mario_reward import reward_signature
+from mario_rollout import best_episode
+from mario_runs import RunFolder, write_json
+from mario_runtime import MarioVectorEnv
+from mario_training import (
+    BestModel,
+    Exam,
+    RunLog,
+    StopRequest,
+    describe_changes,
+    examine,
+    passed,
+    refuse_another_game,
+    write_preview,
+)
 
-AGENT = "dreamerv3"
-CONFIGS = Path(__file__).with_name("configs.yaml")
 EPISODES_AVERAGED = 100  # as SB3's stats_window_size
-
-# --------------------------------------------------------------------------------------------
-# Flags
-# --------------------------------------------------------------------------------------------
-
-
-def whole_number(text: str) -> int:
-    """Return 700000 for "7e5"."""
-    value = float(text)
-    if not value.is_integer():
-        raise ValueError(f"{text} is not a whole number")
-    return int(value)
-
-
-Whole = Annotated[
-    int,
-    tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="INT",
-        instance_from_str=lambda words: whole_number(words[0]),
-        is_instance=lambda value: isinstance(value, int),
-        str_from_instance=lambda value: [str(value)],
-    ),
-]
-
-
-@dataclasses.dataclass(frozen=True)
-class RunConfig:
-    """The run: where it writes, how often it looks at itself."""
-
-    logdir: Path = Path("logs/dreamer")
-    """The run folder; one that holds a run is continued."""
-    configs: tuple[str, ...] = ()
-    """Overlays of configs.yaml, in order."""
-    steps: Whole = 1_000_000
-    """Agent steps, all environments together."""
-    seed: int = 0
-    """Seeds networks, sampling, replay and environments (environment i: seed + i)."""
-    relabel: bool = False
-    """Recompute the replay's rewards if they were made under other reward flags."""
-    seed_demos: Path | None = None
-    """A folder of episodes (scripts/demos_to_episodes.py) that every batch holds some of."""
-    log_every: int = 1000
-    """Agent steps between lines of metrics.jsonl."""
-    checkpoint_every: int = 10_000
-    """Agent steps between checkpoints; the newest two are kept."""
-    eval_every: int = 25_000
-    """Agent steps between evaluations (noop protocol, argmax and sampled) and the preview, the
-    best of the sampled episodes. 0: never."""
-    eval_episodes: int = 16
-    """Sampled episodes; argmax from no-ops has just 30, and each is played once."""
-    eval_steps: int = 1_000
-    """Agent steps after which an evaluation episode is cut off. 0: by the clock."""
-    threads: int = 0
-    """Threads of torch. 0: one a core."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ReplayConfig:
-    """The replay, and how much is learnt from it."""
-
-    batch: int = 16
-    """Sequences in a batch."""
-    length: int = 64
-    """Steps in a sequence."""
-    train_ratio: float = 32.0
-    """Replayed steps for every environment step."""
-    capacity: Whole = 1_000_000
-    """Steps kept on disk, about 4 KB each; the oldest go."""
-    demo_fraction: float = 0.25
-    """Share of a batch that is taken from --seed-demos."""
-    demo_until: float = 0.8
-    """Clear rate of the last 100 episodes from which demos are left out: they help no more."""
-
-
-@dataclasses.dataclass(frozen=True)
-class DreamerConfig:
-    """Everything that a run depends on."""
-
-    run: tyro.conf.OmitArgPrefixes[RunConfig] = dataclasses.field(default_factory=RunConfig)
-    env: EnvConfig = dataclasses.field(
-        default_factory=lambda: EnvConfig(frame_stack=1, screen_size=64)
-    )
-    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
-    exploration: ExplorationConfig = dataclasses.field(default_factory=ExplorationConfig)
-    replay: ReplayConfig = dataclasses.field(default_factory=ReplayConfig)
-    curriculum: CurriculumConfig = dataclasses.field(default_factory=CurriculumConfig)
-
-    def __post_init__(self) -> None:
-        if self.env.vec_backend != "batched":
-            raise UsageError("DreamerV3 plays the batched environment: --env.vec-backend batched")
-        for group, names in {
-            "run": ("steps", "log_every", "checkpoint_every", "eval_episodes"),
-            "replay": ("batch", "capacity"),
-            "model": ("deter", "hidden", "stoch", "blocks", "units", "depth", "imagined_steps"),
-        }.items():
-            for name in names:
-                if getattr(getattr(self, group), name) < 1:
-                    raise UsageError(f"{name} must be at least 1")
-        if self.replay.length < 2 or self.model.horizon < 2 or self.model.classes < 2:
-            raise UsageError("replay.length, model.horizon and model.classes must be at least 2")
-        if not (self.replay.train_ratio > 0 and self.model.learning_rate > 0):
-            raise UsageError("replay.train_ratio and model.learning_rate must be above 0")
-        if not 0 <= self.replay.demo_fraction <= 1:
-            raise UsageError("replay.demo_fraction must be in [0, 1]")
-        if 0 < self.model.imagined_starts < self.replay.batch:
-            raise UsageError("model.imagined_starts must be at least replay.batch, or 0 for all")
-        if self.model.deter % self.model.blocks:
-            raise UsageError(
-                f"model.deter {self.model.deter} is not a multiple of model.blocks "
-                f"{self.model.blocks}"
-            )
-
-
-def parse_config(arguments: Sequence[str]) -> DreamerConfig:
-    """Return the flags: defaults, or those of the run in --logdir; overlays; the command line.
-
-    Raises:
-        UsageError: an overlay does not exist, or values do not fit together.
-        SystemExit: --help (0), or the arguments do not parse (2).
-    """
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--logdir", type=Path)
-    first.add_argument("--configs", nargs="*", default=[])
-    arguments = with_stages_flag(arguments, "env.")
-    given, _ = first.parse_known_args(arguments)
-    default = DreamerConfig()
-    if given.logdir and (checkpoints := RunFolder(given.logdir).checkpoints()):
-        default = config_from_dict(read_model_zip(checkpoints[0])[0])
-    overlays = read_overlays(CONFIGS)
-    for name in given.configs:
-        default = with_overlay(default, overlays, name)
-    config = tyro.cli(
-        DreamerConfig, args=list(arguments), default=default, description=__doc__.split("\n\n")[0]
-    )
-    env = dataclasses.replace(config.env, discount=config.model.discount)
-    return dataclasses.replace(config, env=env)
-
-
-def read_overlays(path: Path) -> dict[str, Any]:
-    """Return the overlays in a YAML file by name."""
-    return yaml.safe_load(path.read_text())
-
-
-def with_overlay(config: DreamerConfig, overlays: dict[str, Any], name: str) -> DreamerConfig:
-    """Return config with an overlay's values.
-
-    Raises:
-        UsageError: there is no such overlay.
-    """
-    if name not in overlays:
-        raise UsageError(f"no config {name!r}; there are: {', '.join(overlays)}")
-    values = dict(overlays[name])
-    if base := values.pop("base", None):
-        config = with_overlay(config, overlays, base)
-    return with_values(config, values)
-
-
-def with_values(instance: Any, values: dict[str, Any]) -> Any:
-    """Return a config dataclass with values, nested as it is, replaced."""
-    changes: dict[str, Any] = {}
-    if isinstance(instance, EnvConfig):
-        values = with_stages_field(values)
-    for key, value in values.items():
-        current = getattr(instance, key)
-        if dataclasses.is_dataclass(current):
-            changes[key] = with_values(current, value)
-        elif key == "stages":
-            changes[key] = parse_stages(str(value))
-        elif isinstance(current, float):
-            changes[key] = float(value)  # YAML reads 1 as an int
-        else:
-            changes[key] = tuple(value) if isinstance(value, list) else value
-    return dataclasses.replace(instance, **changes)
-
-
-def config_as_dict(config: DreamerConfig) -> dict[str, Any]:
-    """Return train_config.json's content: the flags by group, and what belongs beside them."""
-    flags = tree_map(
-        lambda value: value.as_posix() if isinstance(value, Path) else value,
-        dataclasses.asdict(config),
-    )
-    return flags | {
-        "env": env_config_as_dict(config.env),
-        "agent": AGENT,
-        "steps": config.run.steps,
-        "reward_signature": reward_signature(config.env),
-        "provenance": provenance(),
-    }
-
-
-def config_from_dict(content: dict[str, Any]) -> DreamerConfig:
-    """Return the flags of a train_config.json.
-
-    Raises:
-        UsageError: it is another agent's or another version's.
-    """
-    if content.get("agent") != AGENT:
-        raise UsageError(f"the folder holds a run of agent {content.get('agent')!r}, not {AGENT}")
-    try:
-        run = tuples(content["run"]) | {"relabel": False}
-        run |= {name: Path(run[name]) for name in ("logdir", "seed_demos") if run[name]}
-        curriculum = dict(content["curriculum"])
-        if curriculum["backward_demos"]:
-            curriculum["backward_demos"] = Path(curriculum["backward_demos"])
-        return DreamerConfig(
-            run=RunConfig(**run),
-            env=env_config_from_dict(content["env"]),
-            model=ModelConfig(**tuples(content["model"])),
-            exploration=ExplorationConfig(**content["exploration"]),
-            replay=ReplayConfig(**content["replay"]),
-            curriculum=CurriculumConfig(**curriculum),
-        )
-    except (KeyError, TypeError) as error:
-        raise UsageError(f"not this version's train_config.json: {error}") from error
-
 
 # --------------------------------------------------------------------------------------------
 # Trainer: collects, learns, remembers
@@ -314,10 +84,8 @@ class Trainer:
         self.generator = np.random.default_rng([config.run.seed, 2])
         self.agent = make_agent(config.model, config.exploration, env)
         self.optimizer = self.agent.make_optimizer()
-        curriculum = (
-            BackwardCurriculum(config.curriculum, env) if config.curriculum.backward_demos else None
-        )
-        self.streams = MarioStreams(MarioFromPlaces(env, curriculum), config.run.seed)
+        venv = MarioVectorEnv(env, starts=config.curriculum.starts(env))
+        self.streams = MarioStreams(venv, config.run.seed)
         row, contents = mario_row(env), replay_contents(env)
         self.demos: Replay | None = None
         if config.run.seed_demos:
@@ -337,7 +105,7 @@ class Trainer:
                 read_only=True,
             )
         self.replay = Replay(
-            config.run.logdir / "replay",
+            config.run.run_dir / "replay",
             row,
             contents,
             streams=env.n_envs,
@@ -386,7 +154,7 @@ class Trainer:
             actions = self.generator.integers(0, logits.shape[1], len(actions))
         for stream, rows in enumerate(streams.step(actions)):
             self.replay.append(stream, rows)
-        self.episodes.extend(e for e in streams.take_episodes() if e.place < 0)
+        self.episodes.extend(e for e in streams.take_episodes() if e.from_start)
         self.step += len(actions)
         if self.step >= config.prefill and self.replay.can_sample():
             replay = self.config.replay
@@ -443,13 +211,7 @@ class Trainer:
             "dreamer/replay_steps": len(self.replay),
             "dreamer/demo_fraction": self.config.replay.demo_fraction * self.helped_by_demos,
         }
-        if curriculum := self.streams.curriculum:
-            rate = float(np.mean(curriculum.results)) if curriculum.results else None
-            means |= {
-                "dreamer/backward_start_x": curriculum.start_x,
-                "dreamer/backward_clear_rate": rate,
-            }
-        return means
+        return means | self.streams.venv.starts.scalars()
 
     # -- checkpoints ---------------------------------------------------------------------------
 
@@ -482,7 +244,8 @@ class Trainer:
         self.optimizer.param_groups[0].update(self.optimizer.defaults)  # flags may have changed
         self.step, self.updates, self.owed, self.summed = state["counters"]
         self.sums = state["sums"]
-        self.episodes.extend(FinishedEpisode(*episode) for episode in state["episodes"])
+        for episode in state["episodes"]:
+            self.episodes.append(FinishedEpisode(*episode)._replace(from_start=bool(episode[-1])))
         self.generator.bit_generator.state = json.loads(state["generator"])
         torch.set_rng_state(state["torch_rng"])
         if state["reward_signature"] != reward_signature(self.config.env):
@@ -517,109 +280,64 @@ class Loop:
     def __init__(self, config: DreamerConfig, run: RunFolder, trainer: Trainer) -> None:
         self.config, self.run, self.trainer = config, run, trainer
         self.content = config_as_dict(config)
-        self.stop_signal: str | None = None
-        self.best: tuple[float, ...] | None = None
-        if run.best_summary.exists():
-            self.best = ModelEvaluation.from_json(run.best_summary).rank
+        self.best = BestModel(run)
 
     def train(self) -> None:
         """Collect and learn to the target, or to a signal."""
-        trainer, flags = self.trainer, self.config.run
-        log = MetricsLog(self.run, resume_step=trainer.step)
-        started = last_time = time.monotonic()
-        last_step = trainer.step
-        with self._signals():
-            while trainer.step < flags.steps and not self.stop_signal:
+        trainer, flags, stop = self.trainer, self.config.run, StopRequest()
+        log = RunLog(self.run, trainer.step, flags.timesteps)
+        with stop.on_signals():
+            while trainer.step < flags.timesteps and stop.reason is None:
                 before = trainer.step
                 trainer.collect()
                 trainer.learn()
                 if passed(before, trainer.step, flags.log_every):
-                    now = time.monotonic()
-                    rate = (trainer.step - last_step) / max(now - last_time, 1e-9)
-                    last_step, last_time = trainer.step, now
                     metrics = trainer.take_metrics()
-                    metrics["wall_s"] = log.wall_s_before + now - started
-                    metrics["env_steps_per_s"] = rate
-                    log.write(trainer.step, metrics)
-                    self._say(metrics, rate)
-                if passed(before, trainer.step, flags.eval_every):
+                    log.write(trainer.step, metrics, self._note(metrics))
+                if passed(before, trainer.step, flags.eval_freq):
                     self.evaluate()
-                if passed(before, trainer.step, flags.checkpoint_every):
+                if passed(before, trainer.step, flags.checkpoint_freq):
                     self.save_checkpoint()
         log.close()
         self.save_checkpoint()
-        if self.stop_signal:
-            print(f"stopped by {self.stop_signal}; the same command goes on")
+        if stop.reason:
+            print(f"stopped by {stop.reason.name}; the same command goes on")
         else:
             self.save_model(self.run.final_model)
             print(f"finished at {trainer.step:,} steps: {self.run.final_model}")
 
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Let Ctrl-C and SIGTERM end the loop at its next turn, when the state is whole."""
-
-        def request(number: int, frame: Any) -> None:
-            self.stop_signal = signal.Signals(number).name
-
-        before = {s: signal.signal(s, request) for s in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _say(self, metrics: dict[str, float | None], rate: float) -> None:
-        step, target = self.trainer.step, self.config.run.steps
-        note = ""
+    def _note(self, metrics: dict[str, float | None]) -> str:
+        """Return what a person wants to know between two lines."""
+        notes = []
         if metrics.get("max_x") is not None:
-            note = f", max-x {metrics['max_x']:.0f}, clears {100 * self.trainer.clear_rate():.0f} %"
-        if metrics.get("dreamer/backward_start_x") is not None:
-            note += f", backward from x {metrics['dreamer/backward_start_x']:.0f}"
-        print(
-            f"{step:,}/{target:,} steps, {rate:.0f} env-steps/s, "
-            f"ETA {(target - step) / max(rate, 1e-9) / 60:.0f} min{note}",
-            flush=True,
-        )
+            notes.append(f"max-x {metrics['max_x']:.0f}")
+            notes.append(f"clears {100 * self.trainer.clear_rate():.0f} %")
+        notes += [
+            f"{name.split('/')[1]} from {value:.0f} steps before the goal"
+            for name, value in metrics.items()
+            if name.endswith("/steps_to_goal")
+        ]
+        return ", ".join(notes)
 
     def evaluate(self) -> None:
         """Play argmax and sampled episodes and keep the model whose worse half is the best.
 
         The best sampled episode is the preview.
         """
-        (argmax, _), (sampled, episodes) = (self._judge(mode) for mode in (True, False))
-        step = self.trainer.step
-        found = ModelEvaluation(step=step, argmax=argmax, sampled=sampled)
-        try:
-            found.write(self.run.evaluations / f"step_{step}" / "summary.json")
-            if self.best is None or found.rank > self.best:
-                self.save_model(self.run.best_model)
-                found.write(self.run.best_summary)
-                self.best = found.rank
-            env = self.config.env
-            config = protocol_config(in_process(env), default_protocol(env))
-            preview = self.run.previews / f"step_{step}" / "preview.mp4"
-            write_video(preview, film(best_episode(episodes), config), game_fps(config))
-        except OSError as error:
-            print(f"warning: evaluation not written: {error}", file=sys.stderr)
-        print(
-            f"evaluation at {step:,}: flags argmax {argmax.clears}, "
-            f"sampled {sampled.clears}, median max-x "
-            f"{argmax.median_max_x:.0f}, {sampled.median_max_x:.0f}",
-            flush=True,
-        )
-
-    def _judge(self, deterministic: bool) -> tuple[Summary, list[Episode]]:
-        flags, env = self.config.run, self.config.env
-        return evaluate(
-            DreamerPolicy(self.trainer.agent, env),
-            dataclasses.replace(in_process(env), n_envs=max(flags.eval_episodes, NOOP_MAX)),
-            protocol=default_protocol(env),
+        flags, env, step = self.config.run, self.config.env, self.trainer.step
+        exam = Exam(
+            config=env,
+            stages=env.stages,
+            protocol="auto",
+            with_samples=True,
             episodes=flags.eval_episodes,
-            deterministic=deterministic,
-            seed=flags.seed + SELECTION_SEED,
             max_steps=flags.eval_steps,
-            model=f"{self.run.path.name} at {self.trainer.step} steps",
+            seed=flags.seed,
         )
+        policy = DreamerPolicy(self.trainer.agent, env)
+        found = examine(policy, exam, f"{self.run.path.name} at {step} steps", step)
+        self.best.offer(found.evaluation, self.save_model)
+        write_preview(self.run, step, best_episode(found.episodes), found.config)
 
     def save_model(self, path: Path) -> None:
         """Write the weights, with the run's config, as a model file."""
@@ -634,16 +352,11 @@ class Loop:
     def save_checkpoint(self) -> None:
         """Write weights and state; a full disk is said, and training goes on."""
         try:
-            state = tensor_bytes(self.trainer.state_dict())
-            self.run.save_checkpoint(self.trainer.step, self.save_model, state)
+            trainer = self.trainer
+            save_checkpoint(self.run, trainer.step, self.save_model, trainer.state_dict())
             self.trainer.replay.flush()
         except OSError as error:
             print(f"warning: no checkpoint at {self.trainer.step}: {error}", file=sys.stderr)
-
-
-def passed(before: int, after: int, every: int) -> bool:
-    """Return whether a multiple of `every` lies in (before, after]; never if every is 0."""
-    return bool(every) and after // every > before // every
 
 
 # --------------------------------------------------------------------------------------------
@@ -664,74 +377,35 @@ def keep_freed_memory() -> None:
         libc.mallopt(m_trim_threshold, 2**31 - 1)
 
 
-def find_checkpoint(run: RunFolder) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]] | None:
-    """Return the newest whole checkpoint's config, weights and state; None if there is none."""
-    for checkpoint in run.checkpoints():
-        try:
-            config, weights = read_model_zip(checkpoint)
-            state_path = checkpoint.with_suffix(".state")
-            return config, weights, load_tensors(state_path, str(state_path))
-        except BadModelFile as error:
-            print(f"warning: {error}; using the checkpoint before it", file=sys.stderr)
-    return None
-
-
-def resume(trainer: Trainer, checkpoint: tuple[dict[str, Any], ...]) -> None:
+def resume(trainer: Trainer, checkpoint: Checkpoint) -> None:
     """Load a checkpoint, or refuse it.
 
     Raises:
         UsageError: another stage, action set or model.
     """
-    content, weights, state = checkpoint
-    before, now = config_from_dict(content), trainer.config
-    for name in ("stages", "action_set"):
-        old, new = getattr(before.env, name), getattr(now.env, name)
-        if old != new:
-            if name == "stages":
-                old, new = stages_label(old), stages_label(new)
-            raise UsageError(
-                f"{now.run.logdir} holds a run with {name} {old}, not {new}: choose another "
-                "--logdir"
-            )
-    for change in describe_changes(before, now):
-        print(f"resuming with {change}")
+    before, now = config_from_dict(checkpoint.config), trainer.config
+    folder, advice = now.run.run_dir, "choose another --run-dir"
+    refuse_another_game(before.env, now.env, folder, advice)
+    unimportant = {"run.run_dir", "run.config", "run.relabel"}
+    for name, change in describe_changes(before, now, unimportant).items():
+        print(f"resuming with {name} {change}")
     try:
-        trainer.agent.load_state_dict(weights)
+        trainer.agent.load_state_dict(checkpoint.weights)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
-        raise UsageError(f"{now.run.logdir} holds another model: {reason}") from error
+        raise UsageError(f"{folder} holds another model: {reason}") from error
     try:
-        trainer.load_state_dict(state)
+        trainer.load_state_dict(checkpoint.state)
     except KeyError as error:
         raise UsageError(
-            f"{now.run.logdir} holds a run of another version, its state lacks {error}: choose "
-            "another --logdir"
+            f"{folder} holds a run of another version, its state lacks {error}: {advice}"
         ) from error
-    print(f"resumed {now.run.logdir} at {trainer.step:,} steps, {trainer.updates:,} updates")
-
-
-def describe_changes(before: DreamerConfig, now: DreamerConfig) -> list[str]:
-    """Return "model.horizon 333 -> 100" for every flag that differs."""
-
-    def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-        items: dict[str, Any] = {}
-        for key, value in values.items():
-            name = f"{prefix}{key}"
-            items |= flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
-        return items
-
-    old, new = flat(dataclasses.asdict(before)), flat(dataclasses.asdict(now))
-    unimportant = {"run.logdir", "run.configs", "run.relabel"}
-    return [
-        f"{key} {old[key]} -> {new[key]}"
-        for key in old
-        if old[key] != new[key] and key not in unimportant
-    ]
+    print(f"resumed {folder} at {trainer.step:,} steps, {trainer.updates:,} updates")
 
 
 def relabel_if_asked(config: DreamerConfig) -> None:
     """Recompute the replay's rewards, if --relabel is given and they were another reward's."""
-    folder = config.run.logdir / "replay"
+    folder = config.run.run_dir / "replay"
     signature = reward_signature(config.env)
     if not config.run.relabel or not (folder / "replay.json").is_file():
         return
@@ -746,12 +420,12 @@ def relabel_if_asked(config: DreamerConfig) -> None:
 
 def train(config: DreamerConfig) -> None:
     """Run the training that the flags describe."""
-    run = RunFolder(config.run.logdir, AGENT)
+    run = RunFolder(config.run.run_dir, AGENT)
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
     keep_freed_memory()
     with run.locked():
-        checkpoint = find_checkpoint(run)
+        checkpoint = newest_checkpoint(run)
         relabel_if_asked(config)
         trainer = Trainer(config)
         if checkpoint:
@@ -775,7 +449,7 @@ def train(config: DreamerConfig) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, train, and turn every expected failure into one line and an exit code."""
     given = sys.argv[1:] if arguments is None else arguments
-    return exit_code(lambda: train(parse_config(given)))
+    return exit_code(lambda: train(parse_config(given, __doc__.split("\n\n")[0])))
 
 
 if __name__ == "__main__":

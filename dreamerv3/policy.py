@@ -91,18 +91,12 @@ def policy_from_tensors(
         exploration = ExplorationConfig(**config["exploration"])
         with torch.device("meta"):  # shapes without memory
             expected = make_agent(model, exploration, env).state_dict()
-        wrong = [
-            key
-            for key in sorted(expected.keys() | tensors.keys())
-            if key not in expected
-            or key not in tensors
-            or expected[key].shape != tensors[key].shape
-        ]
-        if wrong:
-            raise BadModelFile(f"{name}: weights and config disagree, first at {wrong[0]}")
-        agent = make_agent(model, exploration, env)
     except (KeyError, TypeError, UsageError) as error:
         raise BadModelFile(f"{name}: its config is incomplete: {error}") from error
+    for key in sorted(expected.keys() | tensors.keys()):
+        if key not in expected or key not in tensors or expected[key].shape != tensors[key].shape:
+            raise BadModelFile(f"{name}: weights and config disagree, first at {key}")
+    agent = make_agent(model, exploration, env)
     agent.load_state_dict(tensors)
     return DreamerPolicy(agent.eval(), env)
 

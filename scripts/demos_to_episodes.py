@@ -1,6 +1,6 @@
 """Turn demos into episodes for DreamerV3's replay: `dreamer.py --seed-demos FOLDER`.
 
-    python scripts/demos_to_episodes.py demos/1-1.npz --output episodes/1-1 --configs mario_fast
+    python scripts/demos_to_episodes.py demos/1-1.npz --output episodes/1-1 --config mario_fast
 
 Every flag of dreamer.py may follow: stage, action set and reward are to be those of the run.
 """
@@ -14,10 +14,11 @@ from pathlib import Path
 
 import tyro
 
-from dreamerv3.dreamer import parse_config
-from dreamerv3.envs.mario import demo_rows, load_demos, mario_row, replay_contents
+from dreamerv3.envs.mario import demo_rows, mario_row, replay_contents
+from dreamerv3.flags import parse_config
 from dreamerv3.replay import Replay
 from mario_cli import UsageError, exit_code
+from mario_demos import load_demos
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,7 @@ def convert(flags: DemosFlags, others: Sequence[str]) -> None:
     env = parse_config(others).env
     if not flags.demos:
         raise UsageError("name at least one demo")
-    demos = [demo for path in flags.demos for demo in load_demos(path, env)]
+    demos = [demo for path in flags.demos for demo in load_demos(path, env.stages)]
     episodes = []
     for number, demo in enumerate(demos, 1):
         rows, unfit = demo_rows(demo, env)

@@ -19,10 +19,10 @@ from typing import Any
 
 import tyro
 
+from mario_checkpoints import read_model_zip
 from mario_cli import exit_code
 from mario_game import with_stages_field
 from mario_policies import find_model
-from mario_runs import read_model_zip
 
 
 @dataclasses.dataclass(frozen=True)

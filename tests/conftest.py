@@ -19,8 +19,8 @@ TINY_RUN = (
     "--preview-freq 128 --preview-steps 20 --device cpu --seed 3"
 )
 TINY_DREAMER_RUN = (
-    "--configs debug --steps 200 --exploration.prefill 150 --checkpoint-every 100 "
-    "--eval-every 200 --threads 1"
+    "--config debug --timesteps 200 --exploration.prefill 150 --checkpoint-freq 100 "
+    "--eval-freq 200 --threads 1"
 )
 
 
@@ -57,5 +57,5 @@ def tiny_dreamer_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from dreamerv3.dreamer import main
 
     run = tmp_path_factory.mktemp("runs") / "dream"
-    assert main([*TINY_DREAMER_RUN.split(), "--logdir", str(run)]) == 0
+    assert main([*TINY_DREAMER_RUN.split(), "--run-dir", str(run)]) == 0
     return run

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mario_callbacks import RolloutStatistics
 from mario_doctor import RULES, Row, diagnose
 from mario_runs import RunFolder, read_metrics
-from train_mario import RolloutStatistics, main
+from train_mario import main
 
 ROOT = Path(__file__).parents[1]
 HEALTHY: Row = {

@@ -33,8 +33,8 @@ def test_pay_by_hand() -> None:
 @pytest.mark.parametrize("behaviour", ["greedy", "plan2explore"])
 def test_the_logarithm_makes_death_the_better_choice(behaviour: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    flags = f"--configs debug --steps 300 --eval-every 0 --exploration.behaviour {behaviour}"
-    assert train(["--logdir", str(run), *flags.split()]) == 0
+    flags = f"--config debug --timesteps 300 --eval-freq 0 --exploration.behaviour {behaviour}"
+    assert train(["--run-dir", str(run), *flags.split()]) == 0
     assert main([str(run), "--curiosity", "--no-video"]) == 0
     found = json.loads((run / "diagnosis" / "diagnosis.json").read_text())["curiosity"]
     assert found["variance"]["min"] >= 0

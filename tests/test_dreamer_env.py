@@ -10,20 +10,19 @@ import numpy as np
 import pytest
 
 from dreamerv3.envs.mario import (
-    BackwardCurriculum,
-    CurriculumConfig,
-    MarioFromPlaces,
     MarioStreams,
     demo_rows,
-    load_demos,
     mario_row,
     recompute_rewards,
     replay_contents,
 )
+from dreamerv3.flags import CurriculumConfig
 from mario_cli import UsageError
 from mario_config import EnvConfig, RewardConfig
-from mario_demos import load_demo, record, save_demo
+from mario_curriculum import BackwardStarts
+from mario_demos import load_demo, load_demos, record, save_demo, snapshots
 from mario_game import GameFacts, StageId
+from mario_runtime import MarioVectorEnv
 from mario_sb3 import make_vec_env
 
 ROOT = Path(__file__).parents[1]
@@ -53,7 +52,7 @@ def play(streams: MarioStreams, actions: np.ndarray) -> list[np.ndarray]:
 @pytest.fixture(scope="module")
 def lived() -> tuple[MarioStreams, list[np.ndarray]]:
     """Two environments in which Mario runs right until he has died a few times."""
-    streams = MarioStreams(MarioFromPlaces(CONFIG), seed=0)
+    streams = MarioStreams(MarioVectorEnv(CONFIG), seed=0)
     return streams, play(streams, np.full((150, 2), RUN_RIGHT))
 
 
@@ -97,7 +96,7 @@ def test_death_is_terminal_and_paid_in_the_row_of_the_dead(
 
 def test_a_time_out_ends_an_episode_but_is_not_terminal() -> None:
     config = dataclasses.replace(CONFIG, max_episode_steps=10)
-    [rows, _] = play(MarioStreams(MarioFromPlaces(config), seed=0), np.zeros((25, 2), np.int64))
+    [rows, _] = play(MarioStreams(MarioVectorEnv(config), seed=0), np.zeros((25, 2), np.int64))
     assert np.flatnonzero(rows["is_last"]).tolist() == [10, 21]
     assert not rows["is_terminal"].any()
 
@@ -120,7 +119,7 @@ def test_rewards_are_recomputed_from_the_facts(
     np.testing.assert_array_equal(recompute_rewards(rows, CONFIG), rows["reward"])
     other = dataclasses.replace(CONFIG, reward=dataclasses.replace(REWARD, death_penalty=7.0))
     [paid_otherwise, _] = play(
-        MarioStreams(MarioFromPlaces(other), seed=0), np.full((150, 2), RUN_RIGHT)
+        MarioStreams(MarioVectorEnv(other), seed=0), np.full((150, 2), RUN_RIGHT)
     )
     np.testing.assert_array_equal(recompute_rewards(rows, other), paid_otherwise["reward"])
     without_start = recompute_rewards(rows[5:], CONFIG)
@@ -129,65 +128,54 @@ def test_rewards_are_recomputed_from_the_facts(
     np.testing.assert_array_equal(without_start[second:], rows["reward"][5 + second :])
 
 
+def curriculum_streams(seed: int = 0, n_envs: int = 2, **pace: float) -> MarioStreams:
+    config = dataclasses.replace(CONFIG, n_envs=n_envs)
+    curriculum = CurriculumConfig(backward_demos=DEMO, **pace)  # type: ignore[arg-type]
+    return MarioStreams(MarioVectorEnv(config, starts=curriculum.starts(config)), seed=seed)
+
+
 def test_streams_continue_exactly_from_their_state() -> None:
-    curriculum = CurriculumConfig(backward_demos=DEMO, backward_episodes=2)
     actions = np.random.default_rng(0).integers(0, 7, (400, 2))
-
-    def fresh(seed: int) -> MarioStreams:
-        venv = MarioFromPlaces(CONFIG, BackwardCurriculum(curriculum, CONFIG))
-        return MarioStreams(venv, seed=seed)
-
-    one, other = fresh(0), fresh(5)
+    one, other = (curriculum_streams(seed, backward_episodes=2) for seed in (0, 5))
     play(one, actions[:200])
     other.reset()
     other.load_state_dict(one.state_dict())
     for action in actions[200:]:
         for rows, same in zip(one.step(action), other.step(action), strict=True):
             np.testing.assert_array_equal(rows, same)
-    assert one.curriculum is not None
-    assert other.curriculum is not None
-    assert one.curriculum.state_dict() == other.curriculum.state_dict()
+    states = [streams.venv.starts.state_dict() for streams in (one, other)]
+    assert states[0].keys() == states[1].keys()
+    for name, value in states[0].items():
+        np.testing.assert_array_equal(value, states[1][name])
 
 
-def test_the_curriculum_starts_near_the_flag_and_moves_back() -> None:
-    config = CurriculumConfig(backward_demos=DEMO, backward_share=1.0, backward_episodes=4)
-    curriculum = BackwardCurriculum(config, CONFIG)
-    n_places = len(curriculum.demos[0])
-    assert curriculum.start_x is not None
-    assert curriculum.start_x > 2900
-    curriculum.ended(0, True)
-    for cleared in (True, False, True):
-        curriculum.ended(0, cleared)
-    assert curriculum.back == 1
-    for _ in range(4):
-        curriculum.ended(1, False)
-    assert curriculum.back == 1, "a quarter of clears is not enough"
-    rng = np.random.default_rng(0)
-    while not curriculum.finished:
-        place, waypoint = curriculum.choose(rng)
-        assert waypoint is not None
-        assert curriculum.back - 2 <= place <= curriculum.back
-        curriculum.ended(place, True)
-    assert curriculum.back == n_places
-    assert curriculum.choose(rng) == (-1, None)
-    assert curriculum.start_x is None
+def test_a_state_of_the_older_curriculum_goes_on() -> None:
+    """Dreamer kept the curriculum's state beside the environments', with other numbers."""
+    streams = curriculum_streams(backward_episodes=8)
+    play(streams, np.zeros((5, 2), np.int64))
+    state = streams.state_dict()
+    level = streams.venv.starts.places[0]  # type: ignore[attr-defined]
+    state["venv"]["starts"] = {"clear_rates": state["venv"]["starts"]["clear_rates"]}
+    state["venv"]["start_numbers"] = np.array([0, 3])
+    state["curriculum"] = {"back": 4, "results": [True, False, True]}
+    streams.load_state_dict(state)
+    starts = streams.venv.starts
+    assert isinstance(starts, BackwardStarts)
+    assert (starts.front[0], starts.tried[0], starts.reached[0]) == (4, 3, 2)
+    assert streams.venv.start_numbers.tolist() == [level, 2]
 
 
 def test_episodes_begin_where_the_curriculum_says() -> None:
-    config = CurriculumConfig(backward_demos=DEMO, backward_share=0.5)
-    venv = MarioFromPlaces(
-        dataclasses.replace(CONFIG, n_envs=12), BackwardCurriculum(config, CONFIG)
-    )
-    streams = MarioStreams(venv, seed=0)
+    streams = curriculum_streams(n_envs=12, backward_share=0.5)
     rows = np.concatenate(streams.reset())
-    x = rows["facts"][:, 0]
-    assert ((streams.places >= 0) == (x > 2900)).all()
-    assert ((streams.places < 0) == (x == 40)).all()
-    assert 3 <= (streams.places >= 0).sum() <= 9
-    assert len(np.unique(rows["image"][streams.places == 0].reshape(-1, 64 * 64), axis=0)) <= 1
+    x, from_start = rows["facts"][:, 0], streams.venv.from_start.copy()
+    assert (~from_start == (x > 2900)).all()
+    assert (from_start == (x == 40)).all()
+    assert 3 <= (~from_start).sum() <= 9
+    assert len(np.unique(rows["image"][~from_start].reshape(-1, 64 * 64), axis=0)) <= 1
     assert rows["image"].reshape(12, -1).std(axis=1).min() > 5, "a picture, not black"
-    from_demo = int(np.flatnonzero(streams.places >= 0)[0])
-    while not (episodes := [e for e in streams.take_episodes() if e.place >= 0]):
+    from_demo = int(np.flatnonzero(~from_start)[0])
+    while not (episodes := [e for e in streams.take_episodes() if not e.from_start]):
         streams.step(np.full(12, 4))  # right, A, B: to the pole
     assert episodes[0].flag or episodes[0].max_x > x[from_demo]
 
@@ -211,7 +199,7 @@ def test_a_demos_rows_are_those_of_an_agent_that_does_the_same() -> None:
     """Through the environment with the actions that were read off the buttons."""
     rows, _ = demo_rows(load_demo(DEMO), CONFIG)
     config = dataclasses.replace(CONFIG, n_envs=1, noop_max=0)
-    [played] = play(MarioStreams(MarioFromPlaces(config)), rows["action"][1:, None].astype(int))
+    [played] = play(MarioStreams(MarioVectorEnv(config)), rows["action"][1:, None].astype(int))
     np.testing.assert_array_equal(rows, played[:-1])
 
 
@@ -228,7 +216,7 @@ def test_a_demo_with_no_ops_and_one_from_a_snapshot() -> None:
     assert len(rows) == 1 + 20
     assert rows["is_last"][-1]
     assert not rows["is_terminal"][-1]
-    place = BackwardCurriculum(CurriculumConfig(backward_demos=DEMO), CONFIG).demos[0][4]
+    place = snapshots(demo, 32)[-5]
     tail = record(1, 1, demo.buttons[place.frame :], source="human", start=place.state)
     rows, _ = demo_rows(tail, CONFIG)
     assert rows["is_terminal"][-1]
@@ -237,12 +225,12 @@ def test_a_demo_with_no_ops_and_one_from_a_snapshot() -> None:
 
 def test_demos_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no demo of 2-1"):
-        load_demos(DEMO, dataclasses.replace(CONFIG, stages=(StageId(2, 1),)))
+        load_demos(DEMO, [StageId(2, 1)])
     demo = load_demo(DEMO)
     short = record(1, 1, demo.buttons[:40], source="human")
     save_demo(tmp_path / "short.npz", short)
     with pytest.raises(UsageError, match="has to clear the stage"):
-        BackwardCurriculum(CurriculumConfig(backward_demos=tmp_path), CONFIG)
+        CurriculumConfig(backward_demos=tmp_path).starts(CONFIG)
 
 
 def test_the_replays_description_tells_rewards_and_actions_apart() -> None:

@@ -16,30 +16,30 @@ import torch
 import yaml
 
 import evaluate_mario
-from dreamerv3.dreamer import (
+from dreamerv3.dreamer import Trainer, main
+from dreamerv3.envs.mario import FinishedEpisode
+from dreamerv3.flags import (
     CONFIGS,
     DreamerConfig,
-    Trainer,
     config_as_dict,
     config_from_dict,
-    main,
     parse_config,
 )
-from dreamerv3.envs.mario import FinishedEpisode
+from mario_checkpoints import read_model_zip
 from mario_cli import UsageError
 from mario_config import in_process
 from mario_judge import ModelEvaluation, evaluate
 from mario_policies import load_policy
 from mario_reward import reward_signature
 from mario_rollout import PolicyWithValue
-from mario_runs import BadModelFile, RunFolder, read_metrics, read_model_zip
+from mario_runs import BadModelFile, RunFolder, read_metrics
 from scripts import demos_to_episodes
 
 ROOT = Path(__file__).parents[1]
 
 DEMO = ROOT / "demos" / "1-1.npz"
-DEBUG = ["--configs", "mario_fast", "debug"]
-QUIET = ["--eval-every", "0"]
+DEBUG = ["--config", "mario_fast", "debug"]
+QUIET = ["--eval-freq", "0"]
 WITH_ALL = ["--exploration.behaviour", "plan2explore", "--model.imitation-scale", "0.1"]
 
 
@@ -55,7 +55,7 @@ def dreamer(capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
 
     def run(logdir: Path, *flags: str | Path) -> Done:
         capsys.readouterr()
-        code = main([*DEBUG, "--logdir", str(logdir), *map(str, flags)])
+        code = main([*DEBUG, "--run-dir", str(logdir), *map(str, flags)])
         return Done(code, *capsys.readouterr())
 
     return run
@@ -78,9 +78,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
             sys.executable,
             "dreamer.py",
             *DEBUG,
-            "--logdir",
+            "--run-dir",
             str(folder),
-            "--steps",
+            "--timesteps",
             "4e2",
             *WITH_ALL,
         ],
@@ -124,7 +124,7 @@ def test_a_run_writes_its_folder(run: RunFolder) -> None:
     assert (run.previews / "step_300" / "preview.mp4").is_file()
     assert list(run.tensorboard.glob("events.*"))
     content = json.loads(run.config_path.read_text())
-    assert (content["agent"], content["steps"]) == ("dreamerv3", 400)
+    assert (content["agent"], content["run"]["timesteps"]) == ("dreamerv3", 400)
 
 
 def test_its_policy_plays_like_any_other(run: RunFolder) -> None:
@@ -202,12 +202,12 @@ def test_a_run_cut_off_at_any_moment_goes_on_to_the_same_bits(
     flags = [
         *QUIET,
         *WITH_ALL,
-        *("--checkpoint-every", "160", "--seed-demos", episodes),
+        *("--checkpoint-freq", "160", "--seed-demos", episodes),
         *("--curriculum.backward-demos", DEMO),
     ]
     whole, broken = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "broken")
-    assert dreamer(whole.path, *flags, "--steps", 400).returncode == 0
-    assert dreamer(broken.path, *flags, "--steps", 250).returncode == 0
+    assert dreamer(whole.path, *flags, "--timesteps", 400).returncode == 0
+    assert dreamer(broken.path, *flags, "--timesteps", 250).returncode == 0
     newest = broken.checkpoints()[0]
     newest.unlink()
     newest.with_suffix(".state").unlink()
@@ -215,7 +215,7 @@ def test_a_run_cut_off_at_any_moment_goes_on_to_the_same_bits(
         rows = max((broken.path / "replay" / "0" / str(stream)).glob("*.rows"))
         with rows.open("ab") as file:
             file.write(b"half of a row")
-    again = dreamer(broken.path, *flags, "--steps", 400)
+    again = dreamer(broken.path, *flags, "--timesteps", 400)
     assert again.returncode == 0, again.stderr
     assert "at 160 steps" in again.stdout
     assert_same_tensors(whole.final_model, broken.final_model)
@@ -229,13 +229,13 @@ def test_a_run_cut_off_at_any_moment_goes_on_to_the_same_bits(
     ]
     assert lines[0] == lines[1]
     assert lines[0][-1]["dreamer/demo_fraction"] == 0.25
-    assert lines[0][-1]["dreamer/backward_start_x"] > 2900
+    assert lines[0][-1]["stage/1-1/steps_to_goal"] == 8
 
 
 def test_a_run_goes_on_with_changed_flags(tmp_path: Path, dreamer: Callable[..., Done]) -> None:
     flags = ["--log-every", "50", "--model.warmup-steps", "0", *QUIET]
-    assert dreamer(tmp_path, "--steps", "150", *flags).returncode == 0
-    more = dreamer(tmp_path, "--steps", "200", *flags, "--model.learning-rate", "1e-3")
+    assert dreamer(tmp_path, "--timesteps", "150", *flags).returncode == 0
+    more = dreamer(tmp_path, "--timesteps", "200", *flags, "--model.learning-rate", "1e-3")
     assert "resuming with model.learning_rate 4e-05 -> 0.001" in more.stdout
     rates = [line["learning_rate"] for line in read_metrics(RunFolder(tmp_path).metrics_path)]
     assert rates[-2:] == [4e-5, 1e-3]
@@ -245,9 +245,9 @@ def test_another_reward_is_refused_or_paid_anew(
     tmp_path: Path, dreamer: Callable[..., Done]
 ) -> None:
     run = RunFolder(tmp_path)
-    assert dreamer(tmp_path, *QUIET, "--steps", 200).returncode == 0
+    assert dreamer(tmp_path, *QUIET, "--timesteps", 200).returncode == 0
     before = {p: p.read_bytes() for p in tmp_path.glob("replay/**/*") if p.is_file()}
-    other = [*QUIET, "--env.reward.death-penalty", "9", "--steps", "300"]
+    other = [*QUIET, "--env.reward.death-penalty", "9", "--timesteps", "300"]
     refused = dreamer(tmp_path, *other)
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: ")
@@ -266,7 +266,7 @@ def test_another_reward_is_refused_or_paid_anew(
 def test_a_folder_that_is_held_or_of_another_game_is_refused(
     tmp_path: Path, dreamer: Callable[..., Done]
 ) -> None:
-    assert dreamer(tmp_path, *QUIET, "--steps", 20).returncode == 0
+    assert dreamer(tmp_path, *QUIET, "--timesteps", 20).returncode == 0
     with RunFolder(tmp_path).locked():
         held = dreamer(tmp_path, *QUIET)
     assert held.returncode == 2
@@ -294,7 +294,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--configs", "nothing"], "no config 'nothing'; there are: defaults, size1m"),
+        (["--config", "nothing"], "no config 'nothing'; there are: defaults, size1m"),
         (["--replay.batch", "0"], "batch must be at least 1"),
         (["--model.imagined-starts", "5"], "imagined_starts must be at least replay.batch"),
         (["--model.learning-rate", "nan"], "must be above 0"),
@@ -308,7 +308,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(
 def test_wrong_flags_are_one_line(
     flags: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*flags, "--logdir", str(tmp_path / "run")]) == 2
+    assert main([*flags, "--run-dir", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert message in error
@@ -317,10 +317,10 @@ def test_wrong_flags_are_one_line(
 
 def test_any_key_can_be_set_and_the_command_line_wins() -> None:
     config = parse_config(
-        "--configs mario_plan2explore size12m --steps 7e5 --env.reward.flag-bonus 42 "
+        "--config mario_plan2explore size12m --timesteps 7e5 --env.reward.flag-bonus 42 "
         "--model.hidden 128 --exploration.members 4 --replay.train_ratio 16".split()
     )
-    assert config.run.steps == 700_000
+    assert config.run.timesteps == 700_000
     assert (config.model.deter, config.model.hidden, config.model.classes) == (2048, 128, 16)
     reward = config.env.reward
     assert (reward.flag_bonus, reward.death_penalty, reward.milestone_bonus) == (42, 50, 5)
@@ -332,7 +332,7 @@ def test_any_key_can_be_set_and_the_command_line_wins() -> None:
 
 def test_every_overlay_is_a_config() -> None:
     for name in yaml.safe_load(CONFIGS.read_text()):
-        assert isinstance(parse_config(["--configs", name]), DreamerConfig), name
+        assert isinstance(parse_config(["--config", name]), DreamerConfig), name
 
 
 def test_a_config_survives_the_file() -> None:
@@ -343,7 +343,7 @@ def test_a_config_survives_the_file() -> None:
 
 
 def test_demos_leave_the_batches_when_they_help_no_more(tmp_path: Path, episodes: Path) -> None:
-    config = parse_config([*DEBUG, "--logdir", str(tmp_path), "--seed-demos", str(episodes)])
+    config = parse_config([*DEBUG, "--run-dir", str(tmp_path), "--seed-demos", str(episodes)])
     trainer = Trainer(config)
     trainer.begin()
     while not trainer.replay.can_sample():
@@ -357,7 +357,7 @@ def test_demos_leave_the_batches_when_they_help_no_more(tmp_path: Path, episodes
 
 
 def trainer_episode(flag: bool) -> FinishedEpisode:
-    return FinishedEpisode(1.0, 10, 100, flag, -1)
+    return FinishedEpisode(1.0, 10, 100, flag, from_start=True)
 
 
 def test_demos_that_the_action_set_lacks_are_refused(

@@ -19,11 +19,12 @@ import tree_sitter
 import tree_sitter_powershell
 
 import auto_update_mario_monitor
-import dreamerv3.dreamer
+import dreamerv3.flags
 import render_best_checkpoint
 import watch_mario
+from mario_checkpoints import read_model_zip
 from mario_game import StageId
-from mario_runs import RunFolder, read_model_zip
+from mario_runs import RunFolder
 from mario_status import RunReader
 from scripts import (
     backup_checkpoints,
@@ -139,8 +140,8 @@ def test_recipes_are_flags_that_the_trainer_takes() -> None:
             weights = read_model_zip(REPOSITORY / config.run.warm_start)
             assert weights[0]["env"]["action_set"] == config.env.action_set
     command = launch.command_of(launch.RECIPES["plan2explore"], RunFolder(Path("nowhere")), [])
-    dreamer = dreamerv3.dreamer.parse_config(command[2:])
-    assert (dreamer.run.logdir, dreamer.run.steps) == (Path("nowhere"), 700_000)
+    dreamer = dreamerv3.flags.parse_config(command[2:])
+    assert (dreamer.run.run_dir, dreamer.run.timesteps) == (Path("nowhere"), 700_000)
     assert dreamer.exploration.behaviour == "plan2explore"
 
 

@@ -16,17 +16,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from mario_ppo import (
-    ImageRolloutBuffer,
-    Minibatch,
-    NonFiniteLoss,
-    PPOWithRND,
-    SmallCNN,
-    TwoHeadCnnPolicy,
-    gae,
-    linear_schedule,
-    ppo_losses,
-)
+from mario_buffer import ImageRolloutBuffer
+from mario_losses import Clipping, Targets, gae, ppo_losses, weighted_sum
+from mario_networks import SmallCNN, TwoHeadCnnPolicy
+from mario_ppo import MarioPPO, NonFiniteLoss, linear_schedule
 from precision import resolve_precision
 from rnd import RND
 
@@ -85,12 +78,12 @@ RND_SETTINGS: dict[str, Any] = {"rnd_coef": 0.5, "rnd_feature_dim": 16, "rnd_war
 SMALL = {"features_extractor_class": SmallCNN, "features_extractor_kwargs": {"features_dim": 32}}
 
 
-def make(env: Any = None, **arguments: Any) -> PPOWithRND:
+def make(env: Any = None, **arguments: Any) -> MarioPPO:
     arguments = {**SETTINGS, "policy_kwargs": SMALL, **arguments}
-    return PPOWithRND("CnnPolicy", env or corridors(), **arguments)
+    return MarioPPO("CnnPolicy", env or corridors(), **arguments)
 
 
-def rnd_of(model: PPOWithRND) -> RND:
+def rnd_of(model: MarioPPO) -> RND:
     assert model.rnd
     return model.rnd
 
@@ -125,19 +118,19 @@ def test_without_rnd_training_is_sb3s_to_the_bit(cnn: dict) -> None:
         assert ours.logger.name_to_value[name] == pytest.approx(expected, rel=1e-5, abs=1e-7)
 
 
-def loss_and_gradients(model: PPOWithRND) -> tuple[dict[str, th.Tensor], dict[str, th.Tensor]]:
+def loss_and_gradients(model: MarioPPO) -> tuple[dict[str, th.Tensor], dict[str, th.Tensor]]:
     """PPO's losses of one seeded batch and the gradients that they give to the weights."""
     generator = th.Generator().manual_seed(0)
     obs = th.randint(0, 256, (64, 2, SIZE, SIZE), dtype=th.uint8, generator=generator)
     numbers = [th.randn(64, generator=generator) for _ in range(4)]
     actions = th.randint(0, 3, (64,), generator=generator)
-    batch = Minibatch(obs, actions, *numbers, None, th.arange(64))  # type: ignore[call-arg]
-    batch = batch._replace(old_log_prob=-batch.old_log_prob.abs())
+    targets = Targets(*numbers)
+    targets = targets._replace(old_log_prob=-targets.old_log_prob.abs())
     values, log_prob, entropy = model.policy.evaluate_all(obs, actions)
-    losses = ppo_losses(values, log_prob, entropy, batch, 0.2, None, True)
+    losses, metrics = ppo_losses(values, log_prob, entropy, targets, Clipping())
     model.policy.zero_grad()
-    (losses["policy"] + 0.5 * losses["value"] + 0.01 * losses["entropy"]).backward()
-    return losses, {
+    weighted_sum(losses, {"value": 0.5, "entropy": 0.01}).backward()
+    return losses | metrics, {
         name: th.clone(p.grad)  # type: ignore[arg-type]
         for name, p in model.policy.named_parameters()
     }
@@ -387,7 +380,7 @@ def test_plain_ppo_loads_the_zip(tmp_path: Path, rnd: dict) -> None:
     np.testing.assert_array_equal(
         model.predict(obs, deterministic=True)[0], loaded.predict(obs, deterministic=True)[0]
     )
-    again = PPOWithRND.load(tmp_path / "model.zip", env=corridors(), device="cpu")
+    again = MarioPPO.load(tmp_path / "model.zip", env=corridors(), device="cpu")
     again.learn(192, reset_num_timesteps=False)
     assert again.num_timesteps == 192
 
@@ -411,7 +404,7 @@ class Checkpoint(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         if self.num_timesteps == self.at:
-            assert isinstance(self.model, PPOWithRND)
+            assert isinstance(self.model, MarioPPO)
             state = {"policy": weights(self.model), "trainer": self.model.trainer_state()}
             file = io.BytesIO()
             th.save(state, file)
@@ -523,4 +516,24 @@ def test_it_learns_the_corridor() -> None:
 
 def test_wrong_spaces_are_refused() -> None:
     with pytest.raises(ValueError, match="uint8"):
-        PPOWithRND("CnnPolicy", gym.make("CartPole-v1"), device="cpu")
+        MarioPPO("CnnPolicy", gym.make("CartPole-v1"), device="cpu")
+
+
+def test_losses_by_hand_know_no_observation() -> None:
+    """Two samples: one whose ratio is clipped, one below; the value of one may move by 0.1."""
+    targets = Targets(
+        old_values=th.tensor([0.0, 1.0]),
+        old_log_prob=th.zeros(2),
+        advantages=th.tensor([1.0, 2.0]),
+        returns=th.tensor([1.0, 1.0]),
+    )
+    log_prob = th.tensor([1.5, 0.5]).log()
+    clipping = Clipping(ratio=0.2, value=0.1, normalize_advantage=False)
+    losses, metrics = ppo_losses(
+        th.tensor([[0.5], [1.0]]), log_prob, th.tensor([0.4, 0.6]), targets, clipping
+    )
+    assert losses["policy"].item() == pytest.approx(-(1.2 * 1 + 0.5 * 2) / 2)
+    assert losses["value"].item() == pytest.approx((0.9**2 + 0) / 2)
+    assert losses["entropy"].item() == pytest.approx(-0.5)
+    assert metrics["clip_fraction"].item() == 1.0
+    assert weighted_sum(losses, {"value": 2.0}).item() == pytest.approx(-1.1 + 0.81)

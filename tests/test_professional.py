@@ -12,9 +12,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from mario_checkpoints import read_model_zip
 from mario_cli import UsageError
-from mario_runs import RunFolder, read_metrics, read_model_zip
-from train_mario_professional import main, over_seeds, read_plan, report
+from mario_runs import RunFolder, read_metrics
+from train_mario_professional import (
+    main,
+    over_seeds,
+    read_plan,
+    results_as_markdown,
+    write_recipes,
+)
 
 ROOT = Path(__file__).parents[1]
 PLAN = """
@@ -74,6 +81,7 @@ def test_a_wrong_plan_is_one_line(
     path.write_text(path.read_text() + change + "\n")
     with pytest.raises(UsageError, match=message):
         read_plan(path, tmp_path / "runs")
+    assert not (tmp_path / "runs").exists(), "reading writes nothing"
     assert main([str(path), "--storage", str(tmp_path / "runs")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -106,14 +114,11 @@ def test_plans_of_a_group_train_what_they_share_once(tmp_path: Path) -> None:
     assert "| right | 1-1 | argmax | 1 |" in (tmp_path / "right" / "report.md").read_text()
     high = read_model_zip(tmp_path / "shared/high_1-1_seed0/1_train/models/mario_final.zip")[0]
     assert (high["ppo"]["gamma"], high["env"]["action_set"]) == (0.99, "simple")
-    kept = {path.name for path in (tmp_path / "kept" / "right_1-1_seed0").iterdir()}
-    assert kept == {
-        *("evaluation_noop_argmax.json", "evaluation_noop_sampled.json"),
-        *("1_train_curve.csv", "1_train_train_config.json"),
-    }
     plan.write_text(plan.read_text().replace("timesteps: 256", "timesteps: 512"))
+    kept = {path: path.read_bytes() for path in tmp_path.rglob("*.yaml")}
     with pytest.raises(UsageError, match="begun with other flags"):
-        read_plan(plan, tmp_path)
+        write_recipes(read_plan(plan, tmp_path))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.yaml")} == kept
 
 
 def test_the_ablations_share_their_base(tmp_path: Path) -> None:
@@ -168,7 +173,7 @@ def test_a_plan_is_run_judged_and_not_run_twice(undisturbed: Path) -> None:
     assert_trained_once(undisturbed, 512)
     summary = json.loads((undisturbed / "tiny" / "professional_summary.json").read_text())
     assert [(row["stage"], row["seed"]) for row in summary["chains"]] == [("1-1", 0), ("1-1", 1)]
-    assert "| 1-1 | sampled | 2 |" in report("tiny", summary["chains"])
+    assert "| 1-1 | sampled | 2 |" in results_as_markdown("tiny", summary["chains"])
     before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*.zip")}
     flags = ["--storage", str(undisturbed), "--episodes", "2", "--cpus-per-cell", "1"]
     assert main([str(undisturbed / "tiny.yaml"), *flags]) == 0

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from dreamerv3 import dreamer
+from dreamerv3 import flags
+from mario_checkpoints import read_model_zip
 from mario_cli import UsageError
 from mario_config import in_process
 from mario_judge import protocol_config
@@ -40,9 +41,8 @@ from mario_results import (
     write_study,
 )
 from mario_rollout import play
-from mario_runs import read_model_zip
 from train_mario import TrainConfig, config_from_dict, parse_config
-from train_mario_professional import read_plan
+from train_mario_professional import read_plan, write_recipes
 
 STUDIES = [folder for folder in sorted(RESULTS.iterdir()) if folder.is_dir()]
 RECIPES = ROOT / "configs" / "shipped"
@@ -285,27 +285,28 @@ def test_a_recipe_ends_in_the_training_that_was_shipped(recipe: Path, tmp_path: 
     name = recipe.relative_to(RECIPES).with_suffix("").as_posix()
     shipped, _ = read_model_zip(PRETRAINED / name / "best_eval.zip")
     if shipped["agent"] == "dreamerv3":
-        overlays = dreamer.read_overlays(dreamer.CONFIGS) | {"it": dreamer.read_overlays(recipe)}
-        dream = dreamer.with_overlay(dreamer.DreamerConfig(), overlays, "it")
-        expected = dreamer.config_from_dict(shipped)
+        dream = flags.with_overlay(flags.DreamerConfig(), str(recipe))
+        expected = flags.config_from_dict(shipped)
         for part in ("model", "exploration", "replay"):
             assert getattr(dream, part) == getattr(expected, part)
         env = dataclasses.replace(dream.env, discount=dream.model.discount)
         assert env == expected.env
-        for flag in ("steps", "seed", "threads", "eval_every", "eval_episodes", "seed_demos"):
+        for flag in ("timesteps", "seed", "threads", "eval_freq", "eval_episodes", "seed_demos"):
             assert str(getattr(dream.run, flag)) == str(getattr(expected.run, flag)), flag
         for flag, value in dataclasses.asdict(expected.curriculum).items():
             assert str(getattr(dream.curriculum, flag)) == str(value), flag
         return
     [chain] = read_plan(recipe, tmp_path)
-    made = parse_config(["--config", str(chain.write_flags(len(chain.phases) - 1))])
+    write_recipes([chain])
+    made = parse_config(["--config", str(chain.recipe_path(len(chain.phases) - 1))])
     assert flags_of(made) == flags_of(config_from_dict(shipped))
 
 
 def test_the_chain_of_the_headline_policy_is_that_of_its_study(tmp_path: Path) -> None:
     [chain] = read_plan(RECIPES / "ppo_mario_1-1.yaml", tmp_path)
     study = read_study(RESULTS / "ppo_1-1_sticky")
+    write_recipes([chain])
     for number, run in enumerate(("phase1", "phase2", "phase3", "phase7", "phase8")):
-        made = parse_config(["--config", str(chain.write_flags(number))])
+        made = parse_config(["--config", str(chain.recipe_path(number))])
         [phase] = study.phases(run)
         assert flags_of(made) == flags_of(config_from_dict(phase.config)), run

@@ -11,22 +11,14 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mario_runs import (
-    BadModelFile,
-    MetricsLog,
-    RunFolder,
-    RunLocked,
-    atomic_write,
-    load_tensors,
-    read_metrics,
-    read_model_zip,
-    tensor_bytes,
-    write_model_zip,
-)
+from mario_checkpoints import load_tensors, read_model_zip, tensor_bytes, write_model_zip
+from mario_runs import BadModelFile, MetricsLog, RunFolder, RunLocked, atomic_write, read_metrics
 
 ROOT = Path(__file__).parents[1]
 
@@ -185,3 +177,31 @@ def test_torn_missing_and_foreign_files_are_named_in_one_line(tmp_path: Path) ->
         archive.writestr("data", "{}")
     with pytest.raises(BadModelFile, match=r"has no policy\.pth"):
         read_model_zip(path)
+
+
+def test_tensorboard_reads_the_same_scalars(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    log = MetricsLog(run)
+    for step in (100, 200, 300):
+        log.write(step, {"max_x": step / 3, "ppo/rnd_loss": 0.25})
+    log.close()
+    log = MetricsLog(run, resume_step=200)
+    log.write(400, {"max_x": 7.0})
+    log.close()
+    board = EventAccumulator(str(run.tensorboard))
+    board.Reload()
+    scalars: dict[str, list[Any]] = {
+        tag: [(event.step, pytest.approx(event.value, rel=1e-5)) for event in board.Scalars(tag)]
+        for tag in board.Tags()["scalars"]
+    }
+    lines = read_metrics(run.metrics_path)
+    assert scalars["max_x"][-1] == (400, 7.0)
+    assert scalars["max_x"][0][1] == lines[0]["max_x"]
+    assert scalars.keys() == {"max_x", "ppo/rnd_loss"}
+    assert 300 not in [step for step, _ in scalars["max_x"]], "what was undone is purged"
+
+
+@pytest.mark.parametrize("module", ["mario_runs", "mario_cli"])
+def test_the_run_folder_needs_no_torch(module: str) -> None:
+    code = f"import sys, {module}; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

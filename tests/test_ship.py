@@ -9,10 +9,10 @@ import pytest
 from conftest import TINY_RUN
 
 import mario_tables
+from mario_checkpoints import read_model_zip
 from mario_game import StageId
 from mario_policies import load_policy
 from mario_results import read_study
-from mario_runs import read_model_zip
 from scripts import ship_policy
 from train_mario import main as train
 

@@ -10,7 +10,7 @@ import pytest
 
 from mario_cli import UsageError
 from mario_config import EnvConfig
-from mario_curriculum import AnywhereStarts, BackwardStarts
+from mario_curriculum import AnywhereStarts, BackwardPace, BackwardStarts
 from mario_demos import load_demos, record, save_demo, snapshots
 from mario_game import StageId, parse_stages
 from mario_runs import RunFolder, read_metrics
@@ -44,7 +44,7 @@ def test_several_stages_are_the_same_batched_and_single() -> None:
         for one, other in zip(ours[:3], theirs[:3], strict=True):
             np.testing.assert_array_equal(one, other)
         for info, reference in zip(ours[3], theirs[3], strict=True):
-            assert info == {name: reference.get(name) for name in info}
+            np.testing.assert_equal(info, {name: reference.get(name) for name in info})
         assert batched.reset_infos == single.reset_infos
         begun |= {info["start_stage"] for info in batched.reset_infos}
     assert begun == {"1-1", "1-2", "4-4"}
@@ -89,6 +89,26 @@ def test_backward_starts_begin_near_the_goal_and_move_back_as_they_succeed() -> 
     )
 
 
+def test_a_share_of_backward_starts_is_at_the_level_until_the_front_is() -> None:
+    pace = BackwardPace(share=0.5, episodes=4)
+    starts = BackwardStarts(EnvConfig(), load_demos(ROOT / "demos", [StageId(1, 1)]), pace)
+    level, rng = starts.places[0], np.random.default_rng(0)
+    drawn = [starts.draw(rng).at_level_start for _ in range(1000)]
+    assert 0.45 < np.mean(drawn) < 0.55
+    for cleared in (True, False, True, False):
+        starts.count_place(0, 0, cleared)
+    assert starts.front[0] == 1
+    for _ in range(4):
+        starts.count_place(0, 1, cleared=False)
+    assert starts.front[0] == 1, "none of four is not enough"
+    while starts.front[0] < level:
+        front = int(starts.front[0])
+        begun = {starts.draw_place(0, rng) for _ in range(50)} - {level}
+        assert begun <= set(range(max(0, front - 2), front + 1))
+        starts.count_place(0, front, cleared=True)
+    assert all(starts.draw(rng).at_level_start for _ in range(20))
+
+
 def test_starts_anywhere_are_half_at_the_level_and_half_along_the_demo() -> None:
     config = EnvConfig(n_envs=4, action_set="fast", stages=parse_stages("1-1,1-2"))
     starts = AnywhereStarts(config, load_demos(ROOT / "demos", list(config.stages)))
@@ -115,7 +135,7 @@ def test_several_demos_of_a_stage_share_its_starts(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     drawn = [starts.draw(rng) for _ in range(500)]
     begun = {start.snapshot.tobytes() for start in drawn if not start.at_level_start}
-    assert len(begun) == 2 * starts.places[0] == 2 * (48 // starts.STEPS - 1)
+    assert len(begun) == 2 * starts.places[0] == 2 * (48 // starts.steps - 1)
     first, *_ = snapshots(other, 32)
     assert first.frame == 5, "the first place is where the agent begins"
 

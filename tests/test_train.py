@@ -21,21 +21,22 @@ import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecNormalize
 
+from mario_callbacks import TemperatureCallback
+from mario_checkpoints import load_tensors, read_model_zip
 from mario_cli import UsageError
 from mario_config import in_process
 from mario_game import StageId
 from mario_judge import protocol_config
 from mario_policies import load_policy
-from mario_ppo import PPOWithRND
+from mario_ppo import MarioPPO
 from mario_rollout import play
-from mario_runs import RunFolder, load_tensors, read_metrics, read_model_zip
+from mario_runs import RunFolder, read_metrics
+from mario_training import describe_changes
 from train_mario import (
-    TemperatureCallback,
     TrainConfig,
     action_bias,
     config_as_dict,
     config_from_dict,
-    describe_changes,
     main,
     make_training_env,
     parse_config,
@@ -172,15 +173,15 @@ def test_a_killed_run_resumes_to_the_same_bits(
 def test_a_signal_in_the_last_update_costs_nothing(
     tmp_path: Path, trainer: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    update = PPOWithRND.train
+    update = MarioPPO.train
 
-    def signalled_update(model: PPOWithRND) -> None:
+    def signalled_update(model: MarioPPO) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         update(model)
 
     runs = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "signalled")
     for run, train in zip(runs, (update, signalled_update), strict=True):
-        monkeypatch.setattr(PPOWithRND, "train", train)
+        monkeypatch.setattr(MarioPPO, "train", train)
         flags = [*TINY.split(), "--timesteps", "128", "--run-dir", str(run.path)]
         assert main(flags) == 0
         resumed = trainer("--resume-model", run.path, "--timesteps", "256")
@@ -425,7 +426,7 @@ def test_the_temperature_falls_to_its_end_and_only_the_policy_knows(tmp_path: Pa
     for name in before:
         factor = 4.0 if name.startswith("action_net") else 1.0
         torch.testing.assert_close(after[name], factor * before[name], atol=1e-6, rtol=1e-5)
-    callback = TemperatureCallback(parse_config([*common, *flags]))
+    callback = TemperatureCallback(final=0.25, begins=0.3, timesteps=256, rollout=128)
     assert [callback.temperature(step) for step in (0, 76, 256, 300)] == [1, 1, 0.25, 0.25]
     assert 0.25 < callback.temperature(200) < callback.temperature(100) < 1
 
@@ -449,8 +450,8 @@ def test_the_moving_average_is_judged_and_kept_and_the_run_goes_on_from_its_own_
 def test_changes_are_described_by_flag() -> None:
     old = TrainConfig()
     new = dataclasses.replace(old, ppo=dataclasses.replace(old.ppo, gamma=0.95))
-    assert describe_changes(old, new) == ["gamma 0.9 -> 0.95"]
-    assert describe_changes(old, old) == []
+    assert describe_changes(old, new) == {"ppo.gamma": "0.9 -> 0.95"}
+    assert describe_changes(old, new, {"ppo"}) == describe_changes(old, old) == {}
 
 
 def test_the_jump_bias_is_on_the_jumps() -> None:
