@@ -138,25 +138,24 @@ def newest_checkpoint(run: RunFolder) -> Checkpoint | None:
     return None
 
 
-def find_checkpoint(path: Path) -> Checkpoint:
-    """Return the checkpoint that path names: its zip, or a run folder's newest whole one.
+def find_checkpoint(path: Path) -> Path:
+    """Return the zip of the checkpoint that path names: itself, or a run folder's newest whole one.
 
     Raises:
         UsageError: there is none.
-        BadModelFile: the one that is named is torn or hostile.
     """
     if path.is_dir():
         found = newest_checkpoint(RunFolder(path))
         if found is None:
             raise UsageError(f"{path} holds no checkpoint to resume")
-        return found
+        return found.path
     if not path.is_file():
         raise UsageError(f"there is no checkpoint {path}")
     if not path.with_suffix(".state").is_file():
         raise UsageError(
             f"{path} has no {path.stem}.state beside it; --warm-start takes its weights"
         )
-    return read_checkpoint(path)
+    return path
 
 
 def save_checkpoint(

@@ -34,7 +34,7 @@ def stages_of(value: Any) -> tuple[StageId, ...]:
         return parse_stages(value) if value else ()
     if not isinstance(value, list | tuple):
         raise UsageError(f"no stages: {value!r:.40}; write them as 1-1,8-4")
-    names = [item if isinstance(item, str) else "-".join(map(str, item)) for item in value]
+    names = ["-".join(map(str, item)) if isinstance(item, list) else str(item) for item in value]
     return parse_stages(",".join(names)) if names else ()
 
 

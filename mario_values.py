@@ -100,8 +100,7 @@ def _nested(
         owner, inner = config, found
         for name in path[:-1]:
             owner, inner = getattr(owner, name), inner.setdefault(name, {})
-        kind: Any = type(owner)
-        inner[key] = _checked(_reader(kind, key), value, f"{where}: {group}{key}")
+        inner[key] = _checked(_reader(owner.__class__, key), value, f"{where}: {group}{key}")
     return found
 
 

@@ -40,7 +40,7 @@ from mario_callbacks import (
     save_model,
     save_state,
 )
-from mario_checkpoints import find_checkpoint, read_model_zip
+from mario_checkpoints import find_checkpoint, read_checkpoint, read_model_zip
 from mario_cli import UsageError, exit_code, with_stages_flag
 from mario_config import EnvConfig, StagesFlag, buttons_of_actions
 from mario_curriculum import AnywhereStarts, BackwardStarts
@@ -255,7 +255,7 @@ def parse_config(arguments: Sequence[str]) -> TrainConfig:
     given, _ = files.parse_known_args(arguments)
     default = TrainConfig()
     if given.resume_model:
-        default = config_from_dict(find_checkpoint(given.resume_model).config)
+        default = config_from_dict(read_model_zip(find_checkpoint(given.resume_model))[0])
     config_path = given.config or (None if given.resume_model else DEFAULT_RECIPE)
     if config_path:
         default = with_file_values(default, read_yaml(config_path), str(config_path))
@@ -270,7 +270,7 @@ def parse_config(arguments: Sequence[str]) -> TrainConfig:
     run = config.run
     if run.run_dir is None:
         if run.resume_model:
-            run_dir = find_checkpoint(run.resume_model).path.parents[2]
+            run_dir = find_checkpoint(run.resume_model).parents[2]
         else:
             now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
             run_dir = Path("runs") / f"ppo_{stages_label(env.stages)}_{now}"
@@ -397,7 +397,8 @@ def resume(model: MarioPPO, config: TrainConfig) -> None:
         BadModelFile: it is torn or hostile.
     """
     assert config.run.resume_model
-    path, content, weights, state = find_checkpoint(config.run.resume_model)
+    checkpoint = find_checkpoint(config.run.resume_model)
+    path, content, weights, state = read_checkpoint(checkpoint)
     before = config_from_dict(content)
     refuse_another_game(before.env, config.env, path, WEIGHTS_ALONE)
     if content.get("reward_signature") != reward_signature(config.env):

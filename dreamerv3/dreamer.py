@@ -244,8 +244,9 @@ class Trainer:
         self.optimizer.param_groups[0].update(self.optimizer.defaults)  # flags may have changed
         self.step, self.updates, self.owed, self.summed = state["counters"]
         self.sums = state["sums"]
-        for episode in state["episodes"]:
-            self.episodes.append(FinishedEpisode(*episode)._replace(from_start=bool(episode[-1])))
+        for values in state["episodes"]:  # an older version's last value is -1 for the start
+            episode = FinishedEpisode(*values)
+            self.episodes.append(episode._replace(from_start=bool(episode.from_start)))
         self.generator.bit_generator.state = json.loads(state["generator"])
         torch.set_rng_state(state["torch_rng"])
         if state["reward_signature"] != reward_signature(self.config.env):

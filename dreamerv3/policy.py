@@ -15,6 +15,7 @@ from mario_cli import UsageError
 from mario_config import EnvConfig, env_config_from_dict
 from mario_runs import BadModelFile
 from mario_runtime import action_space, observation_space
+from mario_values import with_values
 
 
 def make_agent(model: ModelConfig, exploration: ExplorationConfig, env: EnvConfig) -> Agent:
@@ -87,11 +88,11 @@ def policy_from_tensors(
     """
     try:
         env = env_config_from_dict(config["env"])
-        model = ModelConfig(**tuples(config["model"]))
-        exploration = ExplorationConfig(**config["exploration"])
+        model = with_values(ModelConfig(), config["model"], "model")
+        exploration = with_values(ExplorationConfig(), config["exploration"], "exploration")
         with torch.device("meta"):  # shapes without memory
             expected = make_agent(model, exploration, env).state_dict()
-    except (KeyError, TypeError, UsageError) as error:
+    except (AttributeError, KeyError, TypeError, UsageError) as error:
         raise BadModelFile(f"{name}: its config is incomplete: {error}") from error
     for key in sorted(expected.keys() | tensors.keys()):
         if key not in expected or key not in tensors or expected[key].shape != tensors[key].shape:
@@ -99,10 +100,3 @@ def policy_from_tensors(
     agent = make_agent(model, exploration, env)
     agent.load_state_dict(tensors)
     return DreamerPolicy(agent.eval(), env)
-
-
-def tuples(values: dict[str, Any]) -> dict[str, Any]:
-    """Return a JSON mapping with its lists as tuples, as config dataclasses have them."""
-    return {
-        key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
-    }
