@@ -208,7 +208,9 @@ def _play_all(
         logits, state = policy.logits(observations, previous, state)
         previous = select_actions(logits, deterministic, [one.generator for one in playing])
         observations, rewards, terminations, truncations, infos = env.step(previous)
-        for one, action, reward in zip(playing, previous.tolist(), rewards.tolist(), strict=True):
+        # float32 as a batch pays it: Gymnasium's own batch of single environments has float64.
+        paid = rewards.astype(np.float32).tolist()
+        for one, action, reward in zip(playing, previous.tolist(), paid, strict=True):
             one.actions.append(action)
             one.episode_return += reward
         over = terminations | truncations

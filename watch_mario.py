@@ -463,6 +463,8 @@ def run(flags: WatchFlags) -> int:
         raise UsageError("--model, --human and --replay exclude each other")
     if flags.replay and flags.record:
         raise UsageError("--replay plays a demo that is there, --record makes one: not both")
+    if flags.human and len(flags.stages) > 1:
+        raise UsageError("--human plays one stage: name one with --stage")
     if flags.headless and flags.human:
         raise UsageError("--human needs the window")
     if flags.headless and not (flags.record or flags.replay):
@@ -480,7 +482,7 @@ def run(flags: WatchFlags) -> int:
     Recorder(flags.record)  # a file that is there already is said before anything is played
     if flags.human:
         stages = flags.stages or (StageId(1, 1),)
-        with opened(flags, f"{stages_label(stages[:1])} by you") as window:
+        with opened(flags, f"{stages_label(stages)} by you") as window:
             assert window
             play_human(flags, window)
         return 0

@@ -208,6 +208,7 @@ def test_without_a_display_it_points_to_the_page(
         ("--episodes -1", "--episodes and --seed must not be negative"),
         ("--seed -1", "--episodes and --seed must not be negative"),
         ("--human --world 0", "no stage '0-1'"),
+        ("--human --stages 1-1,1-2", "--human plays one stage"),
         ("--replay a.npz --record b.npz", "not both"),
         ("--replay nowhere.npz", "cannot read nowhere.npz"),
         ("--model nowhere.zip", "there is no model file nowhere.zip"),
