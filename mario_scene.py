@@ -247,7 +247,7 @@ FIRE_POWER = 2  # of Mario
 GROWN_OUT = 6  # of a power-up: half of it is out of its block
 JUMPS = 1  # a block, a coin
 EXPLODES, IS_HAMMER = at.FIREBALL_EXPLODES, at.HAMMER_IS_HAMMER
-LONG_FIRE_BAR = at.ENEMY_FIRE_BAR_LAST
+LONG_FIRE_BAR, BULLET_OF_CANNON = at.ENEMY_FIRE_BAR_LAST, at.ENEMY_BULLET_OF_CANNON
 FIRST_BLOCK, FIRST_HAMMER = BLOCKS.start, HAMMERS.start
 PAGE_COLUMNS, PAGE_CELLS = at.TILE_COLUMNS, at.TILE_MAP_PAGE_BYTES
 
@@ -446,8 +446,9 @@ def fires_of(objects: Objects) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return dx, dy, (objects.kind == Kind.FIRE_BAR)[..., None] & (number <= objects.fires[..., None])
 
 
-# What the compiled functions read, as views of RAM. They hold no address themselves: Numba keeps
-# what it compiled until this file changes, and the addresses stand in another.
+# What the compiled functions read, copied out of RAM. They hold no address themselves: Numba keeps
+# what it compiled until this file changes, and the addresses stand in another. They get copies
+# because Numba compiles once more for arrays that are laid out in another way.
 
 
 class _Layout(NamedTuple):
@@ -485,20 +486,20 @@ class _Slots(NamedTuple):
 
 def _layout_of(ram: np.ndarray) -> _Layout:
     return _Layout(
-        tile_map=ram[:, at.TILE_MAP : at.TILE_MAP + 2 * at.TILE_MAP_PAGE_BYTES],
-        newest_page=ram[:, at.LAID_OUT_PAGE],
-        newest_column=ram[:, at.LAID_OUT_COLUMN],
-        laying_step=ram[:, at.LAYING_STEP],
+        tile_map=ram[:, at.TILE_MAP : at.TILE_MAP + 2 * at.TILE_MAP_PAGE_BYTES].copy(),
+        newest_page=ram[:, at.LAID_OUT_PAGE].copy(),
+        newest_column=ram[:, at.LAID_OUT_COLUMN].copy(),
+        laying_step=ram[:, at.LAYING_STEP].copy(),
         has_lava=ram[:, at.SCENERY_IN_FRONT] == at.SCENERY_LAVA,
     )
 
 
 def _slots_of(ram: np.ndarray) -> _Slots:
     def slots(address: int) -> np.ndarray:
-        return ram[:, address : address + SLOTS]
+        return ram[:, address : address + SLOTS].copy()
 
     def enemies(address: int) -> np.ndarray:
-        return ram[:, address : address + ENEMY_SLOTS]
+        return ram[:, address : address + ENEMY_SLOTS].copy()
 
     return _Slots(
         state=slots(at.OBJECT_STATE),
@@ -516,8 +517,8 @@ def _slots_of(ram: np.ndarray) -> _Slots:
         frame_timer=enemies(at.ENEMY_FRAME_TIMER),
         plant_inside=enemies(at.ENEMY_PLANT_Y_INSIDE),
         stood_on=enemies(at.LIFT_STOOD_ON),
-        power_up=ram[:, at.POWER_UP_TYPE],
-        bowser_speed=ram[:, at.BOWSER_X_SPEED],
+        power_up=ram[:, at.POWER_UP_TYPE].copy(),
+        bowser_speed=ram[:, at.BOWSER_X_SPEED].copy(),
         has_short_lifts=(ram[:, at.AREA_TYPE] == at.AREA_CASTLE) | (ram[:, at.IS_HARDER] != 0),
     )
 
@@ -621,10 +622,13 @@ def _speed_y(slots: _Slots, i: int, slot: int, kind: int) -> float:
 def _is_shown(slots: _Slots, mario: Mario, objects: Objects, i: int, slot: int) -> bool:
     """Return whether at least `LEAST_SHOWN_PX` each way of an object are on the screen.
 
-    What is inside a pipe is not, nor what has just begun to grow out of a block.
+    What is inside a pipe is not, nor what has just begun to grow out of a block, nor a bullet that
+    the cannon holds.
     """
-    kind = objects.kind[i, slot]
-    if Kind.MUSHROOM <= kind <= Kind.EXTRA_LIFE and objects.state[i, slot] < GROWN_OUT:
+    kind, state = objects.kind[i, slot], objects.state[i, slot]
+    if Kind.MUSHROOM <= kind <= Kind.EXTRA_LIFE and state < GROWN_OUT:
+        return False
+    if kind == Kind.BULLET and slots.type[i, slot] == BULLET_OF_CANNON and state == 0:
         return False
     left = mario.x_on_screen[i] + objects.dx[i, slot] + BOXES[kind, 0]
     top = mario.y[i] + objects.dy[i, slot] + BOXES[kind, 1]
@@ -633,6 +637,8 @@ def _is_shown(slots: _Slots, mario: Mario, objects: Objects, i: int, slot: int) 
         bottom = min(bottom, np.int64(slots.plant_inside[i, slot]))
     if Kind.SMALL_LIFT_UP <= kind <= Kind.SMALL_LIFT_DOWN and top < TILE_TOP:
         return False
+    if kind == Kind.POLE_FLAG and right > SCREEN_WIDTH:
+        return False  # the game draws it whole or not at all
     wide = min(right, SCREEN_WIDTH) - max(left, OBJECTS_LEFT)
     return wide >= LEAST_SHOWN_PX and bottom - max(top, 0) >= LEAST_SHOWN_PX
 

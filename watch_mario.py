@@ -407,7 +407,7 @@ def play_human(flags: WatchFlags, window: Window) -> None:
         window.begin_episode()
         try:
             _, info = env.reset()
-            window.show(env.render(), 0, human_facts(info, 0))
+            window.show(env.render(), 0, human_facts(info, 0), ram=env.ram)
             terminated = False
             while not terminated:
                 buttons = window.held_buttons()
@@ -418,7 +418,7 @@ def play_human(flags: WatchFlags, window: Window) -> None:
             window.ending = "cleared!" if info["flag_get"] else f"died at x {info['x_pos']}"
             print(f"{window.ending} after {len(pressed)} frames")
             for _ in range(ENDING_FRAMES):
-                window.show(env.render(), 0, human_facts(info, len(pressed)))
+                window.show(env.render(), 0, human_facts(info, len(pressed)), ram=env.ram)
         except NextEpisode:
             pass
         finally:

@@ -156,6 +156,7 @@ SPRITES: dict[Kind, list[int]] = {
     Kind.HAMMER: numbers((0x80, 0x83)),
     Kind.JUMPING_COIN: numbers((0x60, 0x63)),
 }
+MARIO = numbers((0x00, 0x50), (0x58, 0x5A), (0x5C, 0x5F))
 NEAR_PX, FAR_PX = 8, 999
 OFF_SCREEN_Y = 0xEF  # from here on a sprite is hidden
 
@@ -184,11 +185,21 @@ def distance_px(sprites: np.ndarray, box: Sequence[int], tiles: list[int]) -> in
 
 
 def missing_sprites(play: Play) -> tuple[Counter[str], Counter[str]]:
-    """Return how many visible objects of each kind there are, and how many lack their sprite."""
+    """Return how many visible objects of each kind there are, and how many lack their sprite.
+
+    Mario is among them, but for when he flickers.
+    """
     scene = play.scene
     boxes = boxes_of(scene)
     seen, lacking = Counter[str](), Counter[str]()
     frames = [sprites_of(states) for states in (play.now, play.after)]
+    mario = scene.mario
+    top = mario.y + np.where(mario.is_small, CELL_PX, 0)
+    for i in np.flatnonzero(~mario.is_hurt & (top > 0) & (top < 224)):
+        place = [int(mario.x_on_screen[i]), int(top[i]), CELL_PX, CELL_PX * (2 - mario.is_small[i])]
+        seen["MARIO"] += 1
+        if min(distance_px(oam[i], place, MARIO) for oam in frames) > NEAR_PX:
+            lacking["MARIO"] += 1
     for i, slot in np.argwhere(scene.objects.on_screen):
         kind = Kind(scene.objects.kind[i, slot])
         place = [int(side[i, slot]) for side in boxes]

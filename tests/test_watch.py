@@ -16,6 +16,8 @@ import pytest
 
 import watch_mario
 from fastnes import BUTTON_BITS
+from fastnes.game import start_snapshot
+from fastnes.state import RAM_SIZE
 from mario_config import in_process
 from mario_demos import Demo, load_demo, save_demo
 from mario_game import StageId
@@ -102,7 +104,7 @@ def test_keys_play_mario_and_what_is_played_is_recorded(
     show = watch_mario.Window.show
     frames = 0
 
-    def press_and_show(window: watch_mario.Window, *arguments: Any) -> None:
+    def press_and_show(window: watch_mario.Window, *arguments: Any, ram: Any = None) -> None:
         nonlocal frames
         keys = {0: (window.pygame.K_RIGHT, window.pygame.K_z), 30: (window.pygame.K_x,)}
         press(window, *keys.get(frames, ()))
@@ -111,7 +113,7 @@ def test_keys_play_mario_and_what_is_played_is_recorded(
         if frames == 80:
             press(window, window.pygame.K_ESCAPE)
         frames += 1
-        show(window, *arguments)
+        show(window, *arguments, ram=ram)
 
     monkeypatch.setattr(watch_mario.Window, "show", press_and_show)
     assert watch_mario.main(["--human", "--record", str(path), "--speed", "inf"]) == 0
@@ -159,6 +161,23 @@ def test_pause_step_speed_and_next_episode(no_screen: None) -> None:
                 show()
     finally:
         window.close()
+
+
+def test_scene_is_drawn_over_the_picture(no_screen: None) -> None:
+    screen, ram = np.zeros((240, 256, 3), np.uint8), start_snapshot(1, 1)[:RAM_SIZE]
+    pictures = []
+    for shows_scene in (False, True):
+        window = watch_mario.Window("test", 1.0, shows_scene)
+        try:
+            window.show(screen, 0, {}, ram=ram)
+            whole = window.pygame.surfarray.array3d(window.surface)
+            pictures.append(whole[: 256 * watch_mario.SCALE].swapaxes(0, 1))
+        finally:
+            window.close()
+    plain, drawn = pictures
+    ground = slice(watch_mario.SCALE * 208, None)  # the two lowest rows of cells
+    assert not plain[ground].any()
+    assert drawn[ground].any(axis=2).mean() > 0.5
 
 
 def test_next_and_escape_end_an_episode_and_the_window(
