@@ -32,7 +32,7 @@ FIRST_WIDTH, MAX_WIDTH = 64, 8192
 CHILDREN = 3  # of each state: the same buttons, the same with A changed, random ones
 FRAME_COLUMNS = MAX_SPEED_PX / COLUMN_PX  # what a running Mario covers in a frame
 SPEED_WORTH = 0.01  # what 1/16 px a frame more is worth, in columns of lead (by hand)
-CHANGE_PRICE = 0.35
+CHANGE_PRICE = 0.1
 
 
 class Beam(NamedTuple):

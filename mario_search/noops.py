@@ -29,8 +29,8 @@ HELD_LONGER = 1.02  # what clears later than planned holds its last buttons for 
 class Served(NamedTuple):
     """A clear, and the starts that it serves."""
 
-    searched_from: int | None
-    """The start that a beam searched it from; None: it was known before."""
+    searched_from: int
+    """The start that a beam searched it from."""
     plan: bytes
     """A button byte an agent step; empty: the beams found no clear from that start."""
     clears: dict[int, bytes]
@@ -78,7 +78,6 @@ def serve_all(
     moves: Iterable[Moves],
     *,
     seed: int,
-    known: Iterable[bytes] = (),
 ) -> Iterator[Served]:
     """Yield clears until all starts have one, each with the starts that it alone serves.
 
@@ -88,30 +87,20 @@ def serve_all(
         explored: the ways of any start of the stage, which lead there as well.
         moves: what to press; the second only where the first did not do, and so on.
         seed: of the beams; each start's is its own, so that a stop changes nothing.
-        known: clears to try before any is searched.
     """
     left = dict(starts)
-
-    def served(searched_from: int | None, plan: bytes) -> Served:
-        clears = serve(plan, left, stage)
-        for number in clears:
-            del left[number]
-        return Served(searched_from, plan, clears)
-
-    for plan in known:
-        yield served(None, plan)
     preferred = list(moves)
     distances = Distances(explored.ways)
-    for number, start in starts.items():
+    for number, start in dict(starts).items():
         if number not in left:
             continue
         rng = np.random.default_rng([seed, 2, number])
         found = search_wider(start, stage, distances, explored.route.frames, preferred, rng)
-        if found is None:
-            yield Served(number, b"", {})
-            del left[number]
-        else:
-            yield served(number, found.buttons)
+        plan = found.buttons if found else b""
+        clears = serve(plan, left, stage) if plan else {}
+        for served in {number, *clears}:
+            del left[served]
+        yield Served(number, plan, clears)
 
 
 def search_wider(

@@ -25,7 +25,7 @@ from mario_cli import UsageError, exit_code
 from mario_demos import AGENT_FRAMES, load_demo, record, save_demo
 from mario_game import StageId, action_buttons, parse_stages
 from mario_search.explore import explore
-from mario_search.noops import noop_starts, serve_all
+from mario_search.noops import noop_starts, serve, serve_all
 from mario_search.play import all_moves, changes, moves_of
 
 EXPLORING_BATCHES = 20_000  # of 64 agent steps: the hardest stage takes a few thousand
@@ -60,9 +60,27 @@ def cover(stage: StageId, flags: NoopFlags) -> None:
         noops: flags.output / f"{name}{f'_noops{noops}' if noops else ''}.npz" for noops in starts
     }
     there = [load_demo(path) for path in paths.values() if path.is_file()]
-    known = dict.fromkeys(demo.buttons[demo.noops :: AGENT_FRAMES].tobytes() for demo in there)
-    missing = {noops: start for noops, start in starts.items() if not paths[noops].is_file()}
-    if not missing:
+    left = {noops: start for noops, start in starts.items() if not paths[noops].is_file()}
+
+    def keep(plan: bytes, clears: dict[int, bytes]) -> None:
+        for noops, pressed in clears.items():
+            held = np.repeat(np.frombuffer(pressed, np.uint8), AGENT_FRAMES)
+            frames = np.concatenate([np.zeros(noops, np.uint8), held])
+            demo = record(*stage, frames, source="search", seed=flags.seed, noops=noops)
+            save_demo(paths[noops], demo)
+            del left[noops]
+        if clears:
+            print(
+                f"{name}: a clear of {len(plan)} agent steps, found after {min(clears)} no-ops, "
+                f"changes buttons {changes(plan)} times; "
+                f"{len(paths) - len(left)} of {len(paths)} starts",
+                flush=True,
+            )
+
+    known = (demo.buttons[demo.noops :: AGENT_FRAMES].tobytes() for demo in there)
+    for plan in dict.fromkeys(known):
+        keep(plan, serve(plan, left, stage))
+    if not left:
         return
     explored = explore(
         *(start_snapshot(*stage), stage),
@@ -70,24 +88,12 @@ def cover(stage: StageId, flags: NoopFlags) -> None:
         is_over=lambda batches, cells: batches > EXPLORING_BATCHES,
     )
     if explored is None:
-        print(f"{name}: no clear in {64 * EXPLORING_BATCHES} agent steps", flush=True)
+        print(f"{name}: exploring found no clear", flush=True)
         return
-    for served in serve_all(missing, stage, explored, moves, seed=flags.seed, known=known):
-        for noops, pressed in served.clears.items():
-            idle = np.zeros(noops, np.uint8)
-            held = np.repeat(np.frombuffer(pressed, np.uint8), AGENT_FRAMES)
-            frames = np.concatenate([idle, held])
-            demo = record(*stage, frames, source="search", seed=flags.seed, noops=noops)
-            save_demo(paths[noops], demo)
+    for served in serve_all(left, stage, explored, moves, seed=flags.seed):
+        keep(served.plan, served.clears)
         if not served.plan:
             print(f"{name}: no clear after {served.searched_from} no-ops", flush=True)
-        elif served.clears:
-            print(
-                f"{name}: a clear of {len(served.plan)} agent steps after "
-                f"{min(served.clears)} no-ops changes buttons {changes(served.plan)} times; "
-                f"{sum(path.is_file() for path in paths.values())} of {len(paths)} starts",
-                flush=True,
-            )
 
 
 def run(flags: NoopFlags) -> None:

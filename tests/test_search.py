@@ -9,7 +9,7 @@ import pytest
 
 from fastnes import BatchMachine
 from fastnes.game import start_snapshot
-from fastnes.ram import BUTTON_B, BUTTON_LEFT, BUTTON_RIGHT
+from fastnes.ram import BUTTON_A, BUTTON_B, BUTTON_LEFT, BUTTON_RIGHT
 from mario_demos import AGENT_FRAMES, Waypoint, load_demo, record, snapshots
 from mario_game import StageId, action_buttons, has_cleared, read_facts
 from mario_search.beam import CHANGE_PRICE, Beam, beam_search, shorten
@@ -186,8 +186,9 @@ def test_what_random_play_presses_stands_for_the_nearest_action() -> None:
     moves = moves_of(FAST, StageId(1, 1))
     odds = dict(zip(moves.buttons.tolist(), moves.odds.tolist(), strict=True))
     right_b, left = BUTTON_RIGHT | BUTTON_B, BUTTON_LEFT
+    assert list(odds) == FAST.tolist()
     assert sum(odds.values()) == pytest.approx(1)
-    assert odds[right_b] == max(odds.values())
+    assert odds[right_b] + odds[right_b | BUTTON_A] > 0.75
     drawn = dict(zip(everything.buttons.tolist(), everything.odds.tolist(), strict=True))
     assert odds[left] >= drawn[left] + drawn[left | BUTTON_B]
 
@@ -211,9 +212,7 @@ def test_shortening_goes_on_until_it_is_told_to_stop(first: Explored) -> None:
         return asked > 700
 
     beam = Beam(all_moves(StageId(1, 1)), width=8)
-    found = list(
-        shorten(start_snapshot(1, 1), StageId(1, 1), first, beam, seed=0, is_over=is_over),
-    )
+    found = list(shorten(start_snapshot(1, 1), StageId(1, 1), first, beam, seed=0, is_over=is_over))
     widths, routes = zip(*found, strict=True)
     assert widths[0] == 8 and list(widths) == sorted(widths)
     frames = [route.frames for route in routes]

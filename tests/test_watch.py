@@ -104,7 +104,7 @@ def test_keys_play_mario_and_what_is_played_is_recorded(
     show = watch_mario.Window.show
     frames = 0
 
-    def press_and_show(window: watch_mario.Window, *arguments: Any, ram: Any = None) -> None:
+    def press_and_show(window: watch_mario.Window, *arguments: Any, **more: Any) -> None:
         nonlocal frames
         keys = {0: (window.pygame.K_RIGHT, window.pygame.K_z), 30: (window.pygame.K_x,)}
         press(window, *keys.get(frames, ()))
@@ -113,7 +113,7 @@ def test_keys_play_mario_and_what_is_played_is_recorded(
         if frames == 80:
             press(window, window.pygame.K_ESCAPE)
         frames += 1
-        show(window, *arguments, ram=ram)
+        show(window, *arguments, **more)
 
     monkeypatch.setattr(watch_mario.Window, "show", press_and_show)
     assert watch_mario.main(["--human", "--record", str(path), "--speed", "inf"]) == 0
