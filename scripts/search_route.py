@@ -42,6 +42,7 @@ from fastnes import BatchMachine
 from fastnes.game import start_snapshot
 from mario_cli import exit_code
 from mario_demos import AGENT_FRAMES, Demo, load_demo, record, replay, save_demo
+from mario_results import SHIPPED, read_study
 from mario_runs import provenance, write_json
 from mario_runtime import (
     BUTTON_BITS,
@@ -56,7 +57,6 @@ from mario_runtime import (
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "docs" / "results" / "routes.json"
 TABLE = REPOSITORY / "docs" / "routes.md"
-PRETRAINED = REPOSITORY / "pretrained"
 
 # RAM addresses that only a search looks at; the rest is in mario_runtime.
 RAM_X_SPEED = 0x57  # signed, 1/16 px a frame
@@ -697,8 +697,8 @@ def floor_steps(name: str) -> str:
 
 def fastest_policy_steps() -> int:
     """Return the agent steps in which the fast policy of 1-1 clears from the fixed start."""
-    judged = PRETRAINED / "ppo_mario_1-1_speedrun" / "evaluation_fixed_argmax.json"
-    return int(json.loads(judged.read_text())["best_clear_steps"])
+    judged = read_study(SHIPPED).judgement("ppo_mario_1-1_speedrun", "fixed", "argmax")
+    return judged.clear_steps[0]
 
 
 def routes_page(results: dict[str, dict[str, Any]]) -> str:
