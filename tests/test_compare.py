@@ -15,7 +15,7 @@ from PIL import Image
 
 from compare_agents import interquartile_mean, main, over_seeds
 from mario_keeping import keep_run
-from mario_results import PhaseRecord, Point, RunFacts
+from mario_results import PhaseRecord, Point, RunFacts, read_study
 from mario_rollout import Episode, summarize
 from mario_runs import RunFolder, write_json
 from mario_runtime import EnvConfig
@@ -123,7 +123,13 @@ def test_side_by_side(tmp_path: Path) -> None:
 
 def test_what_is_kept_of_a_real_run_says_what_the_run_says(tiny_run: Path, tmp_path: Path) -> None:
     kept = tmp_path / "study" / "seed0"
-    assert learning_curve.main([str(tiny_run), "--every", "1", "--keep", str(kept)]) == 0
+    judged = tmp_path / "summary.json"
+    write_json(judged, summary([700, 3161], "noop", False))
+    flags = ["--every", "1", "--keep", str(kept), "--judged", str(judged)]
+    assert learning_curve.main([str(tiny_run), *flags]) == 0
+    study = read_study(tmp_path / "study")
+    assert str(study.judgement("seed0", "noop", "sampled")) == "1/2 (9-91 %)"
+    assert study.about.runs["seed0"].told == "pixels only"
     found = [compare(tmp_path, "--ppo", path, "--policy", "argmax") for path in (tiny_run, kept)]
     for content in found:
         [run] = content["agents"]["ppo"]["runs"]
