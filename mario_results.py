@@ -137,7 +137,7 @@ class Training:
     seed: int | None = None
     git_commit: str | None = None
     command: tuple[str, ...] = ()
-    told: Told = "pixels only"
+    told: Told | None = None
 
 
 @dataclass(frozen=True, config=CHECKED)
