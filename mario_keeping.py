@@ -153,10 +153,10 @@ def told_by(*configs: dict[str, Any]) -> Told:
     return "demos" if any(part.get(key) for part in parts for key in demos) else "pixels only"
 
 
-def told_in(trainings: Sequence[Training]) -> Told:
-    """Return the most that any training behind a policy was told."""
+def told_in(trainings: Sequence[Training]) -> Told | None:
+    """Return the most that any training behind a policy was told; None if of none is known."""
     order: tuple[Told, ...] = ("informed", "taught", "demos", "pixels only")
-    return next(told for told in order if any(one.told == told for one in trainings))
+    return next((told for told in order if any(one.told == told for one in trainings)), None)
 
 
 def keep_run(

@@ -84,7 +84,7 @@ def trainings_behind(model: Path, study: Path) -> tuple[Training, ...]:
     run = RunFolder(model.parents[2 if model.parent.name == "checkpoints" else 1])
     rows = read_metrics(run.metrics_path)
     if not (model.is_file() and rows):
-        return (Training(model.as_posix()),)
+        return (Training(without_folder(model.as_posix())),)
     config, _ = read_model_zip(model)
     env, came_from = config["env"], config["provenance"]
     before = config["run"].get("warm_start")  # of PPO alone
@@ -189,7 +189,7 @@ def card(flags: ShipFlags, config: dict[str, Any], facts: RunFacts) -> str:
 {steps}{unknown} in {minutes} on {machine["cpus"]} cores,
 {machine["cpu"]}, no GPU; other work ran beside it.
 
-- Told in training: {facts.told}.
+- Told in training: {facts.told or "not recorded"}.
 - Recipe: [{recipe}]({link(recipe)}).
 - Config of the last training: `train_config.json`, here and in `best_eval.zip`.
 - Every episode: [the study of shipped policies]({link("results/shipped/README.md")}).

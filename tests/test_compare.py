@@ -15,6 +15,8 @@ from compare_agents import interquartile_mean, main, over_seeds
 from mario_config import EnvConfig
 from mario_game import StageId
 from mario_judge import ModelEvaluation, Summary, summarize
+from mario_keeping import keep_run
+from mario_results import PhaseRecord, Point, RunFacts, read_study
 from mario_rollout import Episode
 from mario_runs import RunFolder, write_json
 from scripts import learning_curve
@@ -123,12 +125,14 @@ def test_side_by_side(tmp_path: Path) -> None:
 
 
 def test_what_is_kept_of_a_real_run_says_what_the_run_says(tiny_run: Path, tmp_path: Path) -> None:
-    kept = tmp_path / "kept"
-    kept.mkdir()
-    (kept / "train_config.json").write_bytes((tiny_run / "train_config.json").read_bytes())
-    assert (
-        learning_curve.main([str(tiny_run), "--every", "1", "--output", f"{kept}/curve.csv"]) == 0
-    )
+    kept = tmp_path / "study" / "seed0"
+    judged = tmp_path / "summary.json"
+    write_json(judged, summary([700, 3161], "noop", False))
+    flags = ["--every", "1", "--keep", str(kept), "--judged", str(judged)]
+    assert learning_curve.main([str(tiny_run), *flags]) == 0
+    study = read_study(tmp_path / "study")
+    assert str(study.judgement("seed0", "noop", "sampled")) == "1/2 (9-91 %)"
+    assert study.about.runs["seed0"].told == "pixels only"
     found = [compare(tmp_path, "--ppo", path, "--policy", "argmax") for path in (tiny_run, kept)]
     for content in found:
         [run] = content["agents"]["ppo"]["runs"]
@@ -138,12 +142,16 @@ def test_what_is_kept_of_a_real_run_says_what_the_run_says(tiny_run: Path, tmp_p
 
 
 def test_kept_phases_follow_each_other(tmp_path: Path) -> None:
-    header = "step,wall_s,max_x,clear_rate\n"
-    for phase in ("phase1", "phase2"):
-        write_json(tmp_path / f"{phase}_train_config.json", {"agent": "ppo"})
-    (tmp_path / "phase1_curve.csv").write_text(header + "100,60,1000,0\n200,120,1000,0\n")
-    (tmp_path / "phase2_curve.csv").write_text(header + "50,30,,\n100,60,3161,1\n")
-    [run] = compare(tmp_path, "--ppo", tmp_path, "--source", "training")["agents"]["ppo"]["runs"]
+    none, flag = {"max_x": 1000.0, "clear_rate": 0.0}, {"max_x": 3161.0, "clear_rate": 1.0}
+    first = [Point("a", 100, 60, "one", none), Point("a", 200, 120, "one", none)]
+    second = [Point("a", 50, 30, "two"), Point("a", 100, 60, "two", flag)]
+    phases = {
+        "one": PhaseRecord({"agent": "ppo"}, first, []),
+        "two": PhaseRecord({"agent": "ppo"}, second, []),
+    }
+    keep_run(tmp_path / "study", "a", RunFacts(), [], phases)
+    content = compare(tmp_path, "--ppo", tmp_path / "study" / "a", "--source", "training")
+    [run] = content["agents"]["ppo"]["runs"]
     assert (run["steps"], run["wall_s"]) == (300, 180)
     assert run["milestones"]["flag"] == {"step": 300, "wall_s": 180}
 

@@ -18,6 +18,7 @@ import pytest
 import tyro
 
 import mario_tables
+from mario_results import is_study, read_study, study_of
 from mario_tables import documents, with_tables
 from scripts import doc_tables, front_door, launch, route_table
 
@@ -38,6 +39,9 @@ EXAMPLES = (
     "a.mp4",
     "b.mp4",
     "both.gif",
+    "results/mine",
+    "results/mine/seed0",
+    "results/speed/mine",
 )
 SUFFIXES = set(
     ".py .sh .ps1 .md .yaml .json .jsonl .csv .txt .npz .zip .state .png .gif .mp4".split()
@@ -234,7 +238,7 @@ def named_files(text: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_file_named_exists(page: str, files: set[str]) -> None:
-    """In the root, beside the page, anywhere by its name alone, or as a file that code writes."""
+    """In the root, beside the page, anywhere by its name alone, a file that code writes, a run."""
     names = {Path(file).name for file in files}
     sources = "".join(
         text_of(file) for file in sorted(files) if Path(file).suffix in (".py", ".sh")
@@ -247,7 +251,14 @@ def test_every_file_named_exists(page: str, files: set[str]) -> None:
             places & files
             or (is_bare and (name in names or name in sources))
             or f'"{name}"' in sources
+            or is_kept_run(name)
         ), f"{page} names {name}, which is not there"
+
+
+def is_kept_run(name: str) -> bool:
+    """Whether a path leads to a run of a study."""
+    folder, run = study_of(ROOT / name)
+    return is_study(folder) and run in read_study(folder).about.runs
 
 
 def anchors(page: Path) -> set[str]:
@@ -340,9 +351,9 @@ def test_no_two_files_hold_the_same_bytes(files: set[str]) -> None:
 def test_a_study_is_three_files(files: set[str]) -> None:
     studies: dict[str, set[str]] = {}
     for name in files:
-        parts = Path(name).parts
-        if parts[0] == "results" and (ROOT / name).is_file() and name != "results/README.md":
-            studies.setdefault(parts[1], set()).add("/".join(parts[2:]))
+        if (ROOT / name).is_file() and name.startswith("results/") and name != "results/README.md":
+            _, study, below = name.split("/", 2)
+            studies.setdefault(study, set()).add(below)
     assert len(studies) >= 10
     for study, names in studies.items():
         assert names == {"README.md", "study.csv.gz", "study.json"}, study

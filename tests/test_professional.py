@@ -14,6 +14,7 @@ import torch
 
 from mario_checkpoints import read_model_zip
 from mario_cli import UsageError
+from mario_results import read_study
 from mario_runs import RunFolder, read_metrics
 from train_mario_professional import (
     main,
@@ -114,6 +115,12 @@ def test_plans_of_a_group_train_what_they_share_once(tmp_path: Path) -> None:
     assert "| right | 1-1 | argmax | 1 |" in (tmp_path / "right" / "report.md").read_text()
     high = read_model_zip(tmp_path / "shared/high_1-1_seed0/1_train/models/mario_final.zip")[0]
     assert (high["ppo"]["gamma"], high["env"]["action_set"]) == (0.99, "simple")
+    study = read_study(tmp_path / "kept")
+    assert list(study.about.runs) == ["base_1-1_seed0", "high_1-1_seed0", "right_1-1_seed0"]
+    assert len(study.judgement("right_1-1_seed0", "noop", "sampled").played) == 2
+    [phase] = study.phases("right_1-1_seed0")
+    assert phase.config["env"]["action_set"] == "right_only"
+    assert phase.points[-1].step == 256
     plan.write_text(plan.read_text().replace("timesteps: 256", "timesteps: 512"))
     kept = {path: path.read_bytes() for path in tmp_path.rglob("*.yaml")}
     with pytest.raises(UsageError, match="begun with other flags"):

@@ -12,12 +12,19 @@ from typing import Any
 
 import pytest
 
+import mario_tables
 from dreamerv3 import flags
 from mario_checkpoints import read_model_zip
 from mario_cli import UsageError
 from mario_config import in_process
 from mario_judge import protocol_config
-from mario_keeping import figure_rows, noops_of_seed, told_by
+from mario_keeping import (
+    figure_rows,
+    keep_run,
+    noops_of_seed,
+    told_by,
+    turn_rows,
+)
 from mario_policies import PRETRAINED, load_policy
 from mario_results import (
     RESULTS,
@@ -169,6 +176,17 @@ def test_a_path_names_a_run_of_a_study(tmp_path: Path) -> None:
         study_and_run(tmp_path / "s" / "b")
     with pytest.raises(UsageError, match="no run of a study"):
         study_and_run(tmp_path / "t" / "a")
+
+
+def test_the_table_of_speed_shows_ours_beside_the_peers(tmp_path: Path) -> None:
+    sides = {"ours": 90.0, "theirs": 100.0, "ratio": 0.9, "ratios": [0.85, 0.9, 0.95]}
+    measures = [{"name": "a", "unit": "steps/s", **sides}, {"name": "b", "unit": "s", "ours": 1234}]
+    keep_run(tmp_path / "speed", "here", RunFacts(), turn_rows("here", measures))
+    rows = list(mario_tables.speed(tmp_path / "speed" / "here"))[2:]
+    assert rows == [
+        "| a | 90 steps/s | 100 steps/s | 0.9x, slower (0.85 to 0.95) |",
+        "| b | 1,234 s |  |  |",
+    ]
 
 
 def test_what_was_told_is_read_off_the_config() -> None:
