@@ -19,15 +19,13 @@ from tqdm import tqdm
 from mario_cli import exit_code, with_stages_flag
 from mario_config import EmulatorName, EnvConfig, StagesFlag, in_process
 from mario_demos import record, save_demo
-from mario_game import stages_label
 from mario_judge import (
     JUDGE_SEED,
-    Figures,
     ProtocolName,
-    Summary,
     episodes_played,
     evaluate,
     protocol_config,
+    summary_lines,
 )
 from mario_policies import choose_model, load_policy, trained_elsewhere
 from mario_rollout import Episode, best_episode, game_fps, in_stages, pressed_buttons
@@ -66,43 +64,6 @@ class EvaluateFlags:
     demos: Path | None = None
     """A folder where every clear is kept as a demo, <seed>.npz, or <stage>_<seed>.npz where several
     stages are judged."""
-
-
-def print_summary(summary: Summary) -> None:
-    """Print what a person wants to know first."""
-    count = len(summary.stages)
-    print(
-        f"{stages_label(one.stage for one in summary.stages)} {summary.mode}, protocol "
-        f"{summary.protocol} on {summary.emulator}, {summary.episodes} episodes from seed "
-        f"{summary.seed}{' on in each stage' * (count > 1)}"
-    )
-    if count == 1:
-        [stage] = summary.stages
-        print(f"  cleared   {cleared(summary)}")
-        print(
-            f"  max-x     median {summary.median_max_x:.0f}, best {summary.best_max_x} "
-            f"of {stage.goal_line_x}"
-        )
-    else:
-        print(f"  cleared   {cleared(summary)} over {count} stages")
-        for stage in summary.stages:
-            print(
-                f"  {stage.stage}       {cleared(stage)}, max-x median {stage.median_max_x:.0f}, "
-                f"best {stage.best_max_x} of {stage.goal_line_x}"
-            )
-    if summary.best_clear_steps is not None:
-        print(
-            f"  clear in  median {summary.median_clear_steps:.0f}, "
-            f"best {summary.best_clear_steps} agent steps"
-        )
-    if summary.note:
-        print(f"  note      {summary.note}")
-
-
-def cleared(figures: Figures) -> str:
-    """Return "28/30 (93 %, exact)" or "88/100 (88 %, 95 % interval 80-93 %)"."""
-    interval = "exact" if figures.clear_rate_ci95 is None else f"95 % interval {figures.interval}"
-    return f"{figures.clears} ({100 * figures.clear_rate:.0f} %, {interval})"
 
 
 def write_demo(path: Path, episode: Episode, config: EnvConfig, model: str) -> None:
@@ -154,7 +115,7 @@ def write_evaluation(flags: EvaluateFlags) -> None:
             stage = f"{episode.stage}_" if len(config.stages) > 1 else ""
             path = flags.demos / f"{stage}{episode.seed}.npz"
             write_demo(path, episode, played, summary.model)
-    print_summary(summary)
+    print(*summary_lines(summary), sep="\n")
     print(f"  written   {output}")
 
 

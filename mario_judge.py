@@ -25,7 +25,7 @@ from pydantic import (
 
 from mario_cli import UsageError
 from mario_config import EnvConfig
-from mario_game import STAGES, StageId
+from mario_game import STAGES, StageId, stages_label
 from mario_rollout import Episode, Policy, play
 from mario_runs import write_json
 
@@ -495,3 +495,40 @@ def episodes_played(protocol: ProtocolName, episodes: int, deterministic: bool) 
     if deterministic and protocol == "fixed":
         return 1
     return NOOP_MAX if deterministic and protocol == "noop" else episodes
+
+
+def summary_lines(summary: Summary) -> Iterator[str]:
+    """Yield what a person wants to know first, a line each."""
+    count = len(summary.stages)
+    yield (
+        f"{stages_label(one.stage for one in summary.stages)} {summary.mode}, protocol "
+        f"{summary.protocol} on {summary.emulator}, {summary.episodes} episodes from seed "
+        f"{summary.seed}{' on in each stage' * (count > 1)}"
+    )
+    if count == 1:
+        [stage] = summary.stages
+        yield (f"  cleared   {cleared(summary)}")
+        yield (
+            f"  max-x     median {summary.median_max_x:.0f}, best {summary.best_max_x} "
+            f"of {stage.goal_line_x}"
+        )
+    else:
+        yield (f"  cleared   {cleared(summary)} over {count} stages")
+        for stage in summary.stages:
+            yield (
+                f"  {stage.stage}       {cleared(stage)}, max-x median {stage.median_max_x:.0f}, "
+                f"best {stage.best_max_x} of {stage.goal_line_x}"
+            )
+    if summary.best_clear_steps is not None:
+        yield (
+            f"  clear in  median {summary.median_clear_steps:.0f}, "
+            f"best {summary.best_clear_steps} agent steps"
+        )
+    if summary.note:
+        yield (f"  note      {summary.note}")
+
+
+def cleared(figures: Figures) -> str:
+    """Return "28/30 (93 %, exact)" or "88/100 (88 %, 95 % interval 80-93 %)"."""
+    interval = "exact" if figures.clear_rate_ci95 is None else f"95 % interval {figures.interval}"
+    return f"{figures.clears} ({100 * figures.clear_rate:.0f} %, {interval})"

@@ -14,7 +14,7 @@ folder, or a run in it (`results/ppo_1-1/seed0`). Kinds:
     curiosity RUN      dreamerv3/diagnose.py --curiosity
     played RUN         dreamerv3/diagnose.py --play
     ablations STUDY    a row a variant, over its seeds: against `base`
-    chains STUDY       a row a judged run, as train_mario_professional.py reports it
+    chains STUDY       a row a judged run, as train_mario_mario_comparison.py reports it
     over_seeds STUDY   a row a variant and mode: medians and intervals over seeds
 """
 
@@ -32,8 +32,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import ttest_ind
 
-import train_mario_professional as professional
-from compare_agents import CompareFlags, compare, milestone_rows, read_run, result_rows
+import mario_comparison
+from mario_comparison import compare, milestone_rows, read_run, result_rows
 from mario_game import STAGES
 from mario_judge import wilson_interval
 from mario_policies import PRETRAINED, shipped_model
@@ -263,7 +263,7 @@ def seeds(path: Path) -> Iterator[str]:
 
 
 def judged_chain(study: Study, run: str) -> dict[str, Any]:
-    """Return a run as train_mario_professional.py's report has it."""
+    """Return a run as train_mario_mario_comparison.py's report has it."""
     facts = study.about.runs[run]
     steps, wall_s, commit = trained(study, run)
     content: dict[str, Any] = {
@@ -291,12 +291,12 @@ def judged_chains(path: Path) -> list[dict[str, Any]]:
 
 def chains(path: Path) -> Iterator[str]:
     """Yield a row a judged run."""
-    yield from professional.chain_rows(judged_chains(path))
+    yield from mario_comparison.chain_rows(judged_chains(path))
 
 
 def over_seeds(path: Path) -> Iterator[str]:
     """Yield a row a variant, stage and mode."""
-    yield from professional.seed_rows(judged_chains(path))
+    yield from mario_comparison.seed_rows(judged_chains(path))
 
 
 def difference(values: Sequence[float], base: Sequence[float], scale: float) -> str:
@@ -385,12 +385,11 @@ def speed(path: Path) -> Iterator[str]:
 @functools.cache
 def compared(paths: tuple[Path, ...]) -> dict[str, Any]:
     """Return compare_agents.py's comparison of runs by what they did while training."""
-    flags = CompareFlags(source="training")
     agents: dict[str, list[Any]] = {}
     for path in paths:
         study, name = study_and_run(path)
         agent = study.phases(name)[0].config["agent"]
-        agents.setdefault(agent, []).append(read_run(path, agent, flags))
+        agents.setdefault(agent, []).append(read_run(path, agent, "training", "sampled"))
     return compare(agents)
 
 

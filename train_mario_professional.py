@@ -20,25 +20,23 @@ import dataclasses
 import json
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import tyro
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
-from scipy.stats import bootstrap
 
 from mario_checkpoints import read_model_zip
 from mario_cli import UsageError, exit_code
+from mario_comparison import results_as_markdown
 from mario_config import in_process
 from mario_doctor import diagnose
 from mario_game import parse_stages
@@ -457,69 +455,6 @@ def judge_chain(chain: Chain, episodes: int) -> dict[str, Any]:
         }
     write_json(kept, row)
     return row
-
-
-def over_seeds(values: Sequence[float]) -> dict[str, float]:
-    """Return median and 95 % bootstrap interval of the mean (BCa, SciPy) over seeds."""
-    low = high = float(values[0])
-    if len(set(values)) > 1:
-        interval = bootstrap(
-            (np.array(values),), np.mean, rng=np.random.default_rng(0)
-        ).confidence_interval
-        low, high = (
-            float(bound) if np.isfinite(bound) else float(edge)
-            for bound, edge in zip(interval, (min(values), max(values)), strict=True)
-        )
-    mean = statistics.fmean(values)
-    return {"median": statistics.median(values), "mean": mean, "low": low, "high": high}
-
-
-def chain_rows(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield a table of judged chains."""
-    yield (
-        "| variant | stage | seed | argmax | sampled | median max-x (sampled) "
-        "| median steps (sampled) | steps | minutes | doctor |"
-    )
-    yield "|---|---|---|---|---|---|---|---|---|---|"
-    for row in rows:
-        steps = row["sampled"]["median_clear_steps"]
-        cells = (
-            *(row["variant"] or "-", row["stage"], row["seed"]),
-            *(f"{row[mode]['clear_rate']:.0%}" for mode in ("argmax", "sampled")),
-            f"{row['sampled']['median_max_x']:.0f}",
-            "-" if steps is None else f"{steps:.0f}",
-            f"{row['steps']:,}",
-            f"{row['wall_s'] / 60:.0f}",
-            ", ".join(row["findings"]) or "-",
-        )
-        yield f"| {' | '.join(str(cell) for cell in cells)} |"
-
-
-def seed_rows(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield a table of variants: of judged chains the medians and intervals over seeds."""
-    yield "| variant | stage | policy | seeds | clear rate | median max-x |"
-    yield "|---|---|---|---|---|---|"
-    for variant, stage in dict.fromkeys((row["variant"], row["stage"]) for row in rows):
-        of_both = [row for row in rows if (row["variant"], row["stage"]) == (variant, stage)]
-        for mode in ("argmax", "sampled"):
-            rate = over_seeds([row[mode]["clear_rate"] for row in of_both])
-            x = over_seeds([row[mode]["median_max_x"] for row in of_both])
-            yield (
-                f"| {variant or '-'} | {stage} | {mode} | {len(of_both)} | {rate['median']:.0%}, "
-                f"{rate['mean']:.0%} ({rate['low']:.0%}-{rate['high']:.0%}) | {x['median']:.0f}, "
-                f"{x['mean']:.0f} ({x['low']:.0f}-{x['high']:.0f}) |"
-            )
-
-
-def results_as_markdown(name: str, rows: list[dict[str, Any]]) -> str:
-    """Return the results as Markdown: a row a chain, and medians and intervals over seeds."""
-    lines = [
-        f"# {name}\n\nnoop protocol, emulator fast, {rows[0]['episodes']} episodes each.\n",
-        *chain_rows(rows),
-        "\nOver seeds: the median, then the mean with its 95 % bootstrap interval.\n",
-        *seed_rows(rows),
-    ]
-    return "\n".join(lines) + "\n"
 
 
 def keep(chain: Chain, row: dict[str, Any], output: Path) -> None:

@@ -12,11 +12,10 @@ then dreams on under the actions that were really done: truth, dream, difference
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,9 +24,10 @@ import tyro
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from dreamerv3.envs.mario import mario_row, recompute_rewards, replay_contents
+from dreamerv3.envs.mario import recompute_rewards
+from dreamerv3.episodes import StoredEpisode, best_first, open_run, stored_episodes
 from dreamerv3.exploration import Ensemble, disagreement, ensemble_loss
-from dreamerv3.flags import DreamerConfig, config_from_dict
+from dreamerv3.flags import DreamerConfig
 from dreamerv3.models import Agent
 from dreamerv3.networks import centered, unimix_probs
 from dreamerv3.policy import DreamerPolicy, policy_from_tensors
@@ -74,50 +74,6 @@ class DiagnoseFlags:
     """Steps of each."""
     seed: int = 0
     """Chooses them."""
-
-
-class StoredEpisode(NamedTuple):
-    """An episode in the replay, from its first row to its last."""
-
-    stream: int
-    first: int  # row of the stream
-    length: int  # rows; agent steps + 1
-    episode_return: float
-    start_x: int  # px
-    end_x: int
-    max_x: int
-    flag: bool
-    dead: bool
-
-
-def stored_episodes(replay: Replay) -> Iterator[StoredEpisode]:
-    """Yield the finished episodes of a replay, stream by stream."""
-    for stream in range(len(replay.end)):
-        rows = replay.without_images(stream)
-        for first in np.flatnonzero(rows["is_first"]):
-            lasts = np.flatnonzero(rows["is_last"][first:])
-            if not len(lasts):
-                break
-            episode = rows[first : first + lasts[0] + 1]
-            x = episode["facts"][:, FACT["x_pos"]]
-            yield StoredEpisode(
-                stream=stream,
-                first=replay.first[stream] + int(first),
-                length=len(episode),
-                episode_return=float(episode["reward"].sum()),
-                start_x=int(x[0]),
-                end_x=int(x[-1]),
-                max_x=int(x.max()),
-                flag=bool(episode["facts"][-1, FACT["flag_get"]]),
-                dead=bool(episode["facts"][-1, FACT["dead"]]),
-            )
-
-
-def best_first(episodes: Sequence[StoredEpisode]) -> list[StoredEpisode]:
-    """Return episodes from the level's start, clears in few steps first, then the furthest."""
-    start_x = min(episode.start_x for episode in episodes)
-    from_start = [episode for episode in episodes if episode.start_x == start_x]
-    return sorted(from_start, key=lambda e: (not e.flag, e.length if e.flag else -e.max_x))
 
 
 def profile(rewards: np.ndarray) -> dict[str, float]:
@@ -274,31 +230,6 @@ def open_loop(agent: Agent, rows: np.ndarray) -> Iterator[np.ndarray]:
         if t < SEEN_STEPS:
             frame[:2] = (0, 200, 0)  # a green bar while it sees
         yield frame.repeat(4, axis=0).repeat(4, axis=1)
-
-
-def open_run(run: Path) -> tuple[DreamerConfig, Replay]:
-    """Return a run's config and its replay, which is only read.
-
-    Raises:
-        UsageError: it is not a DreamerV3 run, or has no replay.
-    """
-    folder = RunFolder(run)
-    if not folder.config_path.is_file():
-        raise UsageError(f"{run} holds no train_config.json")
-    config = config_from_dict(read_config(folder.config_path))
-    env = config.env
-    replay = Replay(
-        run / "replay", mario_row(env), replay_contents(env), streams=0, length=1, read_only=True
-    )
-    return config, replay
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Return a train_config.json's content."""
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UsageError(f"{path} is not JSON: {error}") from error
 
 
 def post_mortem(flags: DiagnoseFlags) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from auto_update_mario_monitor import main as monitor
+MONITOR = Path(__file__).resolve().parents[1] / "auto_update_mario_monitor.py"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Open the monitor on the run that the first argument names."""
+    """Open the monitor on the run that the first argument names; return its exit code."""
     if not arguments or arguments[0].startswith("-"):
         print("error: name a run folder", file=sys.stderr)
         return 2
-    return monitor(["--run-dir", *arguments])
+    return subprocess.call([sys.executable, str(MONITOR), "--run-dir", *arguments])
 
 
 if __name__ == "__main__":

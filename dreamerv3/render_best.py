@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from dreamerv3.diagnose import best_first, open_run, stored_episodes
+from dreamerv3.episodes import best_first, open_run, stored_episodes
 from mario_cli import UsageError, exit_code
 from mario_rollout import game_fps
 from mario_video import write_video

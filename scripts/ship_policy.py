@@ -22,7 +22,6 @@ from typing import Any
 import torch
 import tyro
 
-from evaluate_mario import print_summary
 from mario_checkpoints import OPTIMIZER_MEMBER, load_tensors, read_model_zip
 from mario_cli import UsageError, exit_code
 from mario_config import EmulatorName, EnvConfig, in_process
@@ -31,6 +30,7 @@ from mario_judge import (
     PROTOCOLS,
     ProtocolName,
     evaluate,
+    summary_lines,
 )
 from mario_keeping import keep_run, played_rows, told_by, told_in
 from mario_policies import PRETRAINED, find_model, load_policy
@@ -164,7 +164,7 @@ def judge_everywhere(flags: ShipFlags, env: EnvConfig) -> list[Played]:
                     model=model,
                 )
                 rows += played_rows(name, summary)
-                print_summary(summary)
+                print(*summary_lines(summary), sep="\n")
     return rows
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from compare_agents import interquartile_mean, main, over_seeds
+from compare_agents import main
+from mario_comparison import interquartile_mean, iqm_over_seeds
 from mario_config import EnvConfig
 from mario_game import StageId
 from mario_judge import ModelEvaluation, Summary, summarize
@@ -82,10 +83,10 @@ def test_interquartile_mean_by_hand() -> None:
 
 
 def test_intervals_hold_every_resample_of_two_seeds() -> None:
-    found = over_seeds(np.array([[0.0, 1.0], [1.0, 1.0]]))
+    found = iqm_over_seeds(np.array([[0.0, 1.0], [1.0, 1.0]]))
     # Two seeds drawn with replacement have the mean 0, 1/2 or 1; more than 2.5 % have either end.
     assert found == {"iqm": [0.5, 1.0], "low": [0.0, 1.0], "high": [1.0, 1.0]}
-    assert over_seeds(np.array([[0.25]])) == {"iqm": [0.25]}
+    assert iqm_over_seeds(np.array([[0.25]])) == {"iqm": [0.25]}
 
 
 def test_side_by_side(tmp_path: Path) -> None:

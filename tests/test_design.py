@@ -38,57 +38,7 @@ Floors = Mapping[str, int]  # room: a file, or a folder with its slash -> floor
 
 
 # What stands otherwise today. Each line goes with the change that puts it right.
-NOT_YET = {
-    Broken(file, how)
-    for how, files in {
-        "imports the command scripts/dreamer_peers.py": "bench_throughput.py",
-        f"names {SEARCH_PATH}": """
-            bench_throughput.py dreamerv3/diagnose.py dreamerv3/dreamer.py
-            dreamerv3/live_view.py dreamerv3/npz_keys.py dreamerv3/perf_summary.py
-            dreamerv3/render_best.py scripts/backup_checkpoints.py scripts/check_parity.py
-            scripts/demos_to_episodes.py scripts/diagnose_latest.py scripts/doc_tables.py
-            scripts/eval_summary.py scripts/inspect_checkpoint.py scripts/launch.py
-            scripts/learning_curve.py scripts/level_table.py scripts/measure_stages.py
-            scripts/noop_demos.py scripts/run_health.py scripts/search_route.py
-            scripts/ship_policy.py scripts/side_by_side.py scripts/simplify_demo.py
-            tests/test_compare.py tests/test_docs.py tests/test_dreamer_replay.py
-            tests/test_dreamer_train.py tests/test_fastnes_parity.py
-            tests/test_front_door.py tests/test_launchers.py tests/test_noop_demos.py
-            tests/test_search_route.py tests/test_ship.py tests/test_side_by_side.py
-            tests/test_simplify_demo.py tests/test_stages.py
-        """,
-        f"has more than {LONGEST} lines": """
-            dreamerv3/dreamer.py mario_ppo.py mario_runtime.py scripts/search_route.py
-            train_mario.py
-        """,
-        "imports the command auto_update_mario_monitor.py": "dreamerv3/live_view.py",
-        "imports the command dreamerv3/diagnose.py": "dreamerv3/render_best.py",
-        "imports itself in a circle": """
-            fastnes/game.py fastnes/machine.py fastnes/resize.py fastnes/step.py
-            fastnes/warm.py
-        """,
-        "is not there": """
-            mario_checkpoints.py mario_game.py mario_gym.py mario_sb3.py mario_training.py
-        """,
-        "imports mario_runtime.py from a higher floor": "mario_cli.py",
-        "imports stable_baselines3, and the environment imports it": """
-            mario_rollout.py mario_runtime.py
-        """,
-        "imports torch, and the environment imports it": "mario_runs.py",
-        "imports the command compare_agents.py": "scripts/doc_tables.py",
-        "imports the command scripts/doc_tables.py": "scripts/level_table.py",
-        "imports the command scripts/check_parity.py": """
-            scripts/noop_demos.py scripts/search_route.py
-        """,
-        "imports the command scripts/search_route.py": """
-            scripts/noop_demos.py scripts/simplify_demo.py
-        """,
-        "imports the command scripts/simplify_demo.py": "scripts/noop_demos.py",
-        "imports the command evaluate_mario.py": "scripts/ship_policy.py",
-        "imports mario_doctor.py from a higher floor": "train_mario.py",
-    }.items()
-    for file in files.split()
-} | {Broken("mario_search/", "is not there")}
+NOT_YET: set[Broken] = set()
 
 
 # --------------------------------------------------------------------------------------------

@@ -14,15 +14,10 @@ import torch
 
 from mario_checkpoints import read_model_zip
 from mario_cli import UsageError
+from mario_comparison import mean_over_seeds, results_as_markdown
 from mario_results import read_study
 from mario_runs import RunFolder, read_metrics
-from train_mario_professional import (
-    main,
-    over_seeds,
-    read_plan,
-    results_as_markdown,
-    write_recipes,
-)
+from train_mario_professional import main, read_plan, write_recipes
 
 ROOT = Path(__file__).parents[1]
 PLAN = """
@@ -161,10 +156,10 @@ def test_the_plans_in_configs_read(tmp_path: Path, plan: str) -> None:
 
 
 def test_intervals_hold_the_mean_and_one_value_is_itself() -> None:
-    found = over_seeds([0.2, 0.5, 0.9])
+    found = mean_over_seeds([0.2, 0.5, 0.9])
     assert found["low"] < found["mean"] < found["high"]
     assert found["median"] == 0.5
-    assert over_seeds([1.0, 1.0, 1.0]) == {"median": 1.0, "mean": 1.0, "low": 1.0, "high": 1.0}
+    assert mean_over_seeds([1.0, 1.0, 1.0]) == {"median": 1.0, "mean": 1.0, "low": 1.0, "high": 1.0}
 
 
 @pytest.fixture(scope="module")
