@@ -47,8 +47,7 @@ from dreamerv3.dreamer import (
 )
 from dreamerv3.models import Batch
 from dreamerv3.policy import make_agent
-from fastnes import BatchMachine, Machine
-from fastnes.game import start_snapshot
+from fastnes import BatchMachine, Machine, start_snapshot
 from mario_cli import exit_code
 from mario_runs import provenance, write_json
 from mario_runtime import (

@@ -32,8 +32,7 @@ from gym_super_mario_bros.smb_env import SuperMarioBrosEnv
 from gymnasium.wrappers import FrameStackObservation
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
-from fastnes import BatchMachine, area_resize
-from fastnes.game import start_screen, start_snapshot
+from fastnes import BatchMachine, area_resize, start_screen, start_snapshot
 
 SCREEN_SHAPE = (240, 256)
 FRAMES_PER_SECOND = 60

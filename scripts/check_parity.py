@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 import fastnes
-from fastnes import game
+from fastnes.starts import area_of
 from fastnes.tables import PALETTE_RGB
 from mario_demos import Demo, load_demo, replay
 from mario_runtime import UsageError
@@ -137,7 +137,8 @@ def compare_play(world: int, stage: int, buttons: Iterable[int], screens: bool =
     reference = Recorder(target=(world, stage))
     reference.reset()
     batch = fastnes.BatchMachine(1, frames=1, threads=1)
-    start, start_screen = game.start_snapshot(world, stage), game.start_screen(world, stage)
+    start = fastnes.start_snapshot(world, stage)
+    start_screen = fastnes.start_screen(world, stage)
     batch.restore(0, start, start_screen)
     ram = batch.states[0, :2048]
     compare(f"{what}, start", 0, ram, reference.ram, batch.screen(0), reference.screen)
@@ -173,7 +174,7 @@ def parse_stages(text: str) -> list[tuple[int, int]]:
     for part in text.split(","):
         world, _, stage = part.partition("-")
         stages.append((int(world), int(stage)))
-        game.area_of(*stages[-1])
+        area_of(*stages[-1])
     return stages
 
 

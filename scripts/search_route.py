@@ -38,8 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from check_parity import parse_stages
 
-from fastnes import BatchMachine
-from fastnes.game import start_snapshot
+from fastnes import BatchMachine, start_snapshot
 from mario_cli import exit_code
 from mario_demos import AGENT_FRAMES, Demo, load_demo, record, replay, save_demo
 from mario_runs import provenance, write_json

@@ -24,8 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from search_route import Level, has_cleared
 
-from fastnes import BatchMachine
-from fastnes.game import start_snapshot
+from fastnes import BatchMachine, start_snapshot
 from mario_cli import exit_code
 from mario_demos import AGENT_FRAMES, Demo, load_demo, record, save_demo
 from mario_runtime import UsageError, action_buttons, read_facts

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastnes import BatchMachine
-from fastnes.game import start_snapshot
+from fastnes import BatchMachine, start_snapshot
 from mario_demos import AGENT_FRAMES, load_demo, record, replay
 from mario_runtime import read_facts
 
