@@ -42,8 +42,7 @@ from dreamerv3.flags import DreamerConfig, with_overlay
 from dreamerv3.models import Batch
 from dreamerv3.peers import PEERS
 from dreamerv3.policy import make_agent
-from fastnes import BatchMachine, Machine
-from fastnes.game import start_snapshot
+from fastnes import BatchMachine, Machine, start_snapshot
 from mario_cli import UsageError, exit_code
 from mario_config import EnvConfig, RewardConfig
 from mario_keeping import keep_run, turn_rows

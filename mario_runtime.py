@@ -247,7 +247,6 @@ class MarioVectorEnv(VectorEnv):
         self.sticky = SplitMix64(n)
         self.held = np.zeros(n, dtype=np.int64)  # buttons of the last frame; -1 at a start
         self.steps = np.zeros(n, dtype=np.int64)  # of each episode
-        self.screens = np.zeros((n, *size), dtype=np.uint8)  # the newest, if drawn
         space = self.single_observation_space
         self.observations = np.zeros((n, *space.shape), dtype=space.dtype)
         self.rewards = np.zeros(n, dtype=np.float32)
@@ -316,14 +315,14 @@ class MarioVectorEnv(VectorEnv):
             if waited:
                 self._wait(i, waited)
             elif self.is_drawn:
-                area_resize(self.machines.gray(i), self.screens[i])
+                area_resize(self.machines.gray(i), self.observations[i, -1])
         self.shaper.reset(read_facts(self.machines.ram_before[envs]), envs)
         self._name_start_stages(envs)
         self.steps[envs] = 0
         if self.is_drawn:
             if self.config.show_buttons:
-                self.screens[envs, : self.marks.shape[1]] = 0
-            self.observations[envs] = self.screens[envs, None]
+                self.observations[envs, -1, : self.marks.shape[1]] = 0
+            self.observations[envs] = self.observations[envs, -1:]
         else:
             self._look(envs)
 
@@ -372,6 +371,9 @@ class MarioVectorEnv(VectorEnv):
         if actions.min() < 0 or actions.max() >= len(self.buttons):
             wrong = actions[(actions < 0) | (actions >= len(self.buttons))][0]
             raise UsageError(f"action {wrong} is not in 0..{len(self.buttons) - 1}")
+        if self.is_drawn:
+            for i in range(self.config.frame_stack - 1):
+                self.observations[:, i] = self.observations[:, i + 1]
         self._run_machines(actions)
         facts = self.facts = read_facts(self.machines.ram_before)
         rewards, self.reward_terms, stalled = self.shaper.step(facts, self.frames)
@@ -384,10 +386,7 @@ class MarioVectorEnv(VectorEnv):
             self.truncations |= self.steps >= self.config.max_episode_steps
         if self.is_drawn:
             if self.config.show_buttons:
-                self.screens[:, : self.marks.shape[1]] = self.marks[actions]
-            for i in range(self.config.frame_stack - 1):
-                self.observations[:, i] = self.observations[:, i + 1]
-            self.observations[:, -1] = self.screens
+                self.observations[:, -1, : self.marks.shape[1]] = self.marks[actions]
         else:
             self._look(np.arange(self.num_envs))
         ended = self.terminations | self.truncations
@@ -434,10 +433,12 @@ class MarioVectorEnv(VectorEnv):
         return going_on | self._start_infos() | final
 
     def _step_machines(self, pressed: np.ndarray, envs: np.ndarray | None = None) -> None:
-        """Run buttons, uint8[len(envs), k], a frame each; `screens` gets the last two, if drawn."""
-        self.machines.step(
-            pressed, indices=envs, observation=self.screens if self.is_drawn else None
-        )
+        """Run buttons, uint8[len(envs), k], a frame each, and draw the last two, if they are seen.
+
+        The emulator draws where the agent looks: into the newest screen of each stack.
+        """
+        newest = self.observations[:, -1] if self.is_drawn else None
+        self.machines.step(pressed, indices=envs, observation=newest)
 
     def _run_machines(self, actions: np.ndarray) -> None:
         """Run the actions, a long jump for as long as it holds, and count the frames run."""
@@ -472,7 +473,7 @@ class MarioVectorEnv(VectorEnv):
     # -- exact resume --------------------------------------------------------------------------
 
     MACHINE_STATE = ("states", "ram_before", "frames_run", "terminated")
-    STATE = ("start_numbers", "from_start", "held", "steps", "screens")
+    STATE = ("start_numbers", "from_start", "held", "steps")
 
     def state_dict(self) -> dict[str, Any]:
         """Return copies of all that the next step depends on: arrays, numbers and strings."""

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from fastnes.game import start_screen, start_snapshot
+from fastnes import start_screen, start_snapshot
 from mario_config import EnvConfig
 
 

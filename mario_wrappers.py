@@ -13,8 +13,7 @@ import gymnasium as gym
 import numpy as np
 from gym_super_mario_bros.smb_env import SuperMarioBrosEnv
 
-from fastnes import BatchMachine
-from fastnes.game import start_screen, start_snapshot
+from fastnes import BatchMachine, start_screen, start_snapshot
 from fastnes.state import RAM_SIZE
 from mario_cli import UsageError
 from mario_config import EnvConfig

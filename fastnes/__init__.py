@@ -6,8 +6,9 @@
 from fastnes.batch import BatchMachine
 from fastnes.machine import Machine
 from fastnes.ram import BUTTON_BITS
-from fastnes.resize import area_resize
 from fastnes.rom import Rom, RomError, load_rom, packaged_rom
+from fastnes.shrink import area_resize
+from fastnes.starts import start_screen, start_snapshot
 from fastnes.state import STATE_SIZE, EmulationError, SnapshotError
 from fastnes.warm import warm_up
 
@@ -23,5 +24,7 @@ __all__ = [
     "area_resize",
     "load_rom",
     "packaged_rom",
+    "start_screen",
+    "start_snapshot",
     "warm_up",
 ]

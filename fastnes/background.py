@@ -15,6 +15,7 @@ CTRL_BACKGROUND_PAGE = 0x10
 COARSE_X = 0x001F
 COARSE_Y = 0x03E0
 NAME_TABLE_X = 0x0400
+HORIZONTAL_BITS = COARSE_X | NAME_TABLE_X  # of v and t
 SCREEN_ROWS = 240
 ATTRIBUTES = 0x3C0  # offset of the attributes in a name table
 
@@ -23,7 +24,7 @@ ATTRIBUTES = 0x3C0  # offset of the attributes in a name table
 def move_columns(v, columns):
     """Return v moved by -33 to 33 tile columns; crossing column 31 switches the name table."""
     column = (v & COARSE_X) + (v & NAME_TABLE_X) // 32 + columns
-    return (v & ~(COARSE_X | NAME_TABLE_X)) | (column & COARSE_X) | (column & 32) << 5
+    return (v & ~HORIZONTAL_BITS) | (column & COARSE_X) | (column & 32) << 5
 
 
 @compiled

@@ -1,23 +1,50 @@
 """Agent steps for many machines at once."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from fastnes import state
-from fastnes.draw import CANVAS_WORDS, HEIGHT, WIDTH
+from fastnes.draw import HEIGHT, WIDTH
 from fastnes.resize import area_plan
 from fastnes.rom import Rom, packaged_rom
 from fastnes.share import Workers
-from fastnes.state import ERROR, RAM_SIZE, REGISTERS, STATE_SIZE, EmulationError
-from fastnes.step import screen_of, step_machines
+from fastnes.state import ERROR, RAM_SIZE, REGISTERS, STATE_SIZE, EmulationError, SnapshotError
+from fastnes.step import (
+    Output,
+    new_canvases,
+    new_machines,
+    new_order,
+    no_output,
+    screen_of,
+    step_machines,
+)
 from fastnes.tables import BLACK, PALETTE_GRAY, PALETTE_INDEX, PALETTE_RGB
 from fastnes.warm import warm_up
 
 DEFAULT_FRAMES = 4
 DEFAULT_SIZE = (84, 84)
 DEFAULT_THREADS = 2
+
+
+def bytes_of_rows(array: np.ndarray) -> tuple[np.ndarray, int]:
+    """Return the memory that [n, h, w] spans as one flat view, and the bytes from row to row.
+
+    The compiled step takes pictures in this form: one type, so compiled once, wherever they go.
+
+    Raises:
+        ValueError: the rows [h, w] are not C-contiguous, or they overlap or run backwards.
+    """
+    size = array[0].size
+    if array.flags.c_contiguous:
+        return array.reshape(-1), size
+    stride = array.strides[0]
+    if not array[0].flags.c_contiguous or stride < size:
+        raise ValueError("observation must have C-contiguous rows [h, w], one after the other")
+    span = (len(array) - 1) * stride + size
+    return np.lib.stride_tricks.as_strided(array, (span,), (1,)), stride
 
 
 class BatchMachine:
@@ -61,15 +88,15 @@ class BatchMachine:
         self.n = n
         self.frames = frames
         self.size = (int(size[0]), int(size[1]))
-        self.interventions = interventions
+        self.interventions = bool(interventions)
         self.threads = min(DEFAULT_THREADS, os.cpu_count() or 1) if threads is None else threads
         self._plan = area_plan(HEIGHT, WIDTH, *self.size)
-        self.states = np.empty((n, STATE_SIZE), np.uint8)
-        self.ram_before = np.zeros((n, RAM_SIZE), np.uint8)
-        self.frames_run = np.zeros(n, np.int32)
-        self.terminated = np.zeros(n, np.bool_)
-        self._before = np.zeros((n, STATE_SIZE), np.uint8)
-        self._buttons = np.zeros((n, frames), np.uint8)  # of the last step, for its pictures
+        self._no_output = Output(PALETTE_GRAY, self._plan, np.zeros(0, np.uint8), 0)
+        self._machines = new_machines(n, frames)
+        self.states = self._machines.states
+        self.ram_before = self._machines.ram_before
+        self.frames_run = self._machines.frames_run
+        self.terminated = self._machines.terminated
         self._screens: dict[int, np.ndarray] = {}  # palette indices, of restored machines
         self._open()
         for row in self.states:
@@ -77,7 +104,7 @@ class BatchMachine:
 
     def _open(self) -> None:
         warm_up()
-        self._canvases = [np.zeros((2, CANVAS_WORDS), np.uint64) for _ in range(self.threads)]
+        self._canvases = [new_canvases() for _ in range(self.threads)]
         self._workers = Workers(self.threads)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -107,14 +134,42 @@ class BatchMachine:
         Raises:
             SnapshotError: not a snapshot.
         """
-        self.states[i] = state.check_snapshot(snapshot)
-        self.frames_run[i] = 0
-        self.terminated[i] = False
-        self.ram_before[i] = self.states[i, :RAM_SIZE]
-        if screen is None:
-            self._screens.pop(i, None)
-        else:
-            self._screens[i] = screen
+        self.restore_many([i], state.check_snapshot(snapshot)[None], [screen])
+
+    def restore_many(
+        self,
+        indices: Sequence[int] | np.ndarray,
+        snapshots: np.ndarray,
+        screens: Sequence[np.ndarray | None] | np.ndarray | None = None,
+    ) -> None:
+        """Set machines to snapshots, all at once.
+
+        Args:
+            indices: int[m], the machines.
+            snapshots: uint8[m, STATE_SIZE].
+            screens: one for each, as in `restore`; default all black.
+
+        Raises:
+            SnapshotError: not snapshots.
+            ValueError: not as many screens, or snapshots, as machines.
+        """
+        numbers = np.asarray(indices, np.int64)
+        rows = np.asarray(snapshots)
+        if rows.dtype != np.uint8 or rows.shape != (len(numbers), STATE_SIZE):
+            raise SnapshotError(
+                f"{len(numbers)} snapshots are uint8{[len(numbers), STATE_SIZE]},"
+                f" not {rows.dtype}{list(rows.shape)}"
+            )
+        self.states[numbers] = rows
+        self.frames_run[numbers] = 0
+        self.terminated[numbers] = False
+        self.ram_before[numbers] = rows[:, :RAM_SIZE]
+        shown = [None] * len(numbers) if screens is None else screens
+        for i, screen in zip(numbers.tolist(), shown, strict=True):
+            if screen is None:
+                self._screens.pop(i, None)
+            else:
+                self._screens[i] = screen
 
     def step(
         self,
@@ -130,16 +185,18 @@ class BatchMachine:
             buttons: uint8[m], held for `frames` frames, or uint8[m, k], one for each of k frames;
                 m is n, or the number of indices.
             indices: the machines to step, each at most once; default all.
-            observation: uint8[n, h, w], C-contiguous, the stepped machines' rows are overwritten:
-                the last two frames run in this step (one if only one was), after the game's
-                interventions; gray, the brighter pixel of the two, shrunk to `size`.
+            observation: uint8[n, h, w], the stepped machines' rows are overwritten: the last two
+                frames run in this step (one if only one was), after the game's interventions;
+                gray, the brighter pixel of the two, shrunk to `size`. A row is C-contiguous, the
+                rows may lie apart: `stack[:, -1]` of a frame stack uint8[n, k, h, w] is filled
+                in place, without a copy.
             draw: False to leave `observation` alone.
 
         Raises:
             ValueError: shapes or types that do not fit.
             EmulationError: a machine met something unsupported.
         """
-        numbers = np.arange(self.n) if indices is None else np.ascontiguousarray(indices, np.int64)
+        numbers = np.arange(self.n) if indices is None else np.array(indices, np.int64)
         pressed = np.asarray(buttons)
         if pressed.dtype != np.uint8:
             raise ValueError(f"buttons are uint8, not {pressed.dtype}")
@@ -153,19 +210,18 @@ class BatchMachine:
                 raise ValueError(f"indices must be from 0 to {self.n - 1}")
             if len(np.unique(numbers)) != len(numbers):
                 raise ValueError("indices must not repeat")
-        if observation is None or not draw:
-            drawn_frames, observation = 0, np.empty((self.n, 0, 0), np.uint8)
-        else:
-            drawn_frames = 2
+        output = self._no_output
+        if observation is not None and draw:
             if observation.dtype != np.uint8 or observation.shape != (self.n, *self.size):
                 raise ValueError(
                     f"observation must be uint8{[self.n, *self.size]},"
                     f" not {observation.dtype}{list(observation.shape)}"
                 )
-            if not observation.flags.c_contiguous:
-                raise ValueError("observation must be C-contiguous")
+            if not observation.flags.writeable:
+                raise ValueError("observation must be writeable")
+            output = Output(PALETTE_GRAY, self._plan, *bytes_of_rows(observation))
         self._press(numbers, pressed, frames)
-        self._run(numbers, frames, drawn_frames, observation)
+        self._run(numbers, frames, output)
         errors = self.states[:, REGISTERS:].view(np.int64)[:, ERROR]
         if errors.any():
             i = int(np.flatnonzero(errors)[0])
@@ -175,39 +231,21 @@ class BatchMachine:
                 raise EmulationError(f"machine {i}: {error}") from None
 
     def _press(self, numbers: np.ndarray, pressed: np.ndarray, frames: int) -> None:
-        """Set `_buttons` of a step's frames; `pressed` is as in `step`."""
-        if frames > self._buttons.shape[1]:
-            wider = np.zeros((self.n, frames), np.uint8)
-            wider[:, : self._buttons.shape[1]] = self._buttons
-            self._buttons = wider
-        self._buttons[numbers, :frames] = pressed if pressed.ndim == 2 else pressed[:, None]
+        """Set the buttons of a step's frames; `pressed` is as in `step`."""
+        buttons = self._machines.buttons
+        if frames > buttons.shape[1]:
+            buttons = np.pad(buttons, ((0, 0), (0, frames - buttons.shape[1])))
+            self._machines = self._machines._replace(buttons=buttons)
+        buttons[numbers, :frames] = pressed if pressed.ndim == 2 else pressed[:, None]
 
-    def _run(
-        self, numbers: np.ndarray, frames: int, drawn_frames: int, observation: np.ndarray
-    ) -> None:
+    def _run(self, numbers: np.ndarray, frames: int, output: Output) -> None:
         threads = max(1, min(self.threads, len(numbers)))
-        taken = np.zeros(threads, np.int64)
+        drawn_frames = 0 if output is self._no_output else 2
+        order = new_order(numbers, frames, drawn_frames, self.interventions, threads)
 
         def run_share(thread: int) -> None:
-            step_machines(
-                self.states,
-                self._before,
-                numbers,
-                self._buttons,
-                frames,
-                self.rom.cartridge,
-                PALETTE_GRAY,
-                self._canvases[thread],
-                drawn_frames,
-                self.interventions,
-                self._plan,
-                observation,
-                self.ram_before,
-                self.frames_run,
-                self.terminated,
-                taken,
-                thread,
-            )
+            canvases = self._canvases[thread]
+            step_machines(self._machines, order, self.rom.cartridge, output, canvases, thread)
 
         self._workers.run(run_share, threads)
 
@@ -219,26 +257,12 @@ class BatchMachine:
         frames = int(self.frames_run[i])
         if frames == 0:
             return self._screens.get(i, np.full((HEIGHT, WIDTH), BLACK, np.uint8)).copy()
-        canvases = np.zeros((2, CANVAS_WORDS), np.uint64)
-        step_machines(
-            self._before[i : i + 1].copy(),
-            np.empty((1, STATE_SIZE), np.uint8),
-            np.zeros(1, np.int64),
-            self._buttons[i : i + 1],
-            frames,
-            self.rom.cartridge,
-            PALETTE_INDEX,
-            canvases,
-            1,
-            self.interventions,
-            self._plan,
-            np.empty((1, 0, 0), np.uint8),
-            np.empty((1, RAM_SIZE), np.uint8),
-            np.empty(1, np.int32),
-            np.empty(1, np.bool_),
-            np.zeros(1, np.int64),
-            0,
-        )
+        again = new_machines(1, frames)
+        again.states[0] = self._machines.before[i]
+        again.buttons[0] = self._machines.buttons[i, :frames]
+        order = new_order(np.zeros(1, np.int64), frames, 1, self.interventions)
+        output, canvases = no_output(PALETTE_INDEX), new_canvases()
+        step_machines(again, order, self.rom.cartridge, output, canvases, 0)
         return screen_of(canvases[(frames - 1) & 1])
 
     def gray(self, i: int) -> np.ndarray:

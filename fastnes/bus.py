@@ -1,6 +1,6 @@
 """The CPU's view of everything that is neither RAM nor ROM (nesdev wiki, "CPU memory map").
 
-`video` is what the PPU needs besides the state: (chr_rom, canvas, shade, is_drawn).
+`video` is what the PPU needs besides the state (see draw.Video).
 """
 
 from fastnes.compiled import compiled
@@ -40,7 +40,7 @@ def read_io(row, regs, video, clock, address):
     """Return the byte at $2000-$7FFF for an instruction that acts on CPU cycle `clock`."""
     if address < PPU_END:
         catch_up(row, regs, video, 3 * (clock + 1))
-        value = read_register(row, regs, video[0], address & 7)
+        value = read_register(row, regs, video.chr_rom, address & 7)
         if value >= 0:
             return value
     elif address == JOYPAD_1:

@@ -82,7 +82,7 @@ def run_cpu(row, regs, prg, code, video, limit):
     """Run the instructions that act before CPU cycle `limit` of this frame call.
 
     An instruction acts, reads and writes, on its first cycle; the next one acts when its cycles
-    have passed. `code` is the pre-decoded program (tables.decode_program), `video` as in bus.py.
+    have passed. `code` is the pre-decoded program (tables.decode_program), `video` a draw.Video.
     """
     pc, sp = regs[PC], regs[SP]
     a, x, y = regs[A], regs[X], regs[Y]
@@ -1642,7 +1642,7 @@ def run_cpu(row, regs, prg, code, video, limit):
             stored = np.int64(-1)
         elif io_address >= 0:
             if until >= 0:
-                clock += wait_for_hit(row, regs, video, clock, limit, extra, until)
+                clock += wait_for_hit(row, regs, video, (clock, limit), extra, until)
                 if clock > began:
                     a = nz = np.int64(HIT_FLAG * (1 - until))  # what the last round's AND left
                 until = np.int64(-1)

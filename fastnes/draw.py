@@ -5,10 +5,13 @@ leftmost lowest; then working space. What a byte means is up to `shade`, uint8[6
 64 colours to it (palette index or gray).
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from fastnes.background import (
     CTRL_BACKGROUND_PAGE,
+    HORIZONTAL_BITS,
     join,
     move_columns,
     move_rows,
@@ -31,6 +34,7 @@ from fastnes.sprites import (
 from fastnes.state import (
     CTRL,
     FINE_X,
+    LINE,
     MASK,
     OAM,
     OAM_ADDRESS,
@@ -40,6 +44,8 @@ from fastnes.state import (
     SPRITE_LIST,
     SPRITES_HELD,
     VRAM,
+    T,
+    V,
 )
 from fastnes.tables import PIXEL_MASKS
 
@@ -71,6 +77,15 @@ ONE = np.uint64(1)
 LOG_2_OF_8 = np.uint64(3)
 MOST_SPRITES = np.uint64(MAX_LINE_SPRITES)
 LEFT_EDGE = 0  # the word of the 8 leftmost pixels, which PPUMASK can hide
+
+
+class Video(NamedTuple):
+    """What the PPU needs besides a machine's state."""
+
+    chr_rom: np.ndarray  # uint8[8192], the cartridge's pattern tables
+    canvas: np.ndarray  # uint64[CANVAS_WORDS], what is drawn into
+    shade: np.ndarray  # uint8[64], what to draw for each colour
+    is_drawn: bool  # False: leave the canvas alone
 
 
 @compiled
@@ -130,8 +145,9 @@ def _colored(canvas, palette, low, high):
 
 
 @compiled
-def _background_at(row, chr_rom, canvas, ctrl, mask, v_left, fine_x, x):
+def _background_at(row, regs, chr_rom, canvas, v_left, x):
     """Return color and opacity words of the background pixels x to x + 7."""
+    ctrl, mask, fine_x = regs[CTRL], regs[MASK], regs[FINE_X]
     if mask & MASK_BACKGROUND == 0:
         return canvas[COLORS], NONE
     v = move_columns(v_left, (fine_x + x) >> 3)
@@ -151,9 +167,11 @@ def _background_at(row, chr_rom, canvas, ctrl, mask, v_left, fine_x, x):
 
 
 @compiled
-def _draw_background(row, chr_rom, canvas, ctrl, mask, v_left, fine_x, line, first, last):
-    """Draw the background words [first, last) of a line."""
-    out = line * ROW_WORDS
+def _draw_background(row, regs, video, v_left, first, last):
+    """Draw the background words [first, last) of the current line."""
+    chr_rom, canvas = video.chr_rom, video.canvas
+    ctrl, mask, fine_x = regs[CTRL], regs[MASK], regs[FINE_X]
+    out = regs[LINE] * ROW_WORDS
     if mask & MASK_BACKGROUND == 0:
         for word in range(first, last):
             canvas[out + word] = canvas[COLORS]
@@ -180,14 +198,22 @@ def _listed_sprites(regs, canvas, line):
 
 
 @compiled
-def _draw_sprites(row, regs, chr_rom, canvas, line, lines, v, v_next, first, last):
-    """Draw the sprites of `lines` lines over the words [first, last), the last chosen first.
+def _draw_sprites(row, regs, video, lines, left_edges, words):
+    """Draw the sprites of `lines` lines from the current one on, the last chosen first.
 
     nesdev wiki, "PPU sprite priority": the first sprite with an opaque pixel wins over the other
-    sprites even where it hides behind the background, which then shows. `v` and `v_next` are the
-    video addresses of the first and second line's left edges.
+    sprites even where it hides behind the background, which then shows.
+
+    Args:
+        row, regs, video: as everywhere.
+        lines: how many.
+        left_edges: the video addresses of the first and second line's left edges.
+        words: (first, last), the words [first, last) of each line are drawn.
     """
-    ctrl, mask = regs[CTRL], regs[MASK]
+    chr_rom, canvas = video.chr_rom, video.canvas
+    ctrl, mask, line = regs[CTRL], regs[MASK], regs[LINE]
+    v, v_next = left_edges
+    first, last = words
     for y in range(line, line + lines):
         count, sprites = _listed_sprites(regs, canvas, y)
         out = y * ROW_WORDS
@@ -208,9 +234,7 @@ def _draw_sprites(row, regs, chr_rom, canvas, line, lines, v, v_next, first, las
             color = _colored(canvas, 4 + (attributes & 3), low, high)
             if attributes & ATTRIBUTE_BEHIND:
                 v_line = v if y == line else move_rows(v_next, y - line - 1)
-                behind, covered = _background_at(
-                    row, chr_rom, canvas, ctrl, mask, v_line, regs[FINE_X], x
-                )
+                behind, covered = _background_at(row, regs, chr_rom, canvas, v_line, x)
                 color ^= covered & (color ^ behind)
             shift = np.uint64(8 * (x & 7))
             if word >= first:
@@ -223,9 +247,10 @@ def _draw_sprites(row, regs, chr_rom, canvas, line, lines, v, v_next, first, las
 
 
 @compiled
-def _draw_tile_rows(row, chr_rom, canvas, ctrl, v, fine_x, line, lines):
-    """Draw the background of up to 8 whole lines that lie in one row of tiles."""
-    page = (ctrl & CTRL_BACKGROUND_PAGE) << 8
+def _draw_tile_rows(row, regs, video, v, line, lines):
+    """Draw the background of up to 8 whole lines, from `line` and `v` on, in one row of tiles."""
+    chr_rom, canvas, fine_x = video.chr_rom, video.canvas, regs[FINE_X]
+    page = (regs[CTRL] & CTRL_BACKGROUND_PAGE) << 8
     fine_y = (v >> 12) & 7
     previous = np.int64(-1)
     for tile in range(ROW_WORDS + 1):
@@ -255,18 +280,15 @@ def _draw_tile_rows(row, chr_rom, canvas, ctrl, v, fine_x, line, lines):
 
 
 @compiled
-def draw_lines(row, regs, chr_rom, canvas, line, lines, v, v_next):
-    """Draw `lines` whole lines while nothing changes; colours and sprites must be prepared.
+def draw_lines(row, regs, video, lines):
+    """Draw `lines` whole lines from the current one on, while nothing changes.
 
-    Args:
-        row, regs, chr_rom, canvas: as everywhere.
-        line: the first line.
-        lines: how many.
-        v: the video address of the first line's left edge.
-        v_next: that of the second line.
+    Colours and sprites must be prepared.
     """
-    ctrl, mask, fine_x = regs[CTRL], regs[MASK], regs[FINE_X]
-    v_first, v_second = v, v_next
+    canvas, mask, line = video.canvas, regs[MASK], regs[LINE]
+    v = regs[V]
+    v_next = next_row(v) & ~HORIZONTAL_BITS | regs[T] & HORIZONTAL_BITS
+    left_edges = (v, v_next)
     begin, last = line, line + lines
     while line < last:
         first = line
@@ -275,7 +297,7 @@ def draw_lines(row, regs, chr_rom, canvas, line, lines, v, v_next):
             if v_next != next_row(v):
                 same_tiles = 1
             line = min(last, line + same_tiles)
-            _draw_tile_rows(row, chr_rom, canvas, ctrl, v, fine_x, first, line - first)
+            _draw_tile_rows(row, regs, video, v, first, line - first)
         else:
             line = last
             for word in range(first * ROW_WORDS, last * ROW_WORDS):
@@ -286,22 +308,22 @@ def draw_lines(row, regs, chr_rom, canvas, line, lines, v, v_next):
         for y in range(begin, last):
             canvas[y * ROW_WORDS] = canvas[COLORS]
     if mask & MASK_SPRITES:
-        _draw_sprites(row, regs, chr_rom, canvas, begin, lines, v_first, v_second, 0, ROW_WORDS)
+        _draw_sprites(row, regs, video, lines, left_edges, (0, ROW_WORDS))
 
 
 @compiled
-def draw_pixels(row, regs, chr_rom, canvas, line, v_left, x_first, x_last):
-    """Draw pixels [x_first, x_last) of a line with the registers as they are.
+def draw_pixels(row, regs, video, v_left, x_first, x_last):
+    """Draw pixels [x_first, x_last) of the current line with the registers as they are.
 
     `v_left` is the video address of the line's left edge; colours and sprites must be prepared.
     """
-    ctrl, mask, fine_x = regs[CTRL], regs[MASK], regs[FINE_X]
+    canvas = video.canvas
     first, last = x_first >> 3, (x_last + 7) >> 3
-    out = line * ROW_WORDS
+    out = regs[LINE] * ROW_WORDS
     old_first, old_last = canvas[out + first], canvas[out + last - 1]
-    _draw_background(row, chr_rom, canvas, ctrl, mask, v_left, fine_x, line, first, last)
-    if mask & MASK_SPRITES:
-        _draw_sprites(row, regs, chr_rom, canvas, line, 1, v_left, v_left, first, last)
+    _draw_background(row, regs, video, v_left, first, last)
+    if regs[MASK] & MASK_SPRITES:
+        _draw_sprites(row, regs, video, 1, (v_left, v_left), (first, last))
     # put back what the range's first and last word cover outside of it
     if x_first & 7:
         inside = ALL << np.uint64(8 * (x_first & 7))

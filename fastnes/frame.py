@@ -39,10 +39,9 @@ def dots_to_event(regs):
 
 
 @compiled
-def run_frame(row, regs, cartridge, canvas, shade, is_drawn, buttons):
-    """Run one frame call with `buttons` held, drawing into `canvas` if `is_drawn`."""
-    prg, code, chr_rom = cartridge
-    video = (chr_rom, canvas, shade, is_drawn)
+def run_frame(row, regs, cartridge, video, buttons):
+    """Run one frame call with `buttons` held, drawing if `video.is_drawn`."""
+    prg, code, _ = cartridge
     regs[BUTTONS] = buttons
     regs[DOTS_DONE] = 0
     due = 0

@@ -5,17 +5,9 @@ Its environment is the game plus these interventions, so they are part of what a
 All functions take a state row, whose first 2,048 bytes are RAM.
 """
 
-import functools
-
-import numpy as np
-
 from fastnes.compiled import compiled
 from fastnes.ram import (
-    AREA_NUMBER,
-    BUTTON_START,
     CHANGE_AREA_TIMER,
-    CLOCK_DIGIT_COUNT,
-    CLOCK_DIGITS,
     ENEMY_BOWSER,
     ENEMY_FLAG,
     ENEMY_SLOTS_OF_GOAL,
@@ -23,21 +15,13 @@ from fastnes.ram import (
     FLOAT_ON_POLE,
     GAME_MODE,
     GAME_MODE_WORLD_OVER,
-    NO_BUTTON,
     PLAYER_DEAD,
     PLAYER_DYING,
     PLAYER_FLOAT_STATE,
     PLAYER_STATE,
     PLAYER_Y_PAGE,
     PRE_LEVEL_TIMER,
-    STAGE,
-    WORLD,
 )
-
-WORLDS = 8
-STAGES = 4
-# worlds with a pipe-entry area before their second stage, which takes an area number
-WORLDS_WITH_ENTRY = (1, 2, 4, 7)
 
 
 @compiled
@@ -88,63 +72,3 @@ def is_occupied(row):
 def run_out_pre_level_timer(row):
     """End the black screen that shows world and lives."""
     row[PRE_LEVEL_TIMER] = 0
-
-
-def area_of(world: int, stage: int) -> int:
-    """Return the game's area number, from 1, at which a stage begins.
-
-    Raises:
-        ValueError: no such stage.
-    """
-    if not (1 <= world <= WORLDS and 1 <= stage <= STAGES):
-        raise ValueError(f"no stage {world}-{stage}: worlds are 1-{WORLDS}, stages 1-{STAGES}")
-    return stage + 1 if world in WORLDS_WITH_ENTRY and stage >= 2 else stage
-
-
-def _clock(ram: np.ndarray) -> int:
-    hundreds, tens, ones = (
-        int(digit) for digit in ram[CLOCK_DIGITS : CLOCK_DIGITS + CLOCK_DIGIT_COUNT]
-    )
-    return 100 * hundreds + 10 * tens + ones
-
-
-@functools.cache
-def _start(world: int, stage: int) -> tuple[np.ndarray, np.ndarray]:
-    """Play from power-on to a stage's start; return (snapshot, screen)."""
-    from fastnes.machine import Machine
-
-    area = area_of(world, stage)
-    machine = Machine()
-    ram = machine.ram
-    machine.step(BUTTON_START)
-    machine.step(NO_BUTTON)
-    while _clock(ram) == 0:
-        machine.step(BUTTON_START, draw=False)
-        ram[WORLD], ram[STAGE], ram[AREA_NUMBER] = world - 1, stage - 1, area - 1
-        machine.step(NO_BUTTON, draw=False)
-        run_out_pre_level_timer(ram)
-    last = _clock(ram)
-    while _clock(ram) >= last:
-        last = _clock(ram)
-        machine.step(BUTTON_START, draw=False)
-        machine.step(NO_BUTTON)
-    snapshot, screen = machine.snapshot(), machine.screen.copy()
-    snapshot.setflags(write=False)
-    screen.setflags(write=False)
-    return snapshot, screen
-
-
-def start_snapshot(world: int, stage: int) -> np.ndarray:
-    """Return the state at a stage's start, uint8[STATE_SIZE], read-only and made once a process.
-
-    It is the state to which `SuperMarioBrosEnv(target=(world, stage))` resets.
-
-    Raises:
-        ValueError: no such stage.
-    """
-    return _start(world, stage)[0]
-
-
-def start_screen(world: int, stage: int) -> np.ndarray:
-    """Return the screen at a stage's start as palette indices, uint8[240, 256], read-only."""
-    return _start(world, stage)[1]

@@ -5,11 +5,16 @@ from typing import Any
 import numpy as np
 
 from fastnes import state
-from fastnes.draw import CANVAS_WORDS, HEIGHT, WIDTH
-from fastnes.resize import area_plan
 from fastnes.rom import Rom, packaged_rom
-from fastnes.state import RAM_SIZE, STATE_SIZE
-from fastnes.step import screen_of, step_machines
+from fastnes.state import RAM_SIZE
+from fastnes.step import (
+    new_canvases,
+    new_machines,
+    new_order,
+    no_output,
+    screen_of,
+    step_machines,
+)
 from fastnes.tables import BLACK, PALETTE_GRAY, PALETTE_INDEX, PALETTE_RGB
 from fastnes.warm import warm_up
 
@@ -27,35 +32,33 @@ class Machine:
     def __init__(self, rom: Rom | None = None):
         """Insert a cartridge (default: the packaged Super Mario Bros.) and switch on."""
         self.rom = packaged_rom() if rom is None else rom
-        self._states = np.zeros((1, STATE_SIZE), np.uint8)
-        self._canvases = np.zeros((2, CANVAS_WORDS), np.uint64)
-        self._attach()
+        self._open()
         self.reset()
 
-    def _attach(self) -> None:
+    def _open(self) -> None:
         warm_up()
-        self.ram = self._states[0, :RAM_SIZE]
+        self._output = no_output(PALETTE_INDEX)
+        self._canvases = new_canvases()
+        self._machines = new_machines(1, 1)
+        self.ram = self._machines.states[0, :RAM_SIZE]
         self.screen = screen_of(self._canvases[0])
-        self._before = np.empty((1, STATE_SIZE), np.uint8)
-        self._scratch = (
-            np.empty((1, 0, 0), np.uint8),
-            np.empty((1, RAM_SIZE), np.uint8),
-            np.empty(1, np.int32),
-            np.empty(1, np.bool_),
-        )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"rom": self.rom, "states": self._states, "canvases": self._canvases}
+        return {
+            "rom": self.rom,
+            "states": self._machines.states,
+            "canvases": self._canvases,
+        }
 
     def __setstate__(self, attributes: dict[str, Any]) -> None:
         self.rom = attributes["rom"]
-        self._states = attributes["states"].copy()
-        self._canvases = attributes["canvases"].copy()
-        self._attach()
+        self._open()
+        self._machines.states[:] = attributes["states"]
+        self._canvases[:] = attributes["canvases"]
 
     def reset(self) -> None:
         """Switch off and on: all memory is zero, the program begins at its start."""
-        state.power_on(self._states[0], self.rom.reset_vector)
+        state.power_on(self._machines.states[0], self.rom.reset_vector)
         self.screen[:] = BLACK
 
     def step(self, buttons: int, frames: int = 1, draw: bool = True) -> None:
@@ -67,24 +70,13 @@ class Machine:
         """
         if not 0 <= buttons <= 0xFF or frames < 1:
             raise ValueError(f"buttons={buttons} must be a byte and frames={frames} at least 1")
-        pressed = np.full((1, frames), buttons, np.uint8)
-        step_machines(
-            self._states,
-            self._before,
-            np.zeros(1, np.int64),
-            pressed,
-            frames,
-            self.rom.cartridge,
-            PALETTE_INDEX,
-            self._canvases,
-            1 if draw else 0,
-            False,
-            area_plan(HEIGHT, WIDTH, HEIGHT, WIDTH),
-            *self._scratch,
-            np.zeros(1, np.int64),
-            0,
-        )
-        state.check_error(self._states[0])
+        if frames > self._machines.buttons.shape[1]:
+            self._machines = self._machines._replace(buttons=np.zeros((1, frames), np.uint8))
+        machines = self._machines
+        machines.buttons[0, :frames] = buttons
+        order = new_order(np.zeros(1, np.int64), frames, 1 if draw else 0, is_game=False)
+        step_machines(machines, order, self.rom.cartridge, self._output, self._canvases, 0)
+        state.check_error(machines.states[0])
         if draw and (frames - 1) & 1:
             self._canvases[0] = self._canvases[1]
 
@@ -98,7 +90,7 @@ class Machine:
 
     def snapshot(self) -> np.ndarray:
         """Return the machine's state, uint8[STATE_SIZE], a copy. The screen is not in it."""
-        return self._states[0].copy()
+        return self._machines.states[0].copy()
 
     def restore(self, snapshot: np.ndarray) -> None:
         """Set the machine to a snapshot; the screen stays until the next drawn frame.
@@ -106,4 +98,4 @@ class Machine:
         Raises:
             SnapshotError (a ValueError): not a snapshot.
         """
-        self._states[0] = state.check_snapshot(snapshot)
+        self._machines.states[0] = state.check_snapshot(snapshot)

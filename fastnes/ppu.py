@@ -8,7 +8,7 @@ differently from the wiki is said where it happens.
 
 import numpy as np
 
-from fastnes.background import COARSE_X, move_columns, move_rows, next_row
+from fastnes.background import COARSE_X, HORIZONTAL_BITS, move_columns, move_rows, next_row
 from fastnes.compiled import compiled
 from fastnes.draw import draw_lines, draw_pixels, prepare_colors, prepare_sprites
 from fastnes.sprites import (
@@ -53,8 +53,7 @@ DOT_NEXT_ROW = 257
 DOT_COPY_X = 258
 DOT_COPY_Y_FIRST = 281
 DOT_COPY_Y_LAST = 304
-HORIZONTAL_BITS = 0x041F  # of v and t: coarse x, name table x
-VERTICAL_BITS = 0x7BE0  # fine y, coarse y, name table y
+VERTICAL_BITS = 0x7BE0  # of v and t: fine y, coarse y, name table y
 
 CTRL_ADDRESS_STEP_32 = 0x04
 CTRL_NMI = 0x80
@@ -73,18 +72,16 @@ PPUDATA = 7
 def catch_up(row, regs, video, dots_due):
     """Run the PPU until `dots_due` dots of this frame call are done.
 
-    `video` is (chr_rom, canvas, shade, is_drawn): draws into `canvas`, with the colours of
-    `shade`, if `is_drawn`; everything else happens in either case.
+    Draws if `video.is_drawn`; everything else happens in either case.
     """
-    _, canvas, shade, is_drawn = video
     dots = dots_due - regs[DOTS_DONE]
     if dots <= 0:
         return
     regs[DOTS_DONE] = dots_due
     # no catching up begins in vertical blank and ends on the screen: see frame.py's events
-    if is_drawn and (regs[LINE] < VISIBLE_LINES or regs[LINE] == PRE_RENDER_LINE):
-        prepare_colors(row, canvas, shade)
-        prepare_sprites(row, regs, canvas)
+    if video.is_drawn and (regs[LINE] < VISIBLE_LINES or regs[LINE] == PRE_RENDER_LINE):
+        prepare_colors(row, video.canvas, video.shade)
+        prepare_sprites(row, regs, video.canvas)
     while dots > 0:
         line = regs[LINE]
         if line < VISIBLE_LINES:
@@ -118,15 +115,13 @@ def uniform_lines(row, regs, dots):
 @compiled
 def run_visible_lines(row, regs, video, dots):
     """Run up to `dots` dots: of one visible line, or of many at once; return how many."""
-    chr_rom, canvas, _, is_drawn = video
     line, dot = regs[LINE], regs[DOT]
     lines = uniform_lines(row, regs, dots)
     if lines > 0:
         v = regs[V]
         is_rendering = regs[MASK] & MASK_BOTH != 0
-        if is_drawn:
-            v_next = next_row(v) & ~HORIZONTAL_BITS | regs[T] & HORIZONTAL_BITS
-            draw_lines(row, regs, chr_rom, canvas, line, lines, v, v_next)
+        if video.is_drawn:
+            draw_lines(row, regs, video, lines)
         if is_rendering:
             regs[V] = move_rows(v, lines) & ~HORIZONTAL_BITS | regs[T] & HORIZONTAL_BITS
         regs[ROW_0_FRESH] = regs[MASK] & MASK_SPRITES != 0
@@ -139,10 +134,10 @@ def run_visible_lines(row, regs, video, dots):
         columns_first = (regs[FINE_X] + x_first) >> 3
         v_left = move_columns(regs[V], -columns_first)
         if regs[SPRITE_0_HIT] == 0:
-            hit = sprite_0_hit_pixel(row, regs, chr_rom, line, v_left, x_first, x_last)
+            hit = sprite_0_hit_pixel(row, regs, video.chr_rom, v_left, x_first, x_last)
             regs[SPRITE_0_HIT] = hit != NO_HIT
-        if is_drawn:
-            draw_pixels(row, regs, chr_rom, canvas, line, v_left, x_first, x_last)
+        if video.is_drawn:
+            draw_pixels(row, regs, video, v_left, x_first, x_last)
         if mask & MASK_BACKGROUND:
             regs[V] = move_columns(v_left, (regs[FINE_X] + x_last) >> 3)
     # nesdev wiki, "PPU scrolling"; nes-py moves down with the background alone, and copies only

@@ -128,6 +128,16 @@ def area_plan(height: int, width: int, out_height: int, out_width: int) -> AreaP
     )
 
 
+class ResizeSpace(NamedTuple):
+    """Working space of `resize_max`."""
+
+    sums: np.ndarray  # uint16[w + most sources of an output], zeros from w on; at most 240 * 255
+    totals: np.ndarray  # int32[out_w]
+    is_doubtful: np.ndarray  # int32[out_w]
+    doubtful: np.ndarray  # int32[out_h * out_w]
+    doubtful_totals: np.ndarray  # int32[out_h * out_w]
+
+
 @compiled
 def _resize_pixel_as_opencv(first, second, plan, row, column):
     """Return one output pixel by OpenCV's float32 arithmetic, in its order."""
@@ -150,16 +160,16 @@ def _settle_halves(first, second, plan, doubtful, totals, out):
 
     `doubtful` holds row * out_w + column of each.
     """
-    columns = out.shape[1]
+    columns = plan.weight_x.shape[1]
     for i in range(len(doubtful)):
-        row, column = doubtful[i] // columns, doubtful[i] % columns
         if plan.rule == RULE_FLOAT:
-            out[row, column] = _resize_pixel_as_opencv(first, second, plan, row, column)
+            row, column = doubtful[i] // columns, doubtful[i] % columns
+            out[doubtful[i]] = _resize_pixel_as_opencv(first, second, plan, row, column)
         else:
             whole = totals[i] // plan.total
             twice = 2 * (totals[i] % plan.total)
             is_up = twice > plan.total or (twice == plan.total and whole & 1 == 1)
-            out[row, column] = whole + is_up
+            out[doubtful[i]] = whole + is_up
 
 
 @compiled
@@ -215,49 +225,34 @@ def resize_max(first, second, plan, out):
     Args:
         first, second: uint8[at least h, w].
         plan: area_plan(h, w, out_h, out_w).
-        out: uint8[out_h, out_w], overwritten.
+        out: uint8[out_h * out_w], row after row, overwritten.
     """
-    rows, columns = out.shape
-    width = first.shape[1]
-    sums = np.zeros(width + len(plan.weight_x), np.uint16)  # at most 240 * 255
-    totals = np.empty(columns, np.int32)
-    is_doubtful = np.empty(columns, np.int32)
-    doubtful = np.empty(rows * columns, np.int32)
-    doubtful_totals = np.empty(rows * columns, np.int32)
-    _resize_rows(first, second, plan, out, sums, totals, is_doubtful, doubtful, doubtful_totals)
+    sources, columns = plan.weight_x.shape
+    space = ResizeSpace(
+        np.zeros(first.shape[1] + sources, np.uint16),
+        np.empty(columns, np.int32),
+        np.empty(columns, np.int32),
+        np.empty(len(out), np.int32),
+        np.empty(len(out), np.int32),
+    )
+    _resize_rows(first, second, plan, out, space)
 
 
 @compiled
-def _resize_rows(first, second, plan, out, sums, totals, is_doubtful, doubtful, doubtful_totals):
-    """Do what `resize_max` says, in the working space of the last five arrays."""
-    rows, columns = out.shape
+def _resize_rows(first, second, plan, out, space):
+    """Do what `resize_max` says, in a ResizeSpace."""
+    sums, totals, is_doubtful, doubtful, doubtful_totals = space
+    columns = len(totals)
     scale = np.float32(1.0 / plan.total)
     count = 0
-    for row in range(rows):
+    for row in range(len(plan.first_y)):
+        begin = row * columns
         _add_rows(first, second, plan.first_y[row], plan.weight_y[row], sums[: first.shape[1]])
         _add_columns(sums, plan.first_x, plan.weight_x, totals)
-        if _round(totals, scale, out[row], is_doubtful):
+        if _round(totals, scale, out[begin : begin + columns], is_doubtful):
             for column in range(columns):
-                doubtful[count] = row * columns + column
+                doubtful[count] = begin + column
                 doubtful_totals[count] = totals[column]
                 count += is_doubtful[column]
     if plan.rule != RULE_HALF_UP:  # the estimate is exact for that one
         _settle_halves(first, second, plan, doubtful[:count], doubtful_totals, out)
-
-
-def area_resize(gray: np.ndarray, out: np.ndarray) -> None:
-    """Shrink uint8[h, w] `gray` into uint8[out_h, out_w] `out`, as cv2.INTER_AREA does.
-
-    Raises:
-        ValueError: wrong types, or `out` is larger than `gray`.
-    """
-    if gray.dtype != np.uint8 or gray.ndim != 2 or out.dtype != np.uint8 or out.ndim != 2:
-        raise ValueError("area_resize takes two-dimensional uint8 arrays")
-    from fastnes.warm import warm_up
-
-    warm_up()
-    gray = np.require(gray, requirements=["C", "W"])
-    target = out if out.flags.c_contiguous else np.empty(out.shape, np.uint8)
-    resize_max(gray, gray, area_plan(*gray.shape, *out.shape), target)
-    if target is not out:
-        out[...] = target

@@ -12,6 +12,7 @@ from fastnes.compiled import compiled
 from fastnes.state import (
     CTRL,
     FINE_X,
+    LINE,
     MASK,
     OAM,
     OAM_ADDRESS,
@@ -144,13 +145,13 @@ def is_sprite_0_on_line(row, regs, line):
 
 
 @compiled
-def sprite_0_hit_pixel(row, regs, chr_rom, line, v_left, first, last):
-    """Return the first pixel in [first, last) where sprite 0 hits the background, or NO_HIT.
+def sprite_0_hit_pixel(row, regs, chr_rom, v_left, first, last):
+    """Return the first pixel in [first, last) of the line where sprite 0 hits, or NO_HIT.
 
-    nesdev wiki, "PPU OAM", sprite zero hits: both opaque, both shown. nes-py also counts pixel
-    255. `v_left` is the video address of the line's left edge.
+    nesdev wiki, "PPU OAM", sprite zero hits: it and the background opaque, both shown. nes-py also
+    counts pixel 255. `v_left` is the video address of the line's left edge.
     """
-    mask = regs[MASK]
+    line, mask = regs[LINE], regs[MASK]
     if mask & MASK_BOTH != MASK_BOTH or not is_sprite_0_on_line(row, regs, line):
         return NO_HIT
     x = np.int64(row[OAM + 3])

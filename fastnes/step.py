@@ -1,24 +1,96 @@
 """The compiled step: frames, the game's interventions, and the observation."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from fastnes.bus import set_error
 from fastnes.compiled import compiled, compiled_with_arrays
-from fastnes.draw import CANVAS_ROWS, HEIGHT, SCREEN_WORDS, WIDTH
+from fastnes.draw import CANVAS_ROWS, CANVAS_WORDS, HEIGHT, SCREEN_WORDS, WIDTH, Video
 from fastnes.frame import run_frame
-from fastnes.game import (
-    is_occupied,
-    is_terminated,
-    run_out_pre_level_timer,
-    skip_change_area,
-)
+from fastnes.game import is_occupied, is_terminated, run_out_pre_level_timer, skip_change_area
 from fastnes.ram import NO_BUTTON
-from fastnes.resize import resize_max
+from fastnes.resize import AreaPlan, area_plan, resize_max
 from fastnes.share import claim
-from fastnes.state import ERROR, ERROR_NONE, ERROR_STUCK, REGISTERS
+from fastnes.state import ERROR, ERROR_NONE, ERROR_STUCK, RAM_SIZE, REGISTERS, STATE_SIZE
 
 # The longest wait in the game (the end of a world) is some 1,500 frames.
 MOST_BUSY_FRAMES = 20_000
+
+
+class Machines(NamedTuple):
+    """Machines and what their last step was: arrays with a row for each of n machines."""
+
+    states: np.ndarray  # uint8[n, STATE_SIZE]
+    before: np.ndarray  # uint8[n, STATE_SIZE], the states before the step
+    buttons: np.ndarray  # uint8[n, most frames], of each frame of the step
+    ram_before: np.ndarray  # uint8[n, 2048], RAM after the last frame, before interventions
+    frames_run: np.ndarray  # int32[n], fewer than asked if terminated
+    terminated: np.ndarray  # bool[n]
+
+
+class Order(NamedTuple):
+    """What all threads are to do in a step."""
+
+    numbers: np.ndarray  # int64[m], the machines to step
+    frames: int  # how many to run
+    drawn_frames: int  # how many of the last frames run to draw: 0, 1 or 2
+    is_game: bool  # with gym-super-mario-bros's interventions, ending at termination
+    taken: np.ndarray  # int64[threads], zeros (see share.claim)
+
+
+class Output(NamedTuple):
+    """Where the shrunk pictures go, and how they are made."""
+
+    shade: np.ndarray  # uint8[64], what to draw for each colour
+    plan: AreaPlan  # from a screen to a picture
+    pixels: np.ndarray  # uint8[size], machine i's picture begins at i * stride; empty: none
+    stride: int
+
+
+class Rows(NamedTuple):
+    """One machine's rows, and one to work in."""
+
+    state: np.ndarray  # uint8[STATE_SIZE]
+    ram_before: np.ndarray  # uint8[2048]
+    spare: np.ndarray  # uint8[STATE_SIZE]
+
+
+class Pictures(NamedTuple):
+    """How the frames of a step are drawn."""
+
+    canvases: np.ndarray  # uint64[2, CANVAS_WORDS]
+    shade: np.ndarray  # uint8[64]
+    drawn_frames: int  # how many of the last frames
+
+
+def new_machines(n: int, frames: int) -> Machines:
+    """Return n machines, all memory zero (see state.power_on), for steps of so many frames."""
+    return Machines(
+        np.zeros((n, STATE_SIZE), np.uint8),
+        np.zeros((n, STATE_SIZE), np.uint8),
+        np.zeros((n, frames), np.uint8),
+        np.zeros((n, RAM_SIZE), np.uint8),
+        np.zeros(n, np.int32),
+        np.zeros(n, np.bool_),
+    )
+
+
+def new_order(
+    numbers: np.ndarray, frames: int, drawn_frames: int, is_game: bool, threads: int = 1
+) -> Order:
+    """Return an order that nobody has begun; the arguments are as in `Order`."""
+    return Order(numbers, frames, drawn_frames, is_game, np.zeros(threads, np.int64))
+
+
+def no_output(shade: np.ndarray) -> Output:
+    """Return the output of a step that draws with `shade` and shrinks nothing."""
+    return Output(shade, area_plan(HEIGHT, WIDTH, 1, 1), np.zeros(0, np.uint8), 0)
+
+
+def new_canvases() -> np.ndarray:
+    """Return what a thread draws into: uint64[2, CANVAS_WORDS], black at first."""
+    return np.zeros((2, CANVAS_WORDS), np.uint64)
 
 
 def screen_of(canvas: np.ndarray) -> np.ndarray:
@@ -34,20 +106,22 @@ def copy_bytes(source, target):
 
 
 @compiled
-def play_frame(row, cartridge, canvas, shade, is_drawn, is_game, buttons, ram_before, spare):
+def play_frame(rows, cartridge, video, buttons, is_game):
     """Run one frame and what the game's environment does after it; return if it terminated.
 
     The canvas then shows the last frame, which may be one of a busy game that was skipped.
     """
+    row = rows.state
     regs = row[REGISTERS:].view(np.int64)
     pressed = np.int64(buttons)
     busy_frames = 0
     is_redrawn = False
     while True:  # one place that runs a frame: each costs half a minute of compiling
-        is_shown = is_drawn and (busy_frames == 0 or is_redrawn)
-        run_frame(row, regs, cartridge, canvas, shade, is_shown, pressed)
+        is_shown = video.is_drawn and (busy_frames == 0 or is_redrawn)
+        shown = Video(video.chr_rom, video.canvas, video.shade, is_shown)
+        run_frame(row, regs, cartridge, shown, pressed)
         if busy_frames == 0:
-            copy_bytes(row, ram_before)
+            copy_bytes(row, rows.ram_before)
             if not is_game:
                 return False
             if is_terminated(row):
@@ -57,113 +131,71 @@ def play_frame(row, cartridge, canvas, shade, is_drawn, is_game, buttons, ram_be
             return False
         if is_occupied(row):
             run_out_pre_level_timer(row)
-            copy_bytes(row, spare)
+            copy_bytes(row, rows.spare)
             pressed = np.int64(NO_BUTTON)
             busy_frames += 1
             if busy_frames > MOST_BUSY_FRAMES:
                 set_error(regs, ERROR_STUCK, busy_frames)
-        elif busy_frames == 0 or not is_drawn:
+        elif busy_frames == 0 or not video.is_drawn:
             return False
         else:  # that busy frame was the last: again, with the picture
-            copy_bytes(spare, row)
+            copy_bytes(rows.spare, row)
             is_redrawn = True
 
 
 @compiled
-def play(row, cartridge, canvases, shade, drawn_frames, is_game, buttons, ram_before, spare):
+def play(rows, cartridge, pictures, buttons, is_game):
     """Run the frames of uint8[k] `buttons` until one terminates; return (frames run, if so).
 
-    Draws the last `drawn_frames` of the k, frame f into canvas f & 1.
+    Draws the last `pictures.drawn_frames` of the k, frame f into canvas f & 1.
     """
     frames = len(buttons)
     for f in range(frames):
-        is_drawn = f >= frames - drawn_frames
-        if play_frame(
-            row, cartridge, canvases[f & 1], shade, is_drawn, is_game, buttons[f], ram_before, spare
-        ):
+        is_drawn = f >= frames - pictures.drawn_frames
+        video = Video(cartridge.chr_rom, pictures.canvases[f & 1], pictures.shade, is_drawn)
+        if play_frame(rows, cartridge, video, buttons[f], is_game):
             return f + 1, True
     return frames, False
 
 
 @compiled_with_arrays
-def step_machines(
-    states,
-    before,
-    numbers,
-    buttons,
-    frames,
-    cartridge,
-    shade,
-    canvases,
-    drawn_frames,
-    is_game,
-    plan,
-    observation,
-    ram_before,
-    frames_run,
-    terminated,
-    taken,
-    thread,
-):
+def step_machines(machines, order, cartridge, output, canvases, thread):
     """Run a step on some machines of a batch: those that this thread claims.
 
     Args:
-        states: uint8[n, STATE_SIZE], changed.
-        before: uint8[n, STATE_SIZE], becomes the states before the step.
-        numbers: int64[m], the machines to step.
-        buttons: uint8[n, at least frames], the buttons of each frame.
-        frames: how many to run.
+        machines: Machines, changed.
+        order: Order, shared by all threads of this step.
         cartridge: of the Rom.
-        shade: uint8[64], what to draw for each colour.
-        canvases: uint64[2, CANVAS_WORDS], working space; frame f is drawn into canvas f & 1.
-        drawn_frames: how many of the last frames run to draw: 0, 1 or 2.
-        is_game: with gym-super-mario-bros's interventions, ending at termination.
-        plan: area_plan from a screen to the observation.
-        observation: uint8[n, h, w], written if drawn_frames > 0 and h > 0.
-        ram_before: uint8[n, 2048], the RAM after the last frame, before interventions.
-        frames_run: int32[n].
-        terminated: bool[n].
-        taken: int64[threads], zeros, shared by all threads of this step (see share.claim).
-        thread: which of them this is.
+        output: Output; its pictures are written if frames are drawn: the brighter pixel of the
+            last two frames run (the last alone if only one was run or drawn).
+        canvases: new_canvases() of this thread; frame f is drawn into canvas f & 1.
+        thread: its number.
     """
     pixels = canvases.view(np.uint8).reshape(2, CANVAS_ROWS, WIDTH)
-    spare = np.empty(states.shape[1], np.uint8)
-    again = np.empty(states.shape[1], np.uint8)
+    spare = np.empty(machines.states.shape[1], np.uint8)
+    again = np.empty(machines.states.shape[1], np.uint8)
+    pictures = Pictures(canvases, output.shade, order.drawn_frames)
+    size = len(output.plan.first_y) * output.plan.weight_x.shape[1]
     while True:
-        m = claim(taken, len(numbers), thread)
+        m = claim(order.taken, len(order.numbers), thread)
         if m < 0:
             break
-        n = numbers[m]
-        copy_bytes(states[n], before[n])
-        run, is_done = play(
-            states[n],
-            cartridge,
-            canvases,
-            shade,
-            drawn_frames,
-            is_game,
-            buttons[n, :frames],
-            ram_before[n],
-            spare,
-        )
-        frames_run[n] = run
-        terminated[n] = is_done
-        if drawn_frames == 0:
+        n = order.numbers[m]
+        state, ram_before = machines.states[n], machines.ram_before[n]
+        buttons = machines.buttons[n, : order.frames]
+        copy_bytes(state, machines.before[n])
+        rows = Rows(state, ram_before, spare)
+        run, is_done = play(rows, cartridge, pictures, buttons, order.is_game)
+        machines.frames_run[n] = run
+        machines.terminated[n] = is_done
+        if order.drawn_frames == 0:
             continue
-        if run < frames:  # it ended early, before its last two frames were known: draw them now
-            copy_bytes(before[n], again)
-            play(
-                again,
-                cartridge,
-                canvases,
-                shade,
-                drawn_frames,
-                is_game,
-                buttons[n, :run],
-                ram_before[n],
-                spare,
-            )
-        if observation.shape[1] > 0:
+        if run < order.frames:  # ended before its last two frames were known: draw them now
+            copy_bytes(machines.before[n], again)
+            rows = Rows(again, ram_before, spare)
+            play(rows, cartridge, pictures, buttons[:run], order.is_game)
+        if len(output.pixels) > 0:
             last = (run - 1) & 1
-            other = 1 - last if run > 1 and drawn_frames > 1 else last
-            resize_max(pixels[other], pixels[last], plan, observation[n])
+            other = 1 - last if run > 1 and order.drawn_frames > 1 else last
+            picture = output.pixels[n * output.stride : n * output.stride + size]
+            resize_max(pixels[other], pixels[last], output.plan, picture)

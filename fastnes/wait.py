@@ -9,6 +9,7 @@ import numpy as np
 
 from fastnes.background import move_columns
 from fastnes.compiled import compiled, compiled_with_arrays
+from fastnes.draw import Video
 from fastnes.ppu import (
     LINE_DOTS,
     PRE_RENDER_LINE,
@@ -37,7 +38,7 @@ def dots_to_hit(row, regs, video, most):
     nobody writes to the PPU.
     """
     ahead = regs.copy()
-    undrawn = (video[0], video[1], video[2], False)
+    undrawn = Video(video.chr_rom, video.canvas, video.shade, False)
     dots = 0
     while dots < most:
         line, dot = ahead[LINE], ahead[DOT]
@@ -48,7 +49,7 @@ def dots_to_hit(row, regs, video, most):
         else:
             if dot <= 256:
                 v_left = move_columns(ahead[V], -((ahead[FINE_X] + dot - 1) >> 3))
-                hit = sprite_0_hit_pixel(row, ahead, video[0], line, v_left, dot - 1, 256)
+                hit = sprite_0_hit_pixel(row, ahead, video.chr_rom, v_left, dot - 1, 256)
                 if hit != NO_HIT:
                     return min(most, dots + hit + 1 - dot + 1)
             dots += run_visible_lines(row, ahead, undrawn, LINE_DOTS * (VISIBLE_LINES - line))
@@ -56,12 +57,13 @@ def dots_to_hit(row, regs, video, most):
 
 
 @compiled
-def wait_for_hit(row, regs, video, clock, limit, period, until):
+def wait_for_hit(row, regs, video, cycles, period, until):
     """Return the CPU cycles of the rounds, of `period` cycles each, that only pass time.
 
-    The loop reads PPUSTATUS at `clock` and leaves when the hit flag is `until`. Its rounds count
-    up to CPU cycle `limit`, where an event is due.
+    The loop reads PPUSTATUS at the first of the two CPU `cycles` and leaves when the hit flag is
+    `until`. Its rounds count up to the second, where an event is due.
     """
+    clock, limit = cycles
     catch_up(row, regs, video, 3 * (clock + 1))
     most_rounds = (limit - clock) // period
     if regs[SPRITE_0_HIT] == until or most_rounds == 0:

@@ -19,6 +19,13 @@ import llvmlite.binding
 import numba
 import numpy as np
 
+from fastnes import state
+from fastnes.draw import HEIGHT, WIDTH
+from fastnes.resize import area_plan
+from fastnes.rom import packaged_rom
+from fastnes.step import Output, new_canvases, new_machines, new_order, step_machines
+from fastnes.tables import PALETTE_GRAY
+
 TYPICAL_SECONDS = 40
 _is_warm = False
 _thread_lock = threading.Lock()
@@ -51,9 +58,7 @@ def warm_up() -> None:
     with _thread_lock:
         if _is_warm:
             return
-        from fastnes import step
-
-        stats = getattr(step.step_machines, "stats", None)
+        stats = getattr(step_machines, "stats", None)
         if stats is None:  # NUMBA_DISABLE_JIT
             _is_warm = True
             return
@@ -77,32 +82,16 @@ def warm_up() -> None:
 
 
 def _run_a_frame() -> None:
-    from fastnes import state, tables
-    from fastnes.draw import CANVAS_WORDS, HEIGHT, WIDTH
-    from fastnes.resize import area_plan
-    from fastnes.rom import packaged_rom
-    from fastnes.step import step_machines
-
     rom = packaged_rom()
-    states = np.zeros((1, state.STATE_SIZE), np.uint8)
-    state.power_on(states[0], rom.reset_vector)
-    canvases = np.zeros((2, CANVAS_WORDS), np.uint64)
+    machines = new_machines(1, 1)
+    state.power_on(machines.states[0], rom.reset_vector)
+    plan = area_plan(HEIGHT, WIDTH, 84, 84)
+    pixels = np.zeros(84 * 84, np.uint8)
     step_machines(
-        states,
-        np.empty((1, state.STATE_SIZE), np.uint8),
-        np.zeros(1, np.int64),
-        np.zeros((1, 1), np.uint8),
-        1,
+        machines,
+        new_order(np.zeros(1, np.int64), frames=1, drawn_frames=1, is_game=True),
         rom.cartridge,
-        tables.PALETTE_GRAY,
-        canvases,
-        1,
-        True,
-        area_plan(HEIGHT, WIDTH, 84, 84),
-        np.empty((1, 84, 84), np.uint8),
-        np.empty((1, state.RAM_SIZE), np.uint8),
-        np.empty(1, np.int32),
-        np.empty(1, np.bool_),
-        np.zeros(1, np.int64),
+        Output(PALETTE_GRAY, plan, pixels, len(pixels)),
+        new_canvases(),
         0,
     )

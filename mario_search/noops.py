@@ -13,8 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastnes import BatchMachine
-from fastnes.game import start_snapshot
+from fastnes import BatchMachine, start_snapshot
 from mario_demos import AGENT_FRAMES
 from mario_game import StageId, has_cleared, read_facts
 from mario_search.beam import FIRST_WIDTH, Beam, beam_search

@@ -25,7 +25,6 @@ from gym_super_mario_bros.smb_env import SuperMarioBrosEnv
 from nes_py import NESEnv
 
 import fastnes
-from fastnes import game
 from fastnes.ram import (
     BUTTON_A,
     BUTTON_B,
@@ -180,7 +179,8 @@ def compare_play(world: int, stage: int, buttons: Iterable[int], screens: bool =
     reference = Recorder(target=(world, stage))
     reference.reset()
     batch = fastnes.BatchMachine(1, frames=1, threads=1)
-    start, start_screen = game.start_snapshot(world, stage), game.start_screen(world, stage)
+    start = fastnes.start_snapshot(world, stage)
+    start_screen = fastnes.start_screen(world, stage)
     batch.restore(0, start, start_screen)
     ram = batch.states[0, :RAM_SIZE]
     compare(f"{what}, start", 0, ram, reference.ram, batch.screen(0), reference.screen)

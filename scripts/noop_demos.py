@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from fastnes.game import start_snapshot
+from fastnes import start_snapshot
 from mario_cli import UsageError, exit_code
 from mario_demos import AGENT_FRAMES, load_demo, record, save_demo
 from mario_game import StageId, action_buttons, parse_stages

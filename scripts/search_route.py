@@ -24,7 +24,7 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from fastnes.game import start_snapshot
+from fastnes import start_snapshot
 from mario_cli import UsageError, exit_code
 from mario_config import EmulatorName
 from mario_demos import AGENT_FRAMES, Demo, load_demo, record, replay, save_demo

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastnes import BatchMachine, state
-from fastnes.game import start_snapshot
+from fastnes import BatchMachine, start_snapshot, state
 from mario_cli import UsageError
 from mario_config import EmulatorName, EnvConfig, RewardConfig, buttons_of_actions
 from mario_demos import (

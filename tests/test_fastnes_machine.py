@@ -24,11 +24,13 @@ from fastnes import (
     SnapshotError,
     area_resize,
     make_cpu,
+    start_screen,
+    start_snapshot,
 )
-from fastnes.game import start_screen, start_snapshot
+from fastnes.ram import BUTTON_A, BUTTON_B, BUTTON_LEFT, BUTTON_RIGHT
 
 ROM = Path(smb1_rom_path()).read_bytes()
-RIGHT, LEFT, A, B = 0x80, 0x40, 0x01, 0x02
+RIGHT, LEFT, A, B = BUTTON_RIGHT, BUTTON_LEFT, BUTTON_A, BUTTON_B
 
 
 def buttons(seed: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -158,6 +160,41 @@ def test_indices_step_those_alone_for_any_number_of_frames() -> None:
     assert not np.array_equal(batch.states[1], before[1])
 
 
+def test_an_observation_may_be_the_newest_picture_of_each_frame_stack() -> None:
+    batch, plain = started(3, threads=2), started(3, threads=1)
+    stack = np.full((3, 4, 84, 84), 7, np.uint8)
+    seen = np.zeros((3, 84, 84), np.uint8)
+    for step, pressed in enumerate(buttons(3, (20, 3))):
+        indices = np.arange(3) if step < 10 else np.array([0, 2])
+        batch.step(pressed[indices], indices=indices, observation=stack[:, -1])
+        plain.step(pressed[indices], indices=indices, observation=seen)
+        np.testing.assert_array_equal(stack[:, -1], seen)
+        assert (stack[:, :-1] == 7).all(), "the older pictures stay"
+    one = started(1)
+    single = np.zeros((1, 84, 84), np.uint8)
+    one.step(np.array([RIGHT], np.uint8), observation=stack[1:2, 0])
+    started(1).step(np.array([RIGHT], np.uint8), observation=single)
+    np.testing.assert_array_equal(stack[1:2, 0], single)
+
+
+def test_many_machines_are_restored_as_one_by_one() -> None:
+    batch, one_by_one = started(4), started(4)
+    levels = [(1, 2), (2, 1), (1, 1)]
+    snapshots = np.stack([start_snapshot(*level) for level in levels])
+    screens = [start_screen(*level) for level in levels]
+    for machines in (batch, one_by_one):
+        machines.step(np.full(4, RIGHT, np.uint8))
+    batch.restore_many([3, 0, 2], snapshots, screens)
+    for i, level in zip([3, 0, 2], levels, strict=True):
+        one_by_one.restore(i, start_snapshot(*level), start_screen(*level))
+    for name in ("states", "ram_before", "frames_run", "terminated"):
+        np.testing.assert_array_equal(getattr(batch, name), getattr(one_by_one, name))
+    for i in range(4):
+        np.testing.assert_array_equal(batch.screen(i), one_by_one.screen(i))
+    batch.restore_many([0], snapshots[:1])
+    assert len(np.unique(batch.screen(0))) == 1, "black: a snapshot holds no screen"
+
+
 @pytest.mark.parametrize("size", [(84, 84), (64, 64), (96, 96), (42, 42), (120, 128), (84, 96)])
 def test_resizing_is_opencvs_to_the_bit(size: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
@@ -248,5 +285,11 @@ def test_wrong_arguments_are_refused() -> None:
         batch.step(np.zeros(2, np.int64))
     with pytest.raises(ValueError, match="observation must be"):
         batch.step(np.zeros(2, np.uint8), observation=np.zeros((2, 80, 80), np.uint8))
+    wide, reversed_rows = np.zeros((2, 84, 168), np.uint8), np.zeros((2, 84, 84), np.uint8)[::-1]
+    for wrong in (wide[:, :, ::2], reversed_rows):
+        with pytest.raises(ValueError, match="C-contiguous rows"):
+            batch.step(np.zeros(2, np.uint8), observation=wrong)
+    with pytest.raises(SnapshotError, match="2 snapshots are"):
+        batch.restore_many([0, 1], start_snapshot(1, 1)[None])
     with pytest.raises(ValueError, match="indices must not repeat"):
         batch.step(np.zeros(2, np.uint8), indices=np.array([0, 0]))

@@ -10,8 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from fastnes import BatchMachine, ram, state
-from fastnes.game import start_snapshot
+from fastnes import BatchMachine, ram, start_snapshot, state
 from fastnes.tables import PALETTE_RGB
 from mario_demos import load_demo, replay
 from mario_game import STAGES, StageId

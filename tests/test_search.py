@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastnes import BatchMachine
-from fastnes.game import start_snapshot
+from fastnes import BatchMachine, start_snapshot
 from fastnes.ram import BUTTON_A, BUTTON_B, BUTTON_LEFT, BUTTON_RIGHT
 from mario_demos import AGENT_FRAMES, Waypoint, load_demo, record, snapshots
 from mario_game import StageId, action_buttons, has_cleared, read_facts

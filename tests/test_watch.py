@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 
 import watch_mario
-from fastnes import BUTTON_BITS
-from fastnes.game import start_snapshot
+from fastnes import BUTTON_BITS, start_snapshot
 from fastnes.state import RAM_SIZE
 from mario_config import in_process
 from mario_demos import Demo, load_demo, save_demo
