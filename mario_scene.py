@@ -8,7 +8,12 @@
 Distances are px, speeds px a frame; x grows to the right, y downwards, as on the screen. What a
 screen shows is marked apart from what only the machine knows: `on_screen` of cells and objects,
 `SHOWN_AS` of tiles that do not look like what they are, `Machine`, and `VISIBLE` of a flat scene.
-RAM is a frame ahead of the picture: what it says is drawn in the next one.
+RAM is a frame ahead of the picture: what it says is drawn in the next one. An emulator's frame can
+end in the middle of the game's, so an object may be a frame's movement ahead of another.
+
+Not in RAM, and so not here: whether a hole that a castle's level digs into its floor holds lava
+above the two lowest rows (1-4 and 6-4 have one), the pits of castles before their lava begins or
+where it pauses (2-4, 3-4, 5-4: here they are lava, too), and water below bridges (3-1).
 """
 
 from __future__ import annotations
@@ -249,6 +254,7 @@ JUMPS = 1  # a block, a coin
 EXPLODES, IS_HAMMER = at.FIREBALL_EXPLODES, at.HAMMER_IS_HAMMER
 LONG_FIRE_BAR, BULLET_OF_CANNON = at.ENEMY_FIRE_BAR_LAST, at.ENEMY_BULLET_OF_CANNON
 FIRST_BLOCK, FIRST_HAMMER = BLOCKS.start, HAMMERS.start
+PAGE_PX = at.PAGE_PX
 PAGE_COLUMNS, PAGE_CELLS = at.TILE_COLUMNS, at.TILE_MAP_PAGE_BYTES
 
 
@@ -304,7 +310,7 @@ OBJECT_TYPES = (
 class Mario(NamedTuple):
     """Mario himself: arrays of [n]."""
 
-    x: np.ndarray  # int32, px from the area's left edge to his
+    x: np.ndarray  # int32, px from the area's left edge to his; negative where a maze throws back
     y: np.ndarray  # int32, px from the screen's upper edge to his
     x_on_screen: np.ndarray  # int32
     vx: np.ndarray  # float32
@@ -378,21 +384,21 @@ def read_scene(ram: np.ndarray) -> Scene:
     return Scene(tiles, on_screen, objects, mario, _read_machine(ram, mario))
 
 
-def _word(high: np.ndarray, low: np.ndarray) -> np.ndarray:
-    """Return int32 of two bytes, whatever their shape."""
-    return high.astype(np.int32) << 8 | low
+def _place(page: np.ndarray, px: np.ndarray) -> np.ndarray:
+    """Return int32[n], px, of uint8[n] pages and px. Pages are signed: a maze throws back to -1."""
+    return page.view(np.int8).astype(np.int32) * at.PAGE_PX + px
 
 
 def _read_mario(ram: np.ndarray) -> Mario:
-    x = _word(ram[:, at.PLAYER_X_PAGE], ram[:, at.PLAYER_X])
-    left = _word(ram[:, at.SCREEN_LEFT_PAGE], ram[:, at.SCREEN_LEFT_X])
+    x = _place(ram[:, at.PLAYER_X_PAGE], ram[:, at.PLAYER_X])
+    left = _place(ram[:, at.SCREEN_LEFT_PAGE], ram[:, at.SCREEN_LEFT_X])
     x_speed = ram[:, at.PLAYER_X_SPEED].view(np.int8) + ram[:, at.PLAYER_X_SPEED_FRACTION] / 256
     y_speed = ram[:, at.PLAYER_Y_SPEED].view(np.int8) + ram[:, at.PLAYER_Y_SPEED_FRACTION] / 256
     crouches = ram[:, at.PLAYER_CROUCHES] != 0
     buttons = ram[:, at.HELD_A_B]
     return Mario(
         x=x,
-        y=_word(ram[:, at.PLAYER_Y_PAGE], ram[:, at.PLAYER_Y]) - 256,
+        y=_place(ram[:, at.PLAYER_Y_PAGE], ram[:, at.PLAYER_Y]) - at.PAGE_PX,
         x_on_screen=x - left,
         vx=(x_speed / 16).astype(np.float32),
         vy=y_speed.astype(np.float32),
@@ -462,7 +468,10 @@ class _Layout(NamedTuple):
 
 
 class _Slots(NamedTuple):
-    """Of objects: uint8[n, SLOTS] to `y_fraction`, then [n, ENEMY_SLOTS], the last three [n]."""
+    """Of objects: uint8[n, SLOTS] to `y_fraction`, then [n, ENEMY_SLOTS], the last three [n].
+
+    Pages are int8.
+    """
 
     state: np.ndarray
     x_page: np.ndarray
@@ -503,10 +512,10 @@ def _slots_of(ram: np.ndarray) -> _Slots:
 
     return _Slots(
         state=slots(at.OBJECT_STATE),
-        x_page=slots(at.OBJECT_X_PAGE),
+        x_page=slots(at.OBJECT_X_PAGE).view(np.int8),
         x=slots(at.OBJECT_X),
         x_speed=slots(at.OBJECT_X_SPEED),
-        y_page=slots(at.OBJECT_Y_PAGE),
+        y_page=slots(at.OBJECT_Y_PAGE).view(np.int8),
         y=slots(at.OBJECT_Y),
         y_speed=slots(at.OBJECT_Y_SPEED),
         y_fraction=slots(at.OBJECT_Y_SPEED_FRACTION),
@@ -537,6 +546,7 @@ def _fill_tiles(
         if layout.laying_step[i] & 3 == 0:
             newest -= 1  # it is to be laid out next
         left = mario.x[i] - mario.x_on_screen[i]
+        oldest = min(0, left // CELL_PX)  # unless thrown back, nothing lies left of the area
         for c in range(COLUMNS):
             column = (mario.x[i] >> 4) - COLUMNS_BEHIND + c
             x = column * CELL_PX - left
@@ -547,7 +557,7 @@ def _fill_tiles(
                 tile = tile_of_byte[layout.tile_map[i, start + PAGE_COLUMNS * row]]
                 if tile == Tile.EMPTY and row >= LAVA_ROW and layout.has_lava[i]:
                     tile = np.uint8(Tile.LAVA)
-                if not 0 <= column <= newest:
+                if column > newest or column < oldest:
                     tile = np.uint8(Tile.UNKNOWN)
                 tiles[i, row, c] = tile
                 on_screen[i, row, c] = is_shown
@@ -652,8 +662,8 @@ def _fill_objects(slots: _Slots, mario: Mario, kind_of_enemy: np.ndarray, object
             if kind == Kind.NONE:
                 continue
             objects.kind[i, slot] = kind
-            x = np.int64(slots.x_page[i, slot]) * 256 + slots.x[i, slot]
-            y = np.int64(slots.y_page[i, slot]) * 256 + slots.y[i, slot] - 256
+            x = slots.x_page[i, slot] * PAGE_PX + slots.x[i, slot]
+            y = (slots.y_page[i, slot] - 1) * PAGE_PX + slots.y[i, slot]
             if kind == Kind.POLE_FLAG:
                 y = np.int64(slots.y[i, slot])  # the game does not care for its page
             if kind == Kind.BOWSER and slots.direction[i, slot] != LEFT:
@@ -671,7 +681,7 @@ def _fill_objects(slots: _Slots, mario: Mario, kind_of_enemy: np.ndarray, object
                 objects.faces_right[i, slot] = slots.direction[i, slot] != LEFT
                 objects.timer[i, slot] = slots.timer[i, slot]
             if Kind.SMALL_LIFT_UP <= kind <= Kind.SMALL_LIFT_DOWN:
-                objects.twin_dy[i, slot] = (y + SMALL_LIFT_TWIN_PX) % 256 - mario.y[i]
+                objects.twin_dy[i, slot] = (y + SMALL_LIFT_TWIN_PX) % PAGE_PX - mario.y[i]
             if kind == Kind.FIRE_BAR:
                 is_long = slots.type[i, slot] == LONG_FIRE_BAR
                 objects.fires[i, slot] = LONG_BAR_FIRES if is_long else SHORT_BAR_FIRES

@@ -10,6 +10,8 @@ counts 256 px. y grows downwards; page 1 is the screen, page 0 above it, from 2 
 are signed bytes. Fractions are 1/256 px.
 """
 
+PAGE_PX = 256
+
 # --- the controller: bits of a button byte, as nes-py takes them ------------------------------
 BUTTON_RIGHT = 0x80
 BUTTON_LEFT = 0x40
