@@ -319,7 +319,9 @@ def test_reports_of_plans_are_what_their_summaries_say() -> None:
     assert summaries
     for path in summaries:
         content = json.loads(path.read_text())
-        report = train_mario_professional.results_as_markdown(Path(content["plan"]).stem, content["chains"])
+        report = train_mario_professional.results_as_markdown(
+            Path(content["plan"]).stem, content["chains"]
+        )
         assert (path.parent / "report.md").read_text() == report, path
 
 

@@ -123,13 +123,15 @@ def test_the_real_recipes_first_20k_steps(tmp_path: Path, recipe: str, sick: boo
 def test_steps_to_and_fro_and_clipped_rewards_are_counted() -> None:
     statistics = RolloutStatistics(reward_clip=10.0)
     walk = [(40, 40), (52, 52), (40, 52), (52, 52), (64, 64)]  # x and max-x: 48 px for 24
-    for x, max_x in walk:
-        infos = [{"x_pos": x, "max_x": max_x}] * 2
-        statistics.add(infos, np.array([10.0, 1.0]), np.array([False, False]))
+    for x, max_x in np.array(walk):
+        statistics.add(
+            np.repeat(x, 2), np.repeat(max_x, 2), np.array([10.0, 1.0]), np.array([False, False])
+        )
     assert statistics.scalars() == {"ppo/walked_per_ground": 2.0, "ppo/reward_clipped": 0.5}
-    statistics.add([{"x_pos": 70, "max_x": 70}] * 2, np.zeros(2), np.array([True, True]))
+    ended, going_on = np.array([70, 70]), np.array([40, 40])
+    statistics.add(ended, ended, np.zeros(2), np.array([True, True]))
     walked = statistics.walked_px
-    statistics.add([{"x_pos": 40, "max_x": 40}] * 2, np.zeros(2), np.array([False, False]))
+    statistics.add(going_on, going_on, np.zeros(2), np.array([False, False]))
     assert statistics.walked_px == walked, "a new episode's start is no walk"
     assert statistics.episodes == 2
 
