@@ -134,8 +134,9 @@ def test_recipes_are_flags_that_the_trainer_takes() -> None:
         config = parse_config(command[2:])
         assert (config.run.run_dir, config.run.seed) == (Path("nowhere"), 5)
         if name == "finetune_1-2":
-            assert (config.env.world, config.env.stage) == (1, 2)
-            assert config.env.goal == 3161
+            [stage] = config.env.stages
+            assert stage == (1, 2)
+            assert config.env.goal_of(stage) == 3161
             assert config.run.warm_start
             weights = read_model_zip(REPOSITORY / config.run.warm_start)
             assert weights[0]["env"]["action_set"] == config.env.action_set
