@@ -33,7 +33,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from fastnes import warm_up
 from mario_cli import UsageError, exit_code
 from mario_config import in_process
-from mario_game import STAGES
+from mario_game import STAGES, StageId
 from mario_judge import protocol_config
 from mario_policies import load_policy
 from mario_report import (
@@ -193,7 +193,7 @@ def add_files(board: Board) -> None:
     @app.get("/level/{world}-{stage}.png")
     def level(world: int, stage: int) -> Response:
         try:
-            content = png(level_picture(world, stage))
+            content = png(level_picture(StageId(world, stage)))
         except KeyError:
             raise HTTPException(404, "no such stage") from None
         return Response(content, media_type="image/png", headers={"Cache-Control": "max-age=3600"})
@@ -415,7 +415,7 @@ class RunPanel:
         self.level_card.set_visibility(True)
         self.ending_text.set_text(describe_endings(ends))
         self.picture.props(f'src="/level/{stage[0]}-{stage[1]}.png"')
-        self.deaths.options["xAxis"]["max"] = STAGES[stage].width
+        self.deaths.options["xAxis"]["max"] = STAGES[stage].start_width
         self.deaths.options["series"][0]["data"] = [
             (x + BIN_PX // 2, count) for x, count in death_counts(ends)
         ]

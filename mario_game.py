@@ -41,46 +41,47 @@ class Stage:
 
     start_x: int  # px, where Mario stands after a reset
     start_area: int  # area pointer after a reset
+    start_width: int  # px, width of that area
     goal: Literal["flag", "axe"]
     goal_line_x: int  # px, Mario's x when he touches the pole or the axe
     goal_area: int  # area pointer of the area that holds the goal
-    width: int  # px, width of the area that holds the goal
+    goal_width: int  # px, width of that area
     exit_pipe_x: int | None = None  # px, the pipe to the goal's area, where that is another one
 
 
 STAGES: dict[StageId, Stage] = {
-    StageId(1, 1): Stage(40, 0x25, "flag", 3161, 0x25, 3328),
-    StageId(1, 2): Stage(40, 0x40, "flag", 3161, 0x25, 3328, exit_pipe_x=2656),
-    StageId(1, 3): Stage(40, 0x26, "flag", 2425, 0x26, 2560),
-    StageId(1, 4): Stage(40, 0x60, "axe", 2244, 0x60, 2560),
-    StageId(2, 1): Stage(40, 0x28, "flag", 3193, 0x28, 3328),
-    StageId(2, 2): Stage(40, 0x01, "flag", 3161, 0x25, 3328, exit_pipe_x=3024),
-    StageId(2, 3): Stage(40, 0x27, "flag", 3593, 0x27, 3840),
-    StageId(2, 4): Stage(40, 0x62, "axe", 2244, 0x62, 2560),
-    StageId(3, 1): Stage(40, 0x24, "flag", 3193, 0x24, 3328),
-    StageId(3, 2): Stage(40, 0x35, "flag", 3337, 0x35, 3584),
-    StageId(3, 3): Stage(40, 0x20, "flag", 2409, 0x20, 2560),
-    StageId(3, 4): Stage(40, 0x63, "axe", 2244, 0x63, 2560),
-    StageId(4, 1): Stage(40, 0x22, "flag", 3593, 0x22, 3840),
-    StageId(4, 2): Stage(40, 0x41, "flag", 3161, 0x25, 3328, exit_pipe_x=2992),
-    StageId(4, 3): Stage(40, 0x2C, "flag", 2345, 0x2C, 2560),
-    StageId(4, 4): Stage(40, 0x61, "axe", 2756, 0x61, 3072),
-    StageId(5, 1): Stage(40, 0x2A, "flag", 3177, 0x2A, 3328),
-    StageId(5, 2): Stage(40, 0x31, "flag", 3193, 0x31, 3328),
-    StageId(5, 3): Stage(40, 0x26, "flag", 2425, 0x26, 2560),
-    StageId(5, 4): Stage(40, 0x62, "axe", 2244, 0x62, 2560),
-    StageId(6, 1): Stage(40, 0x2E, "flag", 2969, 0x2E, 3328),
-    StageId(6, 2): Stage(40, 0x23, "flag", 3449, 0x23, 3584),
-    StageId(6, 3): Stage(40, 0x2D, "flag", 2665, 0x2D, 2816),
-    StageId(6, 4): Stage(40, 0x60, "axe", 2244, 0x60, 2560),
-    StageId(7, 1): Stage(40, 0x33, "flag", 2857, 0x33, 3072),
-    StageId(7, 2): Stage(40, 0x01, "flag", 3161, 0x25, 3328, exit_pipe_x=3024),
-    StageId(7, 3): Stage(40, 0x27, "flag", 3593, 0x27, 3840),
-    StageId(7, 4): Stage(40, 0x64, "axe", 3268, 0x64, 3584),
-    StageId(8, 1): Stage(40, 0x30, "flag", 6009, 0x30, 6144),
-    StageId(8, 2): Stage(40, 0x32, "flag", 3449, 0x32, 3584),
-    StageId(8, 3): Stage(40, 0x21, "flag", 3417, 0x21, 3584),
-    StageId(8, 4): Stage(40, 0x65, "axe", 4804, 0x65, 5120),
+    StageId(1, 1): Stage(40, 0x25, 3328, "flag", 3161, 0x25, 3328),
+    StageId(1, 2): Stage(40, 0x40, 3328, "flag", 3161, 0x25, 3328, exit_pipe_x=2656),
+    StageId(1, 3): Stage(40, 0x26, 2560, "flag", 2425, 0x26, 2560),
+    StageId(1, 4): Stage(40, 0x60, 2560, "axe", 2244, 0x60, 2560),
+    StageId(2, 1): Stage(40, 0x28, 3328, "flag", 3193, 0x28, 3328),
+    StageId(2, 2): Stage(40, 0x01, 3328, "flag", 3161, 0x25, 3328, exit_pipe_x=3024),
+    StageId(2, 3): Stage(40, 0x27, 3840, "flag", 3593, 0x27, 3840),
+    StageId(2, 4): Stage(40, 0x62, 2560, "axe", 2244, 0x62, 2560),
+    StageId(3, 1): Stage(40, 0x24, 3328, "flag", 3193, 0x24, 3328),
+    StageId(3, 2): Stage(40, 0x35, 3584, "flag", 3337, 0x35, 3584),
+    StageId(3, 3): Stage(40, 0x20, 2560, "flag", 2409, 0x20, 2560),
+    StageId(3, 4): Stage(40, 0x63, 2560, "axe", 2244, 0x63, 2560),
+    StageId(4, 1): Stage(40, 0x22, 3840, "flag", 3593, 0x22, 3840),
+    StageId(4, 2): Stage(40, 0x41, 3840, "flag", 3161, 0x25, 3328, exit_pipe_x=2992),
+    StageId(4, 3): Stage(40, 0x2C, 2560, "flag", 2345, 0x2C, 2560),
+    StageId(4, 4): Stage(40, 0x61, 3072, "axe", 2756, 0x61, 3072),
+    StageId(5, 1): Stage(40, 0x2A, 3328, "flag", 3177, 0x2A, 3328),
+    StageId(5, 2): Stage(40, 0x31, 3328, "flag", 3193, 0x31, 3328),
+    StageId(5, 3): Stage(40, 0x26, 2560, "flag", 2425, 0x26, 2560),
+    StageId(5, 4): Stage(40, 0x62, 2560, "axe", 2244, 0x62, 2560),
+    StageId(6, 1): Stage(40, 0x2E, 3328, "flag", 2969, 0x2E, 3328),
+    StageId(6, 2): Stage(40, 0x23, 3584, "flag", 3449, 0x23, 3584),
+    StageId(6, 3): Stage(40, 0x2D, 2816, "flag", 2665, 0x2D, 2816),
+    StageId(6, 4): Stage(40, 0x60, 2560, "axe", 2244, 0x60, 2560),
+    StageId(7, 1): Stage(40, 0x33, 3072, "flag", 2857, 0x33, 3072),
+    StageId(7, 2): Stage(40, 0x01, 3328, "flag", 3161, 0x25, 3328, exit_pipe_x=3024),
+    StageId(7, 3): Stage(40, 0x27, 3840, "flag", 3593, 0x27, 3840),
+    StageId(7, 4): Stage(40, 0x64, 3584, "axe", 3268, 0x64, 3584),
+    StageId(8, 1): Stage(40, 0x30, 6144, "flag", 6009, 0x30, 6144),
+    StageId(8, 2): Stage(40, 0x32, 3584, "flag", 3449, 0x32, 3584),
+    StageId(8, 3): Stage(40, 0x21, 3584, "flag", 3417, 0x21, 3584),
+    StageId(8, 4): Stage(40, 0x65, 5120, "axe", 4804, 0x65, 5120),
 }
 
 

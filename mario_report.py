@@ -108,8 +108,8 @@ PATIENCE_FRAMES = 64  # without scrolling, until another height is tried
 
 
 @functools.cache
-def level_picture(world: int, stage: int) -> np.ndarray:
-    """Return the area in which a stage starts, uint8[208, width, 3], status bar left out.
+def level_picture(stage: StageId) -> np.ndarray:
+    """Return the area in which a stage starts, uint8[208, start_width, 3], status bar left out.
 
     Drawn by the running game: Mario is held in the air, out of harm's way, and flown to its end.
     What he cannot reach (a maze castle throws him back) stays black.
@@ -117,8 +117,8 @@ def level_picture(world: int, stage: int) -> np.ndarray:
     Raises:
         KeyError: no such stage.
     """
-    width = STAGES[StageId(world, stage)].width
-    env = FastMarioEnv(world, stage)
+    width = STAGES[stage].start_width
+    env = FastMarioEnv(*stage)
     env.reset()
     machine, ram = env.machine, env.machine.states[0]
     right = np.array([BUTTON_BITS["right"] | BUTTON_BITS["B"]], np.uint8)
@@ -344,7 +344,7 @@ def run_details(reader: RunReader) -> dict[str, Any]:
     stage = stage_of(status)
     ends = endings(reader.readable_evaluations(), stage) if stage else []
     if ends and stage:
-        picture, deaths = level_picture(*stage), death_counts(ends)
+        picture, deaths = level_picture(stage), death_counts(ends)
         most = max((count for _, count in deaths), default=1)
         details["level"] = {
             "text": describe_endings(ends),

@@ -6,6 +6,7 @@ folder, or a run in it (`results/ppo_1-1/seed0`). Kinds:
     evaluations RUN    every protocol in both modes
     policies RUN...    a row a shipped policy: cleared under noop and sticky, steps
     trainings RUN      the trainings behind a shipped policy, warm start by warm start
+    routes STUDY       a row a searched clear: its length, what it cost, its flags
     levels STUDY       a row a stage: the shortest route found, what its shipped policy reaches
     seeds STUDY        a row a seed of a recipe
     speed RUN          a row a measure of bench_throughput.py: ours beside the peer's
@@ -21,7 +22,6 @@ folder, or a run in it (`results/ppo_1-1/seed0`). Kinds:
 from __future__ import annotations
 
 import functools
-import json
 import os
 import re
 import statistics
@@ -34,24 +34,30 @@ from scipy.stats import ttest_ind
 
 import mario_comparison
 from mario_comparison import compare, milestone_rows, read_run, result_rows
-from mario_game import STAGES
+from mario_demos import AGENT_FRAMES
+from mario_game import STAGES, StageId, parse_stages
 from mario_judge import wilson_interval
 from mario_policies import PRETRAINED, shipped_model
 from mario_results import (
+    RESULTS,
     ROOT,
+    SHIPPED,
     Evaluation,
     Judgement,
     Mode,
     Study,
     Turn,
+    is_study,
     read_study,
     study_and_run,
 )
+from mario_search.play import MAX_SPEED_PX, STAGES_BEHIND_PIPES
 
 TABLE = re.compile(r"<!-- table: (\w+) ([^>]+?) -->\n.*?<!-- end -->", re.DOTALL)
 MODES: tuple[Mode, ...] = ("argmax", "sampled")
 JUDGED = [(protocol, mode) for protocol in ("noop", "sticky") for mode in MODES]
-ROUTES = ROOT / "docs" / "results" / "routes.json"
+ROUTES = RESULTS / "routes"  # the study of all searched clears
+FASTEST_POLICY = "ppo_mario_1-1_speedrun"
 GOAL = 0.95  # of the episodes: what counts as clearing a level
 
 
@@ -163,10 +169,54 @@ def trainings(path: Path) -> Iterator[str]:
 # --------------------------------------------------------------------------------------------
 
 
-def route_steps() -> dict[str, Any]:
+def route_steps() -> dict[str, int]:
     """Return the agent steps of the shortest clear that a search has found, by stage."""
-    routes = json.loads(ROUTES.read_text(encoding="utf-8")) if ROUTES.is_file() else {}
-    return {name: route["agent_steps"] for name, route in routes.items()}
+    if not is_study(ROUTES):
+        return {}
+    study = read_study(ROUTES)
+    return {run: int(study.figures(run)["agent_steps"]) for run in study.about.runs}
+
+
+def floor_steps(level: StageId) -> int | None:
+    """Return the agent steps at top speed from start to goal; None if no one area holds both."""
+    stage = STAGES[level]
+    if stage.start_area != stage.goal_area or level in STAGES_BEHIND_PIPES:
+        return None
+    return (stage.goal_line_x - stage.start_x) // (MAX_SPEED_PX * AGENT_FRAMES)
+
+
+def routes(path: Path) -> Iterator[str]:
+    """Yield a row a searched clear, what 1-1's is held against, and where all were searched."""
+    study = read_study(path)
+    yield from head(
+        *("stage", "agent steps", "floor", "frames", "first", "found, CPU s", "by the clock"),
+        *("shortened", "flags"),
+    )
+    for run, facts in sorted(study.about.runs.items()):
+        found = study.figures(run)
+        floor = floor_steps(*parse_stages(facts.stage))
+        yield row(
+            [
+                *(run, f"{found['agent_steps']:.0f}", "" if floor is None else floor),
+                *(f"{found[key]:.0f}" for key in ("frames", "first_agent_steps")),
+                *(found[key] for key in ("explore_cpu_s", "explore_wall_s", "shorten_cpu_s")),
+                f"`{facts.note}`",
+            ]
+        )
+    if "1-1" in study.about.runs:
+        found = study.figures("1-1")
+        fastest = read_study(SHIPPED).judgement(FASTEST_POLICY, "fixed", "argmax").best_clear_steps
+        yield ""
+        yield (
+            f"1-1, the yardstick of speed: {found['agent_steps']:.0f} agent steps, "
+            f"{found['frames']:.0f} frames; the floor is {floor_steps(StageId(1, 1))} and the "
+            f"start-up. The shipped policy {FASTEST_POLICY} takes {fastest}."
+        )
+    made = [study.phases(run)[0].config["provenance"] for run in study.about.runs]
+    machines = {f"{one['machine']['cpus']} cores of {one['machine']['cpu']}" for one in made}
+    commits = sorted({one["git_commit"][:7] for one in made})
+    yield ""
+    yield f"Machine: {'; '.join(sorted(machines))}. Commits: {', '.join(commits)}."
 
 
 def better_mode(study: Study, run: str, protocol: str) -> Judgement:
@@ -202,7 +252,7 @@ def level_cells(study: Study, run: str, level: str) -> list[object]:
 
 def levels(path: Path) -> Iterator[str]:
     """Yield a row a stage, and a sentence that counts them."""
-    study, routes = read_study(path), route_steps()
+    study, steps = read_study(path), route_steps()
     yield from head(
         *("level", "route", "told", *(f"{protocol}, {mode}" for protocol, mode in JUDGED)),
         *("steps", "dies at", "trained", "of all", "minutes", "seed"),
@@ -220,7 +270,7 @@ def levels(path: Path) -> Iterator[str]:
             there["noop"] += better_mode(study, run, "noop").clear_rate >= GOAL
             rates = [study.judgement(run, "sticky", mode).clear_rate for mode in MODES]
             there["sticky"] += min(rates) >= GOAL
-        yield row([said, routes.get(name, ""), *cells])
+        yield row([said, steps.get(name, ""), *cells])
     yield ""
     yield (
         f"{count} of {len(STAGES)} levels have a policy; {there['noop']} clear {GOAL:.0%} or more "
@@ -355,7 +405,12 @@ def times(ratio: float) -> str:
     return f"{ratio:.3g}x" + (", slower" if ratio < 1 else "")
 
 
-def rate(value: float | None, unit: str) -> str:
+def reached(ratio: float | None, ratios: Sequence[float]) -> str:
+    """Return "31.3x (28.5 to 34.1)": a ratio, its lowest and highest turn; or nothing."""
+    return f"{times(ratio)} ({min(ratios):.3g} to {max(ratios):.3g})" if ratio is not None else ""
+
+
+def with_unit(value: float | None, unit: str) -> str:
     """Return "6,687 agent steps/s", or nothing."""
     if value is None:
         return ""
@@ -371,13 +426,10 @@ def speed(path: Path) -> Iterator[str]:
         ratios = [
             one.ratio for one in turns if one.measure == median.measure and one.turn and one.ratio
         ]
-        reached = ""
-        if median.ratio:
-            reached = f"{times(median.ratio)} ({min(ratios):.3g} to {max(ratios):.3g})"
         yield row(
             [
-                *(median.measure, rate(median.ours, median.unit)),
-                *(rate(median.theirs, median.unit), reached),
+                *(median.measure, with_unit(median.ours, median.unit)),
+                *(with_unit(median.theirs, median.unit), reached(median.ratio, ratios)),
             ]
         )
 
@@ -434,7 +486,7 @@ def played(path: Path) -> Iterator[str]:
 
 KINDS: dict[str, Callable[..., Iterator[str]]] = {
     **{"evaluations": evaluations, "policies": policies, "trainings": trainings},
-    **{"levels": levels, "seeds": seeds, "speed": speed},
+    **{"routes": routes, "levels": levels, "seeds": seeds, "speed": speed},
     **{"comparison": comparison, "milestones": milestones},
     **{"curiosity": curiosity, "played": played},
     **{"ablations": ablations, "chains": chains, "over_seeds": over_seeds},

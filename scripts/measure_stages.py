@@ -1,7 +1,7 @@
 """Measure the stage table: where each of the 32 stages starts, and where its goal line is.
 
-    python scripts/measure_stages.py            # writes docs/results/stages.json (about 2 minutes)
-    python scripts/measure_stages.py --check    # measures again; exit 1 where the file differs
+    python scripts/measure_stages.py            # writes the study results/stages (about 2 minutes)
+    python scripts/measure_stages.py --check    # measures again; exit 1 where the study differs
 
 What is read, and what it is held against, is in `mario_search.level_data` and
 `mario_search.stages`.
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,13 +21,23 @@ from gym_super_mario_bros._roms import smb1_rom_path
 
 from mario_cli import exit_code
 from mario_game import STAGES
-from mario_runs import write_json
+from mario_keeping import figure_rows
+from mario_results import (
+    RESULTS,
+    ROOT,
+    About,
+    Figure,
+    RunFacts,
+    Study,
+    is_study,
+    read_study,
+    write_study,
+)
 from mario_search.level_data import LevelData
 from mario_search.stages import check_loops, measure_stage
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-OUTPUT = REPOSITORY / "docs" / "results" / "stages.json"
-TABLE_FIELDS = ("start_x", "start_area", "goal", "goal_line_x", "goal_area", "exit_pipe_x")
+OUTPUT = RESULTS / "stages"
+TABLE_FIELDS = ("start_x", "start_area", "goal_line_x", "goal_area", "exit_pipe_x")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,25 +48,31 @@ class MeasureFlags:
     """Compare with what is there, and with the table that every run uses, instead of writing."""
 
 
-def measure() -> dict[str, Any]:
-    """Measure everything, print it, and return what stages.json holds."""
+def measure() -> Study:
+    """Measure everything, print it, and return it: a run a stage, its note the goal, and `loops`.
+
+    Of a stage it keeps what `MeasuredStage` has, widths by area, the rest by its place.
+    """
     rom = Path(smb1_rom_path()).read_bytes()
     levels = LevelData(rom)
-    stages = {}
+    runs: dict[str, RunFacts] = {}
+    rows: list[Figure] = []
     print("stage start_x   area  goal   line_x   area   areas reachable, and their widths")
-    for world, stage in STAGES:
-        name = f"{world}-{stage}"
-        stages[name] = dataclasses.asdict(measure_stage(levels, world, stage))
-        print(table_row(name, stages[name]), flush=True)
-    loops = check_loops(levels)
-    content = {
-        "measured_by": "scripts/measure_stages.py",
-        "rom_sha256": hashlib.sha256(rom).hexdigest(),
-        "units": "x and widths in px (256 a page); areas are the game's area pointers, bit 7 off",
-        "stages": stages,
-        "loops": dataclasses.asdict(loops),
-    }
-    return json.loads(json.dumps(content))  # of the same types as what is read from a file
+    for stage in STAGES:
+        name, found = str(stage), dataclasses.asdict(measure_stage(levels, *stage))
+        print(table_row(name, found), flush=True)
+        widths = dict(zip(found.pop("areas"), found.pop("widths"), strict=True))
+        runs[name] = RunFacts(stage=name, note=found.pop("goal"))
+        rows += figure_rows(name, found | {"widths": widths})
+    runs["loops"] = RunFacts(note="how the maze castles throw Mario back")
+    rows += figure_rows("loops", dataclasses.asdict(check_loops(levels)))
+    about = About(
+        title="The stage table, measured",
+        commands=("python scripts/measure_stages.py",),
+        conditions=f"The ROM of SHA-256 {hashlib.sha256(rom).hexdigest()}; on any machine the same",
+        runs=runs,
+    )
+    return Study(about, tuple(rows))
 
 
 def table_row(name: str, stage: dict[str, Any]) -> str:
@@ -82,33 +97,42 @@ def differences(measured: dict[str, Any], expected: dict[str, Any], where: str =
     return lines
 
 
-def table_differences(stages: dict[str, Any]) -> list[str]:
+def content(study: Study) -> dict[str, Any]:
+    """Return what a study of stages says, by run and name."""
+    figures = {
+        run: {"note": facts.note, **study.figures(run)} for run, facts in study.about.runs.items()
+    }
+    return {"conditions": study.about.conditions, **figures}
+
+
+def table_differences(study: Study) -> list[str]:
     """Hold measured stages against `STAGES`, the table that every run uses."""
     used, measured = {}, {}
-    for (world, number), table in STAGES.items():
-        name = f"{world}-{number}"
-        stage = stages.get(name, {})
-        widths = dict(zip(stage.get("areas", ()), stage.get("widths", ()), strict=True))
-        used[name] = {field: getattr(table, field) for field in TABLE_FIELDS}
-        used[name]["width"] = table.width
-        measured[name] = {field: stage.get(field) for field in TABLE_FIELDS}
-        measured[name]["width"] = widths.get(table.goal_area)
+    for stage, table in STAGES.items():
+        figures = study.figures(str(stage))
+        used[str(stage)] = dataclasses.asdict(table)
+        measured[str(stage)] = {
+            **{field: figures.get(field) for field in TABLE_FIELDS},
+            "goal": study.about.runs[str(stage)].note,
+            "start_width": figures.get(f"widths/{table.start_area}"),
+            "goal_width": figures.get(f"widths/{table.goal_area}"),
+        }
     return differences(measured, used, "STAGES: ")
 
 
 def run(flags: MeasureFlags) -> int:
-    """Measure, then write the file or compare with it."""
-    name = OUTPUT.relative_to(REPOSITORY)
+    """Measure, then write the study or compare with it."""
+    name = OUTPUT.relative_to(ROOT)
     measured = measure()
     if not flags.check:
-        write_json(OUTPUT, measured)
+        write_study(OUTPUT, measured)
         print(f"wrote {name}")
         return 0
-    if not OUTPUT.is_file():
+    if not is_study(OUTPUT):
         print(f"{name} is missing: run this script without --check")
         return 1
-    lines = differences(measured, json.loads(OUTPUT.read_text(encoding="utf-8")))
-    lines += table_differences(measured["stages"])
+    lines = differences(content(measured), content(read_study(OUTPUT)))
+    lines += table_differences(measured)
     print("\n".join(lines) if lines else "the same as before")
     return 1 if lines else 0
 

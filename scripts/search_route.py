@@ -11,7 +11,6 @@ the time is up. Each clear is replayed in both emulators before demos/W-S.npz is
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import sys
 import time
@@ -29,7 +28,9 @@ from mario_cli import UsageError, exit_code
 from mario_config import EmulatorName
 from mario_demos import AGENT_FRAMES, Demo, load_demo, record, replay, save_demo
 from mario_game import StageId, parse_stages
-from mario_runs import provenance, write_json
+from mario_keeping import figure_rows, keep_run
+from mario_results import PhaseRecord, RunFacts
+from mario_runs import provenance
 from mario_search.beam import CHANGE_PRICE, Beam, shorten
 from mario_search.explore import MACHINES, explore
 from mario_search.play import all_moves
@@ -60,15 +61,17 @@ class SearchFlags:
     output: Path = Path("demos")
     """Folder of the demos, W-S.npz each. A demo there that is as short or shorter is kept."""
     results: Path | None = None
-    """JSON file to add the figures to, such as docs/results/routes.json."""
+    """Study to keep the figures in, such as results/routes."""
 
 
 class Found(NamedTuple):
     """What the search of one stage came to."""
 
     demo: Demo
-    figures: dict[str, Any]
-    """What it cost, for routes.json."""
+    figures: dict[str, float]
+    """What it cost, by name."""
+    flags: str
+    """What makes the search again."""
 
 
 class Clock:
@@ -145,9 +148,8 @@ def search(flags: SearchFlags, level: StageId, progress: Progress) -> Found | No
         "explore_cpu_s": round(found.began_cpu_s - began.began_cpu_s, 1),
         "shorten_wall_s": round(shortened.began_s - found.began_s, 1),
         "shorten_cpu_s": round(shortened.began_cpu_s - found.began_cpu_s, 1),
-        "search": f"--stages {name} {given}",
     }
-    return Found(demo, figures)
+    return Found(demo, figures, f"--stages {name} {given}")
 
 
 def check(demo: Demo) -> None:
@@ -160,16 +162,16 @@ def check(demo: Demo) -> None:
             )
 
 
-def keep(path: Path, results: Path | None, found: Found) -> None:
-    """Check and write a demo, and its figures if a file for them was named."""
+def keep(path: Path, study: Path | None, found: Found) -> None:
+    """Check and write a demo, and its figures if a study for them was named."""
     check(found.demo)
     save_demo(path, found.demo)
-    if results:
-        kept = json.loads(results.read_text()) if results.exists() else {}
-        source = provenance()
+    if study:
+        demo, source = found.demo, provenance()
         origin = {key: source[key] for key in ("git_commit", "started", "machine")}
-        kept[path.stem] = found.figures | origin
-        write_json(results, dict(sorted(kept.items())))
+        facts = RunFacts(stage=f"{demo.world}-{demo.stage}", seed=demo.seed, note=found.flags)
+        rows = figure_rows(path.stem, found.figures)
+        keep_run(study, path.stem, facts, rows, {"": PhaseRecord({"provenance": origin}, [], [])})
 
 
 def run(flags: SearchFlags) -> int:

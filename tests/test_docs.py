@@ -20,7 +20,7 @@ import tyro
 import mario_tables
 from mario_results import is_study, read_study, study_of
 from mario_tables import documents, with_tables
-from scripts import doc_tables, front_door, launch, route_table
+from scripts import doc_tables, front_door, launch
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ROOT / "scripts"
@@ -297,7 +297,6 @@ def test_tables_are_what_their_studies_say(capsys: pytest.CaptureFixture[str]) -
     assert {kind for kind in mario_tables.KINDS if f"<!-- table: {kind} " in text} == set(
         mario_tables.KINDS
     )
-    assert route_table.main(["--check"]) == 0, capsys.readouterr()
 
 
 def test_a_wrong_figure_is_found() -> None:

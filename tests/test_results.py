@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
+import bench_throughput
 import mario_tables
+from bench_throughput import Measure
 from dreamerv3 import flags
 from mario_checkpoints import read_model_zip
 from mario_cli import UsageError
@@ -186,6 +188,26 @@ def test_the_table_of_speed_shows_ours_beside_the_peers(tmp_path: Path) -> None:
     assert rows == [
         "| a | 90 steps/s | 100 steps/s | 0.9x, slower (0.85 to 0.95) |",
         "| b | 1,234 s |  |  |",
+    ]
+
+
+def test_the_benchmark_says_its_figures_and_judges_none(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ours, alone = iter((85.0, 90.0, 95.0)), iter((1.0, 1234.0, 5000.0))
+    measures = [
+        Measure("a", "steps/s", lambda: next(ours), lambda: 100.0),
+        Measure("b", "updates/s", lambda: next(alone)),
+    ]
+    content = bench_throughput.run(measures, 3)
+    assert capsys.readouterr().out.splitlines() == [
+        "a: 0.9x, slower (0.85 to 0.95), 90 steps/s to the peer's 100 steps/s",
+        "b: 1,234 updates/s",
+    ]
+    sides = {"ours": 90.0, "theirs": 100.0, "ratio": 0.9, "ratios": [0.85, 0.9, 0.95]}
+    assert content == [
+        {"name": "a", "unit": "steps/s", **sides},
+        {"name": "b", "unit": "updates/s", "ours": 1234.0},
     ]
 
 

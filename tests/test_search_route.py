@@ -1,25 +1,26 @@
-"""scripts/search_route.py and scripts/route_table.py: what is kept, said, written and refused."""
+"""scripts/search_route.py: what is kept, said, written and refused."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 
+import mario_tables
 from mario_demos import load_demo, replay
-from scripts import route_table, search_route
+from mario_results import read_study
+from scripts import search_route
 
 DEMOS = Path(__file__).resolve().parents[1] / "demos"
 
 
 def test_the_command_writes_what_is_shorter_and_keeps_the_rest(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copy(DEMOS / "6-4.npz", tmp_path)
     before = (tmp_path / "6-4.npz").read_bytes()
-    results = tmp_path / "routes.json"
+    results = tmp_path / "routes"
     flags = ["--stages", "1-4,6-4", "--shorten", "0", "--threads", "1"]
     flags += ["--output", str(tmp_path), "--results", str(results)]
     assert search_route.main(flags) == 0
@@ -28,11 +29,17 @@ def test_the_command_writes_what_is_shorter_and_keeps_the_rest(
     assert (tmp_path / "6-4.npz").read_bytes() == before
     demo = load_demo(tmp_path / "1-4.npz")
     assert replay(demo, "nes-py") == (None, True, demo.frames)
-    figures = json.loads(results.read_text())
-    assert list(figures) == ["1-4"]
-    assert figures["1-4"]["agent_steps"] == demo.agent_steps
-    page = route_table.with_table("Before.\n<!-- routes -->\n<!-- end -->\nAfter.\n", figures)
-    assert "| 1-4 | " in page and page.startswith("Before.") and page.endswith("After.\n")
+    study = read_study(results)
+    assert list(study.about.runs) == ["1-4"]
+    assert study.about.runs["1-4"].note == (
+        "--stages 1-4 --seed 0 --shorten 0 --threads 1 --change-price 0.25"
+    )
+    assert study.figures("1-4")["agent_steps"] == demo.agent_steps
+    lines = list(mario_tables.routes(results))
+    assert lines[2].startswith(f"| 1-4 | {demo.agent_steps} | 183 | {demo.frames} | ")
+    assert lines[-1].startswith("Machine: ")
+    monkeypatch.setattr(mario_tables, "ROUTES", results)
+    assert mario_tables.route_steps() == {"1-4": demo.agent_steps}
 
 
 def test_no_clear_in_time_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,7 +74,3 @@ def test_a_bad_demo_is_refused_before_the_search(
     assert search_route.main(["--stages", "1-1", "--output", str(tmp_path)]) == 2
     assert "not a whole demo file" in capsys.readouterr().err
     assert (tmp_path / "1-1.npz").read_bytes() == b"not a demo"
-
-
-def test_the_page_of_routes_is_the_results() -> None:
-    assert route_table.main(["--check"]) == 0

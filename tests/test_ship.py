@@ -11,8 +11,9 @@ from conftest import TINY_RUN
 import mario_tables
 from mario_checkpoints import read_model_zip
 from mario_game import StageId
+from mario_keeping import keep_run
 from mario_policies import load_policy
-from mario_results import read_study
+from mario_results import Figure, RunFacts, read_study
 from scripts import ship_policy
 from train_mario import main as train
 
@@ -114,8 +115,10 @@ def test_the_table_of_levels_reads_what_is_shipped(
 ) -> None:
     monkeypatch.setattr("mario_policies.PRETRAINED", shipped / "pretrained")
     monkeypatch.setattr(mario_tables, "PRETRAINED", shipped / "pretrained")
-    monkeypatch.setattr(mario_tables, "ROUTES", tmp_path / "routes.json")
-    (tmp_path / "routes.json").write_text('{"1-2": {"agent_steps": 251}}')
+    keep_run(
+        tmp_path / "routes", "1-2", RunFacts(stage="1-2"), [Figure("1-2", "agent_steps", 251.0)]
+    )
+    monkeypatch.setattr(mario_tables, "ROUTES", tmp_path / "routes")
     lines = list(mario_tables.levels(shipped / "results" / "shipped"))
     rows = [line.split(" | ") for line in lines]
     [row] = [row for row in rows if "ppo_levels/1-2/README.md" in row[0]]
