@@ -128,7 +128,7 @@ def test_side_by_side(tmp_path: Path) -> None:
 def test_what_is_kept_of_a_real_run_says_what_the_run_says(tiny_run: Path, tmp_path: Path) -> None:
     kept = tmp_path / "study" / "seed0"
     judged = tmp_path / "summary.json"
-    write_json(judged, summary([700, 3161], "noop", False))
+    summary([700, 3161], "noop", False).write(judged)
     flags = ["--every", "1", "--keep", str(kept), "--judged", str(judged)]
     assert learning_curve.main([str(tiny_run), *flags]) == 0
     study = read_study(tmp_path / "study")

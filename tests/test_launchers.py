@@ -157,7 +157,7 @@ def test_health_of_a_run(
     text = capsys.readouterr().out
     for part in (
         *("ppo on 1-1", "finished", "256/256 steps (100%)", "the folder is free"),
-        *("last eval at 256: 0/2 cleared", "best eval at", "healthy"),
+        *("last eval at 256: 0/30 cleared", "best eval at", "healthy"),
     ):
         assert part in text
     assert run_health.main(["--runs-root", str(tiny_run.parent), "--brief"]) == 0
@@ -264,8 +264,8 @@ def test_the_table_of_evaluations(
 ) -> None:
     assert eval_summary.main([str(tiny_run)]) == 0
     text = capsys.readouterr().out
-    assert re.search(r"128 .* noop .* argmax .* 0/2", text)
-    assert re.search(r"256 .* noop .* argmax .* 0/2", text)
+    assert re.search(r"128 .* noop .* argmax .* 0/30", text)
+    assert re.search(r"256 .* noop .* argmax .* 0/30", text)
     assert "best_eval.zip is of step" in text
     assert eval_summary.main([str(tmp_path)]) == 2
     assert "holds no evaluations" in capsys.readouterr().err
@@ -307,7 +307,7 @@ def test_every_tool_takes_a_run_of_dreamerv3_as_well(
     short = "--max-steps 12"
     for main, flags, said in (
         (run_health.main, f"--run {run}", r"dreamerv3 on 1-1\n  state     finished"),
-        (eval_summary.main, f"{run}", r"200 .* argmax .* 0/2(.|\n)*200 .* sampled .* 0/2"),
+        (eval_summary.main, f"{run}", r"200 .* argmax .* 0/30(.|\n)*200 .* sampled .* 0/2"),
         (inspect_checkpoint.main, f"{run}", r"agent      dreamerv3\nsteps      200\n"),
         (
             diagnose_latest.main,
