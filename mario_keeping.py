@@ -119,7 +119,7 @@ def phase_of_run(folder: Path, run: str = "", phase: str = "", every: int = 1) -
 
 def figure_rows(run: str, content: Any, name: str = "") -> list[Figure]:
     """Return every number in JSON content, named by its path, without text and what is null."""
-    if isinstance(content, dict | list):
+    if isinstance(content, dict | list | tuple):
         pairs = content.items() if isinstance(content, dict) else enumerate(content)
         return [
             figure

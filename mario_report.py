@@ -111,7 +111,8 @@ PATIENCE_FRAMES = 64  # without scrolling, until another height is tried
 def level_picture(stage: StageId) -> np.ndarray:
     """Return the area in which a stage starts, uint8[208, start_width, 3], status bar left out.
 
-    Drawn by the running game: Mario is held in the air, out of harm's way, and flown to its end.
+    Drawn by the running game: Mario is held in the air, out of harm's way, and flown to its
+    end, past the places where the screen would stand still (a warp zone, an axe).
     What he cannot reach (a maze castle throws him back) stays black.
 
     Raises:
@@ -130,6 +131,7 @@ def level_picture(stage: StageId) -> np.ndarray:
             height = (height + 1) % len(FLIGHT_HEIGHTS)
         ram[ram_names.PLAYER_Y_PAGE], ram[ram_names.PLAYER_Y] = FLIGHT_HEIGHTS[height]
         ram[ram_names.PLAYER_Y_SPEED], ram[ram_names.INJURY_TIMER] = 0, 0x20
+        ram[ram_names.SCROLL_IS_LOCKED] = 0
         machine.step(right, draw=False)
         before, left = (
             left,

@@ -200,6 +200,7 @@ SCREEN_LEFT_PAGE = 0x071A
 SCREEN_RIGHT_PAGE = 0x071B
 SCREEN_LEFT_X = 0x071C
 SCREEN_RIGHT_X = 0x071D
+SCROLL_IS_LOCKED = 0x0723  # 1 where the screen stands still: warp zones, before an axe
 
 # --- the level -----------------------------------------------------------------------------------
 TILE_MAP = 0x0500  # two pages side by side of TILE_ROWS x TILE_COLUMNS cells of 16 px

@@ -19,7 +19,7 @@ from dreamerv3 import flags
 from mario_checkpoints import read_model_zip
 from mario_cli import UsageError
 from mario_config import in_process
-from mario_judge import protocol_config
+from mario_judge import default_protocol, protocol_config
 from mario_keeping import (
     figure_rows,
     keep_run,
@@ -311,6 +311,8 @@ def flags_of(config: TrainConfig) -> dict[str, Any]:
     run = dataclasses.asdict(config.run)
     for place in ("config", "run_dir", "resume_model", "warm_start"):
         run.pop(place)
+    if run["eval_protocol"] == "auto":
+        run["eval_protocol"] = default_protocol(config.env)
     content = {"run": run, **{part: dataclasses.asdict(getattr(config, part)) for part in PARTS}}
     return json.loads(json.dumps(content, default=str))
 
