@@ -102,7 +102,7 @@ def checked_start(start: np.ndarray, stage: StageId) -> np.ndarray:
     facts = read_facts(start[None, :RAM_SIZE])
     if not is_home(facts, *stage).all():
         here = f"{facts.world[0]}-{facts.stage[0]}"
-        raise ValueError(f"the snapshot is on {here}, not on {stage[0]}-{stage[1]}")
+        raise ValueError(f"the snapshot is on {here}, not on {stage}")
     return start
 
 

@@ -219,7 +219,7 @@ def run(flags: ParityFlags) -> int:
     result: dict[str, Any] = {
         "frames": 0,
         "demos": [str(path) for path in flags.demos],
-        "stages": [f"{world}-{stage}" for world, stage in stages],
+        "stages": [str(stage) for stage in stages],
         "seed": flags.seed,
         "screens": flags.screens,
         "parted": None,

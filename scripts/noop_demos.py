@@ -53,7 +53,7 @@ def cover(stage: StageId, flags: NoopFlags) -> None:
     Raises:
         UsageError: there is no such action set, or a file that is there is no demo.
     """
-    name = f"{stage[0]}-{stage[1]}"
+    name = str(stage)
     moves = [moves_of(action_buttons(flags.action_set), stage), all_moves(stage)]
     starts = noop_starts(stage, flags.noops)
     paths = {
@@ -82,11 +82,7 @@ def cover(stage: StageId, flags: NoopFlags) -> None:
         keep(plan, serve(plan, left, stage))
     if not left:
         return
-    explored = explore(
-        *(start_snapshot(*stage), stage),
-        seed=flags.seed,
-        is_over=lambda batches, cells: batches > EXPLORING_BATCHES,
-    )
+    explored = explore(start_snapshot(*stage), stage, seed=flags.seed, is_over=explored_enough)
     if explored is None:
         print(f"{name}: exploring found no clear", flush=True)
         return
@@ -94,6 +90,11 @@ def cover(stage: StageId, flags: NoopFlags) -> None:
         keep(served.plan, served.clears)
         if not served.plan:
             print(f"{name}: no clear after {served.searched_from} no-ops", flush=True)
+
+
+def explored_enough(batches: int, cells: int) -> bool:
+    """End a search that leads nowhere."""
+    return batches > EXPLORING_BATCHES
 
 
 def run(flags: NoopFlags) -> None:

@@ -107,7 +107,7 @@ def wanted_levels(flags: SearchFlags) -> list[StageId]:
 
 def search(flags: SearchFlags, level: StageId, progress: Progress) -> Found | None:
     """Search one stage, showing how it goes; None if there was no clear in time."""
-    name = f"{level[0]}-{level[1]}"
+    name = str(level)
     task = progress.add_task(name)
     start, began = start_snapshot(*level), Clock()
 
@@ -123,15 +123,14 @@ def search(flags: SearchFlags, level: StageId, progress: Progress) -> Found | No
         progress.remove_task(task)
         return None
     found = Clock()
-    beam = Beam(
-        all_moves(level, flags.pipes), change_price=flags.change_price, threads=flags.threads
-    )
-    route = first.route
-    for width, route in shorten(
-        *(start, level, first, beam),
-        seed=flags.seed,
-        is_over=lambda: found.wall_s() >= flags.shorten,
-    ):
+    moves = all_moves(level, flags.pipes)
+    beam = Beam(moves, change_price=flags.change_price, threads=flags.threads)
+
+    def shortened_enough() -> bool:
+        return found.wall_s() >= flags.shorten
+
+    best = shorten(start, level, first, beam, seed=flags.seed, is_over=shortened_enough)
+    for width, route in best:
         what = f"{name} shortening: {route.steps} agent steps, beam of {width}"
         progress.update(task, description=what)
     shortened = Clock()
@@ -178,13 +177,13 @@ def run(flags: SearchFlags) -> int:
     """Search what the flags ask for; 1 if a stage was not cleared."""
     levels = wanted_levels(flags)
     suffix = "-pipes" * flags.pipes
-    paths = {level: flags.output / f"{level[0]}-{level[1]}{suffix}.npz" for level in levels}
+    paths = {level: flags.output / f"{level}{suffix}.npz" for level in levels}
     old = {level: load_demo(path) for level, path in paths.items() if path.exists()}
     missed = []
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         for level, path in paths.items():
-            name = f"{level[0]}-{level[1]}"
+            name = str(level)
             found = search(flags, level, progress)
             if found is None:
                 missed.append(name)

@@ -106,7 +106,7 @@ def test_wrong_flags_are_one_line_and_exit_code_2(tmp_path: Path) -> None:
     cache = Path(os.environ.get("NUMBA_CACHE_DIR", ""))
     done = run_check(cache, "--stages", "9-1")
     assert done.returncode == 2
-    assert "no stage 9-1" in done.stderr
+    assert "no stage '9-1'" in done.stderr
     assert done.stderr.count("\n") == 1
 
 

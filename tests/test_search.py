@@ -18,6 +18,7 @@ from mario_search.ways import COLUMNS, GOAL, PLACES_PER_COLUMN, Distances, Ways,
 
 DEMOS = Path(__file__).resolve().parents[1] / "demos"
 FAST = action_buttons("fast")
+HERE = StageId(1, 1)  # the stage that is searched, where none is named
 
 
 def enough(batches: int, cells: int) -> bool:
@@ -28,14 +29,14 @@ def enough(batches: int, cells: int) -> bool:
 def plays(route: Route, start: np.ndarray) -> bool:
     """Return whether a route clears 1-1 from a snapshot, in the frames that it says."""
     pressed = np.repeat(np.frombuffer(route.buttons, np.uint8), AGENT_FRAMES)
-    demo = record(1, 1, pressed, source="search", start=start)
+    demo = record(*HERE, pressed, source="search", start=start)
     return demo.cleared and (demo.frames, demo.agent_steps) == (route.frames, route.steps)
 
 
 @pytest.fixture(scope="module")
 def first() -> Explored:
     """The first clear of 1-1 from seed 0: the same on every machine."""
-    found = explore(start_snapshot(1, 1), StageId(1, 1), seed=0, is_over=enough)
+    found = explore(start_snapshot(*HERE), HERE, seed=0, is_over=enough)
     assert found is not None, "no clear of 1-1 in 1,000 batches of 64 agent steps"
     return found
 
@@ -52,26 +53,23 @@ def near_the_end() -> Waypoint:
 
 
 def test_exploring_finds_a_clear_of_1_1(first: Explored) -> None:
-    assert plays(first.route, start_snapshot(1, 1))
+    assert plays(first.route, start_snapshot(*HERE))
     assert first.route.steps == 338  # as docs/routes.md says
 
 
 def test_exploring_starts_from_any_snapshot(near_the_end: Waypoint) -> None:
-    found = explore(near_the_end.state, StageId(1, 1), seed=0, is_over=enough)
+    found = explore(near_the_end.state, HERE, seed=0, is_over=enough)
     assert found is not None
     assert plays(found.route, near_the_end.state)
     assert 50 < found.route.steps < 200
 
 
 def test_a_snapshot_of_another_stage_is_refused(first: Explored) -> None:
-    start = start_snapshot(2, 1)
+    start, distances = start_snapshot(2, 1), Distances(first.ways)
     with pytest.raises(ValueError, match="the snapshot is on 2-1, not on 1-1"):
-        explore(start, StageId(1, 1), seed=0, is_over=enough)
+        explore(start, HERE, seed=0, is_over=enough)
     with pytest.raises(ValueError, match="the snapshot is on 2-1, not on 1-1"):
-        beam_search(
-            *(start, StageId(1, 1), Distances(first.ways), Beam(all_moves(StageId(1, 1)))),
-            np.random.default_rng(0),
-        )
+        beam_search(start, HERE, distances, Beam(all_moves(HERE)), np.random.default_rng(0))
     with pytest.raises(ValueError, match="snapshot"):
         explore(start[:-1], StageId(2, 1), seed=0, is_over=enough)
 
@@ -79,15 +77,7 @@ def test_a_snapshot_of_another_stage_is_refused(first: Explored) -> None:
 def test_the_goal_is_as_far_as_the_fewest_steps_seen() -> None:
     ways = Ways()
     # 1 - 2 - 3 - GOAL, 1 - 3 straight, 4 is a dead end
-    for came_from, place in [
-        StageId(1, 2),
-        StageId(2, 3),
-        (3, GOAL),
-        StageId(1, 3),
-        StageId(1, 4),
-        StageId(2, 1),
-        StageId(3, 3),
-    ]:
+    for came_from, place in [(1, 2), (2, 3), (3, GOAL), (1, 3), (1, 4), (2, 1), (3, 3)]:
         ways.add(place, came_from)
     assert ways.steps_to_goal() == {3: 1, 1: 2, 2: 2}
 
@@ -95,7 +85,7 @@ def test_the_goal_is_as_far_as_the_fewest_steps_seen() -> None:
 def test_distance_falls_along_the_route(first: Explored) -> None:
     distances = Distances(first.ways)
     machine = BatchMachine(1, frames=AGENT_FRAMES, threads=1)
-    machine.restore(0, start_snapshot(1, 1))
+    machine.restore(0, start_snapshot(*HERE))
     seen = []
     for button in first.route.buttons[:-1]:
         machine.step(np.array([button], np.uint8), draw=False)
@@ -132,7 +122,7 @@ def test_a_flag_in_another_stage_is_no_clear() -> None:
     # 1-2's warp zone leads to worlds 2 to 4; a state of 2-1 must not count for 1-1.
     clear = load_demo(DEMOS / "1-1.npz")
     machine = BatchMachine(1, frames=clear.frames, threads=1)
-    machine.restore(0, start_snapshot(1, 1))
+    machine.restore(0, start_snapshot(*HERE))
     machine.step(clear.buttons[None])
     facts = read_facts(machine.ram_before)
     assert has_cleared(facts, 1, 1).all()
@@ -145,12 +135,9 @@ def test_a_flag_in_another_stage_is_no_clear() -> None:
 
 
 def test_a_beam_shortens_it_and_does_so_again(first: Explored) -> None:
-    beam = Beam(all_moves(StageId(1, 1)), width=16, most_frames=first.route.frames - 1)
-    distances, start = Distances(first.ways), start_snapshot(1, 1)
-    found = [
-        beam_search(start, StageId(1, 1), distances, beam, np.random.default_rng(0))
-        for _ in range(2)
-    ]
+    beam = Beam(all_moves(HERE), width=16, most_frames=first.route.frames - 1)
+    distances, start = Distances(first.ways), start_snapshot(*HERE)
+    found = [beam_search(start, HERE, distances, beam, np.random.default_rng(0)) for _ in range(2)]
     assert found[0] == found[1]
     assert found[0] is not None and found[0].frames < first.route.frames
     assert plays(found[0], start)
@@ -162,9 +149,9 @@ def test_a_price_on_changes_makes_it_simpler_and_not_longer(
     distances = Distances(first.ways)
     found = []
     for price in (0.0, CHANGE_PRICE):
-        beam = Beam(all_moves(StageId(1, 1)), change_price=price)
+        beam = Beam(all_moves(HERE), change_price=price)
         rng = np.random.default_rng(0)
-        found.append(beam_search(near_the_end.state, StageId(1, 1), distances, beam, rng))
+        found.append(beam_search(near_the_end.state, HERE, distances, beam, rng))
     free, priced = found
     assert free is not None and priced is not None
     assert plays(priced, near_the_end.state)
@@ -173,16 +160,16 @@ def test_a_price_on_changes_makes_it_simpler_and_not_longer(
 
 
 def test_a_beam_presses_what_an_action_set_has(first: Explored, near_the_end: Waypoint) -> None:
-    beam = Beam(moves_of(FAST, StageId(1, 1)))
+    beam = Beam(moves_of(FAST, HERE))
     start, rng = near_the_end.state, np.random.default_rng(0)
-    found = beam_search(start, StageId(1, 1), Distances(first.ways), beam, rng)
+    found = beam_search(start, HERE, Distances(first.ways), beam, rng)
     assert found is not None and plays(found, start)
     assert set(found.buttons) <= set(FAST.tolist())
 
 
 def test_what_random_play_presses_stands_for_the_nearest_action() -> None:
-    everything = all_moves(StageId(1, 1))
-    moves = moves_of(FAST, StageId(1, 1))
+    everything = all_moves(HERE)
+    moves = moves_of(FAST, HERE)
     odds = dict(zip(moves.buttons.tolist(), moves.odds.tolist(), strict=True))
     right_b, left = BUTTON_RIGHT | BUTTON_B, BUTTON_LEFT
     assert list(odds) == FAST.tolist()
@@ -195,11 +182,9 @@ def test_what_random_play_presses_stands_for_the_nearest_action() -> None:
 def test_a_beam_that_may_not_take_long_enough_finds_nothing(
     first: Explored, near_the_end: Waypoint
 ) -> None:
-    beam = Beam(all_moves(StageId(1, 1)), width=16, most_frames=100)
-    found = beam_search(
-        *(near_the_end.state, StageId(1, 1), Distances(first.ways), beam), np.random.default_rng(0)
-    )
-    assert found is None
+    beam = Beam(all_moves(HERE), width=16, most_frames=100)
+    start, rng = near_the_end.state, np.random.default_rng(0)
+    assert beam_search(start, HERE, Distances(first.ways), beam, rng) is None
 
 
 def test_shortening_goes_on_until_it_is_told_to_stop(first: Explored) -> None:
@@ -210,10 +195,10 @@ def test_shortening_goes_on_until_it_is_told_to_stop(first: Explored) -> None:
         asked += 1
         return asked > 700
 
-    beam = Beam(all_moves(StageId(1, 1)), width=8)
-    found = list(shorten(start_snapshot(1, 1), StageId(1, 1), first, beam, seed=0, is_over=is_over))
+    beam = Beam(all_moves(HERE), width=8)
+    found = list(shorten(start_snapshot(*HERE), HERE, first, beam, seed=0, is_over=is_over))
     widths, routes = zip(*found, strict=True)
     assert widths[0] == 8 and list(widths) == sorted(widths)
     frames = [route.frames for route in routes]
     assert routes[0] == first.route and frames == sorted(frames, reverse=True)
-    assert plays(routes[-1], start_snapshot(1, 1)) and frames[-1] < frames[0]
+    assert plays(routes[-1], start_snapshot(*HERE)) and frames[-1] < frames[0]
