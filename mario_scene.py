@@ -511,14 +511,14 @@ def _slots_of(ram: np.ndarray) -> _Slots:
         return ram[:, address : address + ENEMY_SLOTS].copy()
 
     return _Slots(
-        state=slots(at.OBJECT_STATE),
-        x_page=slots(at.OBJECT_X_PAGE).view(np.int8),
-        x=slots(at.OBJECT_X),
-        x_speed=slots(at.OBJECT_X_SPEED),
-        y_page=slots(at.OBJECT_Y_PAGE).view(np.int8),
-        y=slots(at.OBJECT_Y),
-        y_speed=slots(at.OBJECT_Y_SPEED),
-        y_fraction=slots(at.OBJECT_Y_SPEED_FRACTION),
+        state=slots(at.ENEMY_STATE),
+        x_page=slots(at.ENEMY_X_PAGE).view(np.int8),
+        x=slots(at.ENEMY_X),
+        x_speed=slots(at.ENEMY_X_SPEED),
+        y_page=slots(at.ENEMY_Y_PAGE).view(np.int8),
+        y=slots(at.ENEMY_Y),
+        y_speed=slots(at.ENEMY_Y_SPEED),
+        y_fraction=slots(at.ENEMY_Y_SPEED_FRACTION),
         active=enemies(at.ENEMY_ACTIVE),
         type=enemies(at.ENEMY_TYPE),
         direction=enemies(at.ENEMY_DIRECTION),

@@ -89,14 +89,6 @@ FLOAT_ON_POLE = 3  # on the flag pole, or on a vine
 
 # --- all objects: slots in a row, of enemies, fireballs, blocks and hammers as below -------------
 OBJECT_SLOTS = 21
-OBJECT_STATE = 0x1E
-OBJECT_X_SPEED = 0x58
-OBJECT_X_PAGE = 0x6E
-OBJECT_X = 0x87
-OBJECT_Y_SPEED = 0xA0
-OBJECT_Y_PAGE = 0xB6
-OBJECT_Y = 0xCF
-OBJECT_Y_SPEED_FRACTION = 0x0434
 
 # --- enemies and the like: six slots, the sixth of power-ups, vines and the pole's flag ---------
 ENEMY_SLOTS = 6
@@ -118,12 +110,14 @@ ENEMY_X_FRACTION = 0x0401
 ENEMY_Y_FRACTION = 0x0417
 ENEMY_Y_SPEED_FRACTION = 0x0434
 LIFT_STOOD_ON = 0x03A2  # of a lift: bit 7 clear while Mario stands on it
-ENEMY_PLANT_SPEED = 0x58  # of a plant: signed, px every other frame
-ENEMY_PLANT_MOVES = 0xA0  # of a plant: 1 while it comes out or goes back
-ENEMY_PLANT_Y_INSIDE = 0x0434  # of a plant: its y when it is all inside its pipe
-ENEMY_BLOOPER_SPEED = 0x58  # of a blooper: px a frame, upwards and to the side it faces
-ENEMY_BLOOPER_SINKS = 0xA0  # of a blooper: bit 1 set while it sinks
-ENEMY_TURNS = 0xA0  # of what flies or moves to and fro: bit 1 clear while it moves to the left
+ENEMY_PLANT_SPEED = ENEMY_X_SPEED  # of a plant: signed, px every other frame
+ENEMY_PLANT_MOVES = ENEMY_Y_SPEED  # of a plant: 1 while it comes out or goes back
+ENEMY_PLANT_Y_INSIDE = ENEMY_Y_SPEED_FRACTION  # of a plant: its y when it is all inside its pipe
+ENEMY_BLOOPER_SPEED = ENEMY_X_SPEED  # of a blooper: px a frame, upwards and to the side it faces
+ENEMY_BLOOPER_SINKS = ENEMY_Y_SPEED  # of a blooper: bit 1 set while it sinks
+ENEMY_TURNS = (
+    ENEMY_Y_SPEED  # of what flies or moves to and fro: bit 1 clear while it moves to the left
+)
 ENEMY_FRAME_TIMER = 0x078A  # frames; of Bowser: until he jumps
 BOWSER_X_SPEED = 0x0365  # signed, px every fourth frame
 ENEMY_TIMER = 0x0796  # units of 21 frames: until a shell wakes, a plant moves, a hammer is thrown

@@ -318,7 +318,7 @@ def test_every_tool_takes_a_run_of_dreamerv3_as_well(
         (
             auto_update_mario_monitor.main,
             f"--run-dir {run} --once",
-            r"finished .* dreamerv3 .* 0/2",
+            r"finished .* dreamerv3 .* 0/30",
         ),
         (auto_update_mario_monitor.main, f"--run-dir {run} --once --html {page}", "written"),
         (

@@ -94,7 +94,7 @@ def test_a_run_is_training_stalled_dead_or_stopped_by_its_process_and_its_last_l
     # A pid that another process has by now is not the trainer.
     other = {"pid": os.getpid(), "host": platform.node(), "started": "2020-01-01T00:00:00+00:00"}
     (tmp_path / "run" / "trainer.json").write_text(json.dumps(other))
-    os.utime(tmp_path / "run" / "trainer.json", StageId(1, 1))
+    os.utime(tmp_path / "run" / "trainer.json", (1, 1))
     assert reader.status().state == "dead"
     hold(tmp_path / "run", 1, host="another machine")
     assert reader.status().is_alive, "what cannot be seen is not declared dead"

@@ -32,7 +32,7 @@ def test_the_command_writes_what_is_shorter_and_keeps_the_rest(
     study = read_study(results)
     assert list(study.about.runs) == ["1-4"]
     assert study.about.runs["1-4"].note == (
-        "--stages 1-4 --seed 0 --shorten 0 --threads 1 --change-price 0.1"
+        "--stages 1-4 --seed 0 --shorten 0 --threads 1 --change-price 0.2"
     )
     assert study.figures("1-4")["agent_steps"] == demo.agent_steps
     lines = list(mario_tables.routes(results))

@@ -103,7 +103,7 @@ def test_a_run_writes_its_folder_and_its_policy_plays(
     assert lines[-1]["intrinsic_reward"] > 0
     assert len(run.checkpoints()) == 2
     assert [p.name for p in run.evaluations.glob("step_*")] != []
-    assert json.loads(run.best_summary.read_text())["episodes"] == 2
+    assert json.loads(run.best_summary.read_text())["episodes"] == 30, "every start once"
     assert len(imageio.mimread(run.previews / "step_256" / "preview.mp4", memtest=False)) > 5
     assert imageio.imread(run.previews / "live.png").shape == (240, 256, 3)
     assert list(run.tensorboard.glob("events.*"))
