@@ -15,11 +15,11 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 
-from mario_checkpoints import save_checkpoint, write_model_zip
+from mario_checkpoints import plain, save_checkpoint, write_model_zip
 from mario_config import EnvConfig, in_process
 from mario_doctor import Doctor
 from mario_networks import PPOPolicy
-from mario_ppo import MarioPPO, plain
+from mario_ppo import MarioPPO
 from mario_rollout import best_episode, play
 from mario_runs import RunFolder, atomic_write
 from mario_sb3 import MarioVecEnv, positions

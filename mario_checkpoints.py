@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from mario_cli import UsageError
@@ -41,6 +42,27 @@ def write_model_zip(path: Path, save: Callable[[Any], None], config: dict[str, A
     with zipfile.ZipFile(buffer, "a") as archive:
         archive.writestr(CONFIG_MEMBER, json.dumps(config, indent=2))
     atomic_write(path, buffer.getvalue())
+
+
+def write_weights(
+    path: Path, weights: dict[str, torch.Tensor], step: int, config: dict[str, Any]
+) -> None:
+    """Write the model file of an agent that is not SB3's, atomically.
+
+    Args:
+        path: the file.
+        weights: the network's tensors by name.
+        step: agent steps done.
+        config: train_config.json's content.
+    """
+
+    def save(file: Any) -> None:
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr(POLICY_MEMBER, tensor_bytes(weights))
+            # In the member and under the name that SB3 has it.
+            archive.writestr("data", json.dumps({"num_timesteps": step}))
+
+    write_model_zip(path, save, config)
 
 
 def read_model_zip(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -106,6 +128,21 @@ def load_tensors(file: io.BytesIO | Path, name: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise BadModelFile(f"{name} holds a {type(content).__name__}, not a dict of tensors")
     return content
+
+
+def plain(value: Any) -> Any:
+    """NumPy to tensors and numbers, so that `torch.load(weights_only=True)` reads it."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value.copy())
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or isinstance(value, bool | int | float | str | torch.Tensor):
+        return value
+    raise TypeError(f"a {type(value).__name__} has no place in the trainer's state")
 
 
 class Checkpoint(NamedTuple):

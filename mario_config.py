@@ -126,8 +126,9 @@ class EnvConfig:
     """Every episode starts with 1 to this many frames without buttons. 0: one fixed start."""
     sticky_prob: float = 0.0
     """Chance that an emulated frame keeps the last buttons (Machado et al. 2018: 0.25)."""
-    action_set: Literal["right_only", "simple", "complex", "fast", "full"] = "simple"
-    """right_only 5, simple 7, complex 12, fast 5 (full speed only), full 15 actions."""
+    action_set: Literal["right_only", "simple", "complex", "fast", "agile", "full"] = "simple"
+    """right_only 5, simple 7, complex 12, fast 5 (full speed only), agile 7 (fast, down, and the
+    jump to the left), full 15 actions."""
     long_jump_action: bool = False
     """Add one action that holds a jump for long_jump_hold_steps agent steps."""
     long_jump_hold_steps: int = 4

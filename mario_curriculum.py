@@ -182,3 +182,52 @@ class BackwardStarts(DemoStarts):
         for name in ("front", "tried", "reached"):
             getattr(self, name)[...] = state[name]
         super().load_state_dict(state)
+
+
+class FrontierStarts(DemoStarts):
+    """A part of the episodes begins along the demo, mostly where reaching the goal is uncertain.
+
+    Each place has a running rate p of reaching the goal. It is drawn by the spread of such an
+    episode's outcome, sqrt(p (1 - p)): what always or never succeeds teaches little (Florensa et
+    al. 2018, "Automatic Goal Generation", arXiv:1705.06366, call these goals of intermediate
+    difficulty). So practice begins near the goal and moves back by itself, without a front.
+    """
+
+    LEVEL_SHARE = 0.4  # of the episodes begin at the level's start
+    RATE_STEP = 0.1  # weight of the newest episode in a place's rate
+    LEAST_WEIGHT = 0.1  # beside 0.5, that of a place from which every second episode succeeds
+
+    def __init__(self, config: EnvConfig, demos: Sequence[Demo], steps: int = STEPS) -> None:
+        """Run the demos and keep their places; see `DemoStarts`."""
+        super().__init__(config, demos, steps)
+        # Every place as if half of its episodes had succeeded: what was not tried is tried first.
+        self.rates = np.full((len(self.places), max(self.places)), 0.5)
+
+    def draw_place(self, stage: int, generator: np.random.Generator) -> int:
+        """Return the next episode's place, 0 the last before the goal, or the level's start."""
+        places = self.places[stage]
+        if generator.random() < self.LEVEL_SHARE:
+            return places
+        rates = self.rates[stage, :places]
+        bounds = np.cumsum(np.maximum(np.sqrt(rates * (1 - rates)), self.LEAST_WEIGHT))
+        return int(np.searchsorted(bounds, generator.random() * bounds[-1], side="right"))
+
+    def count_place(self, stage: int, place: int, cleared: bool) -> None:
+        """Note how an episode that began on the way ended."""
+        self.rates[stage, place] += self.RATE_STEP * (cleared - self.rates[stage, place])
+
+    def scalars(self) -> dict[str, float]:
+        """Return also from how large a part of each stage's places the goal is reached."""
+        return super().scalars() | {
+            f"stage/{stage}/practice_rate": float(self.rates[i, : self.places[i]].mean())
+            for i, stage in enumerate(self.levels.stages)
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `load_state_dict` needs to go on exactly: arrays and numbers."""
+        return {"rates": self.rates.copy()} | super().state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what `state_dict` returned."""
+        self.rates[...] = state["rates"]
+        super().load_state_dict(state)

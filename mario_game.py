@@ -143,6 +143,11 @@ ACTION_SETS: dict[str, list[list[str]]] = {
     "complex": COMPLEX_MOVEMENT,
     # Full speed only. On 1-1 simple's seven are learnt as fast (results/ablations).
     "fast": [["right", "B"], ["right", "A", "B"], ["NOOP"], ["left"], ["A"]],
+    # fast, the jump to the left, and down, which pipes need: what teachers and students play with.
+    "agile": [
+        *(["right", "B"], ["right", "A", "B"], ["NOOP"], ["left", "B"], ["A"]),
+        *(["left", "A", "B"], ["down"]),
+    ],
     # complex, and what it lacks: standing to throw or swim (B, A+B) and the jump while crouched.
     # Pipes need down, vines up, water A; the mazes need left at full speed.
     "full": [*COMPLEX_MOVEMENT, ["B"], ["A", "B"], ["down", "A"]],

@@ -224,7 +224,7 @@ EPISODE_FIGURES = (
 
 
 @with_config(CHECKED)
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class ModelEvaluation:
     """How a trainer judged its model at a step: evaluations/step_<n>/summary.json.
 
@@ -244,6 +244,11 @@ class ModelEvaluation:
     def summaries(self) -> tuple[Summary, ...]:
         """Argmax, and sampled if it was played."""
         return (self.argmax,) if self.sampled is None else (self.argmax, self.sampled)
+
+    def of_stages(self) -> Iterator[ModelEvaluation]:
+        """Yield the evaluation of each stage apart."""
+        for parts in zip(*(parted(summary) for summary in self.summaries), strict=True):
+            yield ModelEvaluation(self.step, *parts)
 
     @classmethod
     def from_json(cls, path: Path, step: int | None = None) -> Self:
@@ -415,6 +420,17 @@ def joined(summaries: Sequence[Summary]) -> Summary:
     flags, lengths, returns, max_x = (by_name[name] for name in EPISODE_FIGURES[:4])
     figures = _figures(flags, lengths, returns, max_x, first.clear_rate_ci95 is None)
     return dataclasses.replace(first, **by_name, **figures)
+
+
+def parted(summary: Summary) -> Iterator[Summary]:
+    """Yield one summary a stage of a summary over several: what `joined` joined."""
+    begin = 0
+    for stage in summary.stages:
+        place = slice(begin, begin + stage.episodes)
+        by_name = {name: getattr(summary, name)[place] for name in EPISODE_FIGURES}
+        figures = {one.name: getattr(stage, one.name) for one in dataclasses.fields(Figures)}
+        yield dataclasses.replace(summary, stages=(stage,), **by_name, **figures)
+        begin += stage.episodes
 
 
 def evaluate(

@@ -36,6 +36,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
 from mario_buffer import ImageRolloutBuffer
+from mario_checkpoints import plain
 from mario_losses import Clipping, imitation_loss, ppo_losses, weighted_sum
 from mario_networks import SmallCNN, TwoHeadCnnPolicy
 from precision import Precision, resolve_precision
@@ -542,18 +543,3 @@ _COUNTERS = (
     "_num_timesteps_at_start",
     "_current_progress_remaining",
 )
-
-
-def plain(value: Any) -> Any:
-    """NumPy to tensors and numbers, so that `torch.load(weights_only=True)` reads it."""
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, np.ndarray):
-        return th.from_numpy(value.copy())
-    if isinstance(value, np.generic):
-        return value.item()
-    if value is None or isinstance(value, bool | int | float | str | th.Tensor):
-        return value
-    raise TypeError(f"a {type(value).__name__} has no place in the trainer's state")

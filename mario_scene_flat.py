@@ -123,10 +123,25 @@ def _tile_numbers() -> np.ndarray:
 
 
 VISIBLE = _visible()
+_SEEN_AT, _HIDDEN_AT = np.flatnonzero(VISIBLE), np.flatnonzero(~VISIBLE)
+SEEN_SIZE, HIDDEN_SIZE = len(_SEEN_AT), len(_HIDDEN_AT)
+
+
+def _parts_of(places: np.ndarray) -> dict[str, slice]:
+    """Return where the parts stand in a row that holds only some places, in their order."""
+    slices = {name: slice(*np.searchsorted(places, (p.start, p.stop))) for name, p in PARTS.items()}
+    return {name: part for name, part in slices.items() if part.start < part.stop}
+
+
+SEEN_PARTS, HIDDEN_PARTS = _parts_of(_SEEN_AT), _parts_of(_HIDDEN_AT)
+SEEN_ENEMY_SIZE = ENEMY_SIZE - _HIDDEN_OF_ENEMY
 _NUMBERS_OF_TILE = _tile_numbers()
 _FIRST_COLUMN, _FIRST_LAID_OUT = PARTS["column_on_screen"].start, PARTS["column_laid_out"].start
 _FIRST_ENEMY, _FIRST_OTHER = PARTS["enemies"].start, PARTS["others"].start
 _PLANE_COUNT = len(PLANES)
+_SEEN_PLANE_COUNT = sum(name in SEEN_PARTS for name in PLANES)
+_SEEN_ENEMY, _SEEN_OTHER = SEEN_PARTS["enemies"].start, SEEN_PARTS["others"].start
+_ENEMY_ON_SCREEN, _OTHER_ON_SCREEN = int(ENEMY_KINDS), len(OTHER_KINDS)
 
 
 def flatten_scene(
@@ -156,6 +171,22 @@ def flatten_scene(
     else:
         out[:, PARTS["machine"]] = _machine_numbers(scene).T
     return out
+
+
+def split_scene(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return what a screen tells of flat scenes, and what only the machine knows.
+
+    Args:
+        flat: float32[n, SCENE_SIZE], of `flatten_scene` without `seen_only`.
+
+    Returns:
+        float32[n, SEEN_SIZE], in the order of `SEEN_PARTS`: `flatten_scene(seen_only=True)` at
+        `VISIBLE`; float32[n, HIDDEN_SIZE], in the order of `HIDDEN_PARTS`: the other places.
+        Visible tiles and objects beyond the screen's edges are in neither.
+    """
+    seen = flat.take(_SEEN_AT, axis=1)
+    _hide_off_screen(flat, seen)
+    return seen, flat.take(_HIDDEN_AT, axis=1)
 
 
 def _mario_numbers(scene: Scene) -> np.ndarray:
@@ -241,3 +272,21 @@ def _fill_objects(objects: Objects, seen_only: bool, out: np.ndarray) -> None:
             out[i, at_place + 14] = objects.timer[i, slot] / 16
             for bit in range(8):
                 out[i, at_place + 15 + bit] = state >> bit & 1
+
+
+@compiled
+def _hide_off_screen(flat: np.ndarray, seen: np.ndarray) -> None:
+    """Zero columns and objects beyond the screen's edges in float32[n, SEEN_SIZE]."""
+    for i in range(len(flat)):
+        for column in range(COLUMNS):
+            if not flat[i, _FIRST_COLUMN + column]:
+                for cell in range(column, CELLS * _SEEN_PLANE_COUNT, COLUMNS):
+                    seen[i, cell] = 0
+        for slot in range(ENEMY_SLOTS):
+            if not flat[i, _FIRST_ENEMY + slot * ENEMY_SIZE + _ENEMY_ON_SCREEN]:
+                start = _SEEN_ENEMY + slot * SEEN_ENEMY_SIZE
+                seen[i, start : start + SEEN_ENEMY_SIZE] = 0
+        for slot in range(OTHER_SLOTS):
+            if not flat[i, _FIRST_OTHER + slot * OTHER_SIZE + _OTHER_ON_SCREEN]:
+                start = _SEEN_OTHER + slot * OTHER_SIZE
+                seen[i, start : start + OTHER_SIZE] = 0

@@ -14,7 +14,6 @@ import json
 import math
 import platform
 import sys
-import zipfile
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,14 +35,7 @@ from dreamerv3.models import Batch
 from dreamerv3.policy import DreamerPolicy, make_agent
 from dreamerv3.recurrence import draw_noise, noisy
 from dreamerv3.replay import Replay, read_index, relabel
-from mario_checkpoints import (
-    POLICY_MEMBER,
-    Checkpoint,
-    newest_checkpoint,
-    save_checkpoint,
-    tensor_bytes,
-    write_model_zip,
-)
+from mario_checkpoints import Checkpoint, newest_checkpoint, save_checkpoint, write_weights
 from mario_cli import UsageError, exit_code
 from mario_game import stages_label
 from mario_reward import reward_signature
@@ -342,13 +334,7 @@ class Loop:
 
     def save_model(self, path: Path) -> None:
         """Write the weights, with the run's config, as a model file."""
-        write_model_zip(path, self._write_weights, self.content)
-
-    def _write_weights(self, file: Any) -> None:
-        with zipfile.ZipFile(file, "w") as archive:
-            archive.writestr(POLICY_MEMBER, tensor_bytes(self.trainer.agent.state_dict()))
-            # In the member and under the name that SB3 has it.
-            archive.writestr("data", json.dumps({"num_timesteps": self.trainer.step}))
+        write_weights(path, self.trainer.agent.state_dict(), self.trainer.step, self.content)
 
     def save_checkpoint(self) -> None:
         """Write weights and state; a full disk is said, and training goes on."""

@@ -1,0 +1,318 @@
+"""The learner of teachers: PPO on scenes, many undrawn environments in one process.
+
+Its losses are those of mario_losses.py, its network that of mario_teacher.py. Rewards are divided
+by a running scale of their discounted return, and advantages are normalised per stage, so that no
+stage needs a reward scale of its own. It knows no files: it hands out dictionaries.
+
+Symbols: T steps of a rollout, E environments, N = T E samples, B of them in a minibatch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch as th
+from torch import nn
+
+from mario_losses import Clipping, Targets, gae, ppo_losses, weighted_sum
+from mario_runtime import MarioVectorEnv
+from mario_scene_flat import HIDDEN_SIZE, SEEN_SIZE, split_scene
+from mario_teacher import SceneNetwork
+
+EPISODES_KEPT = 200  # of which the metrics of episodes are taken
+LEAST_OF_STAGE = 64  # samples of a stage in a rollout from which its own advantages are normalised
+
+
+@dataclasses.dataclass(frozen=True)
+class ScenePPOFlags:
+    """PPO (Schulman et al. 2017) on scenes."""
+
+    timesteps: int = 20_000_000
+    """The run's target in agent steps, all environments together; resuming goes on to the same."""
+    n_steps: int = 64
+    """Agent steps per environment in a rollout."""
+    batch_size: int = 2048
+    """Samples in a minibatch; must divide n_steps * n_envs."""
+    n_epochs: int = 3
+    """Passes over each rollout."""
+    learning_rate: float = 5e-4
+    """Adam's step size at first."""
+    learning_rate_final: float = 1e-4
+    """It falls linearly to this over the run."""
+    gamma: float = 0.99
+    """Discount. A way that ends twenty steps later is seen to be none only by a long horizon."""
+    gae_lambda: float = 0.95
+    """GAE's lambda (Schulman et al. 2016): bias against variance."""
+    clip_range: float = 0.2
+    """PPO's epsilon."""
+    ent_coef: float = 0.01
+    """Entropy bonus: keeps the policy trying."""
+    ent_coef_final: float = 0.003
+    """It falls linearly to this over the run."""
+    vf_coef: float = 0.5
+    """Weight of the value loss."""
+    max_grad_norm: float = 0.5
+    """Gradients are scaled down to this norm."""
+
+
+class Rollout(NamedTuple):
+    """What happened in T steps of E environments."""
+
+    seen: np.ndarray  # float32 [T, E, SEEN_SIZE]
+    hidden: np.ndarray  # float32 [T, E, HIDDEN_SIZE]
+    actions: np.ndarray  # int64 [T, E]
+    log_probs: np.ndarray  # float32 [T, E]
+    values: np.ndarray  # float32 [T, E]
+    rewards: np.ndarray  # float32 [T, E], divided by their scale
+    goes_on: np.ndarray  # float32 [T, E], 0 where the step ended an episode
+    groups: np.ndarray  # int64 [T, E], the stage that the episode began in
+
+
+class ReturnScale:
+    """The running standard deviation of the discounted return, by which rewards are divided."""
+
+    CLIP = 10.0
+    MEMORY = 1e-4  # weight of a step's newest returns, once there have been 1 / MEMORY steps
+
+    def __init__(self, n_envs: int, gamma: float) -> None:
+        self.gamma = gamma
+        self.returns = np.zeros(n_envs)
+        self.mean, self.square, self.count = 0.0, 0.0, 0
+
+    def scaled(self, rewards: np.ndarray, ended: np.ndarray) -> np.ndarray:
+        """Take a step's rewards, float[E], and return them in units of the scale, float32[E]."""
+        self.returns = self.returns * self.gamma + rewards
+        self.count += 1
+        weight = max(1 / self.count, self.MEMORY)
+        self.mean += weight * (self.returns.mean() - self.mean)
+        self.square += weight * ((self.returns**2).mean() - self.square)
+        scale = np.sqrt(max(self.square - self.mean**2, 0.0)) + 1e-4
+        self.returns[ended] = 0.0
+        return np.clip(rewards / scale, -self.CLIP, self.CLIP).astype(np.float32)
+
+    STATE = ("returns", "mean", "square", "count")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `load_state_dict` needs to go on exactly."""
+        return {name: np.copy(getattr(self, name)) for name in self.STATE}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what `state_dict` returned."""
+        self.returns = np.array(state["returns"])
+        self.mean, self.square = float(state["mean"]), float(state["square"])
+        self.count = int(state["count"])
+
+
+def normalized_by_group(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Return values at mean 0 and standard deviation 1 within each group, float32, same shape.
+
+    A group with fewer than `LEAST_OF_STAGE` members is normalised with the mean and the deviation
+    of all.
+    """
+    result = (values - values.mean()) / (values.std() + 1e-8)
+    for group in np.unique(groups):
+        own = groups == group
+        if own.sum() >= LEAST_OF_STAGE:
+            result[own] = (values[own] - values[own].mean()) / (values[own].std() + 1e-8)
+    return result.astype(np.float32)
+
+
+class ScenePPO:
+    """Teaches a `SceneNetwork` to play `MarioVectorEnv`, observing scenes.
+
+    Args:
+        network: what learns, on any device.
+        env: with autoreset.
+        flags: see there.
+        seed: of sampling and shuffling; the environments' generators are seeded with it, too.
+    """
+
+    def __init__(
+        self, network: SceneNetwork, env: MarioVectorEnv, flags: ScenePPOFlags, seed: int
+    ) -> None:
+        self.network, self.env, self.flags = network, env, flags
+        self.device = network.action_net.weight.device
+        self.optimizer = th.optim.Adam(network.parameters(), flags.learning_rate, eps=1e-5)
+        self.generator = th.Generator().manual_seed(seed)
+        self.scale = ReturnScale(env.num_envs, flags.gamma)
+        self.steps = 0  # agent steps done
+        self.returns = np.zeros(env.num_envs)  # of the episodes under way, as the reward pays them
+        self.lengths = np.zeros(env.num_envs, dtype=np.int64)
+        names = ("episode_return", "episode_length", "max_x", "clear_rate")
+        self.episodes = {name: deque[float](maxlen=EPISODES_KEPT) for name in names}
+        env.reset(seed=seed)
+
+    @property
+    def progress(self) -> float:
+        """How much of the run is done, 0 to 1."""
+        return min(self.steps / self.flags.timesteps, 1.0)
+
+    def falling(self, first: float, last: float) -> float:
+        """Return a number that falls linearly over the run."""
+        return first + (last - first) * self.progress
+
+    # -- playing -------------------------------------------------------------------------------
+
+    def rollout(self) -> tuple[Rollout, np.ndarray]:
+        """Play T steps; return them and the values float32[E] of the states after the last one."""
+        n_steps, n_envs = self.flags.n_steps, self.env.num_envs
+        shape = (n_steps, n_envs)
+        played = Rollout(
+            seen=np.empty((*shape, SEEN_SIZE), np.float32),
+            hidden=np.empty((*shape, HIDDEN_SIZE), np.float32),
+            actions=np.empty(shape, np.int64),
+            log_probs=np.empty(shape, np.float32),
+            values=np.empty(shape, np.float32),
+            rewards=np.empty(shape, np.float32),
+            goes_on=np.empty(shape, np.float32),
+            groups=np.empty(shape, np.int64),
+        )
+        for t in range(n_steps):
+            played.seen[t], played.hidden[t] = looked = split_scene(self.env.observations)
+            actions, played.log_probs[t], played.values[t] = self._sample(*looked)
+            played.actions[t] = actions
+            played.groups[t] = self.env.shaper.began @ (4, 1)
+            _, rewards, terminations, truncations, infos = self.env.step(actions)
+            ended = terminations | truncations
+            self._count(rewards, ended, infos)
+            played.rewards[t] = self.scale.scaled(rewards, ended)
+            played.goes_on[t] = ~ended
+        self.steps += n_steps * n_envs
+        return played, self._sample(*split_scene(self.env.observations))[2]
+
+    def _sample(
+        self, seen: np.ndarray, hidden: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return sampled actions int64[E], their log-probabilities and the values, float32[E]."""
+        with th.inference_mode():
+            looked = [th.from_numpy(part).to(self.device) for part in (seen, hidden)]
+            logits, values = self.network(*looked)
+            log_probs = logits.log_softmax(dim=1).cpu()
+            actions = th.multinomial(log_probs.exp(), 1, generator=self.generator)
+            chosen = log_probs.gather(1, actions)
+        return actions[:, 0].numpy(), chosen[:, 0].numpy(), values.cpu().numpy()
+
+    def _count(self, rewards: np.ndarray, ended: np.ndarray, infos: dict[str, Any]) -> None:
+        """Note a step's rewards, and the episodes from a level's start that it ended."""
+        self.returns += rewards
+        self.lengths += 1
+        if not ended.any():
+            return
+        final = infos["final_info"]
+        for i in np.flatnonzero(ended & final["from_start"]).tolist():
+            self.episodes["episode_return"].append(float(self.returns[i]))
+            self.episodes["episode_length"].append(float(self.lengths[i]))
+            self.episodes["max_x"].append(float(final["max_x"][i]))
+            self.episodes["clear_rate"].append(float(final["is_success"][i]))
+        self.returns[ended] = 0.0
+        self.lengths[ended] = 0
+
+    # -- learning ------------------------------------------------------------------------------
+
+    def update(self) -> dict[str, float]:
+        """Play a rollout, learn from it, and return the metrics by name.
+
+        Raises:
+            FloatingPointError: a gradient is not finite; the weights are as before that step.
+        """
+        played, last_values = self.rollout()
+        advantages = gae(
+            played.rewards,
+            played.values,
+            last_values,
+            played.goes_on,
+            self.flags.gamma,
+            self.flags.gae_lambda,
+        )
+        returns = advantages + played.values
+        normalized = normalized_by_group(advantages, played.groups)
+        data = self._tensors(played, normalized, returns)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.falling(self.flags.learning_rate, self.flags.learning_rate_final)
+        size = len(data[0])
+        metrics: dict[str, list[float]] = {}
+        for _ in range(self.flags.n_epochs):
+            order = th.randperm(size, generator=self.generator)
+            for samples in order.split(self.flags.batch_size):
+                for name, value in self._learn([part[samples] for part in data]).items():
+                    metrics.setdefault(name, []).append(value)
+        variance = returns.var()
+        return {name: float(np.mean(values)) for name, values in metrics.items()} | {
+            "explained_variance": float(1 - (returns - played.values).var() / (variance + 1e-8)),
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "reward_scale": float(np.sqrt(max(self.scale.square - self.scale.mean**2, 0.0))),
+            **{name: float(np.mean(kept)) for name, kept in self.episodes.items() if kept},
+        }
+
+    def _tensors(
+        self, played: Rollout, advantages: np.ndarray, returns: np.ndarray
+    ) -> list[th.Tensor]:
+        """Return what is learnt from, [N, ...] each: seen, hidden, actions and PPO's targets."""
+        targets = (played.values, played.log_probs, advantages, returns)
+        arrays = (played.seen, played.hidden, played.actions, *targets)
+        return [th.from_numpy(array).flatten(0, 1).to(self.device) for array in arrays]
+
+    def _learn(self, batch: list[th.Tensor]) -> dict[str, float]:
+        """Do one step of gradient descent on a minibatch."""
+        seen, hidden, actions, *targets = batch
+        logits, values = self.network(seen, hidden)
+        log_probs = logits.log_softmax(dim=1)
+        entropy = -(log_probs.exp() * log_probs).sum(dim=1)
+        losses, metrics = ppo_losses(
+            values[:, None],
+            log_probs.gather(1, actions[:, None])[:, 0],
+            entropy,
+            Targets(*targets),
+            Clipping(ratio=self.flags.clip_range, normalize_advantage=False),
+        )
+        weights = {
+            "value": self.flags.vf_coef,
+            "entropy": self.falling(self.flags.ent_coef, self.flags.ent_coef_final),
+        }
+        self.optimizer.zero_grad()
+        weighted_sum(losses, weights).backward()
+        norm = nn.utils.clip_grad_norm_(
+            self.network.parameters(), self.flags.max_grad_norm, error_if_nonfinite=False
+        )
+        if not th.isfinite(norm):
+            raise FloatingPointError(f"the gradient is not finite after {self.steps:,} steps")
+        self.optimizer.step()
+        return {
+            "policy_loss": losses["policy"].item(),
+            "value_loss": losses["value"].item(),
+            "entropy": -losses["entropy"].item(),
+            "approx_kl": metrics["approx_kl"].item(),
+            "clip_fraction": metrics["clip_fraction"].item(),
+            "grad_norm": norm.item(),
+        }
+
+    # -- exact resume --------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return copies of all that the next update depends on, but the network's weights."""
+        return {
+            "steps": self.steps,
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "scale": self.scale.state_dict(),
+            "env": self.env.state_dict(),
+            "returns": self.returns.copy(),
+            "lengths": self.lengths.copy(),
+            "episodes": {name: list(kept) for name, kept in self.episodes.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what `state_dict` returned, with the network's weights loaded already."""
+        self.steps = int(state["steps"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        self.scale.load_state_dict(state["scale"])
+        self.env.load_state_dict(state["env"])
+        self.returns[...] = state["returns"]
+        self.lengths[...] = state["lengths"]
+        for name, kept in self.episodes.items():
+            kept.clear()
+            kept.extend(state["episodes"][name])

@@ -1,0 +1,163 @@
+"""The teacher's network: it plays and judges states from `Scene`, what the game's memory says.
+
+What the actor sees is what a screen and the three before it can tell (`split_scene`): a teacher
+that knows places by heart cannot be copied from pixels. The critic also sees what only the machine
+knows (Pinto et al. 2017, "Asymmetric Actor Critic", arXiv:1710.06542); nobody asks it to play.
+
+Symbols: B scenes, A actions.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch as th
+from torch import nn
+
+from mario_scene_flat import (
+    HIDDEN_PARTS,
+    HIDDEN_SIZE,
+    MACHINE_NUMBERS,
+    OTHER_SIZE,
+    OTHER_SLOTS,
+    SEEN_ENEMY_SIZE,
+    SEEN_PARTS,
+    split_scene,
+)
+
+PLACES = 32 * 32  # stages, half screens of 128 px; levels are shorter
+_TILES = slice(0, SEEN_PARTS["column_on_screen"].stop)
+_WORLD, _STAGE, _HALF_SCREEN = (
+    HIDDEN_PARTS["machine"].start + MACHINE_NUMBERS.index(name)
+    for name in ("world", "stage", "half_screen")
+)
+
+
+class Widths(NamedTuple):
+    """How wide the network's layers are."""
+
+    tiles: int = 192
+    enemy: int = 32  # each of the six
+    others: int = 32  # of all together
+    trunk: int = 256  # two layers
+    hidden: int = 64  # the critic's own input
+    critic: int = 128
+
+
+class SceneNetwork(nn.Module):
+    """Actor and critic on scenes.
+
+    Tiles go through one layer, each enemy through two that all share, the other objects through two
+    whose outputs are summed; then a trunk of two layers, from which the logits come. The critic has
+    the trunk, what no screen tells through one layer, and which half screen of which stage it is.
+
+    Args:
+        n_actions: A.
+        widths: of the layers.
+    """
+
+    def __init__(self, n_actions: int, widths: Widths | None = None) -> None:
+        super().__init__()
+        self.widths = widths = widths or Widths()
+        self.tiles = nn.Linear(_TILES.stop, widths.tiles)
+        self.enemy = nn.Sequential(
+            nn.Linear(SEEN_ENEMY_SIZE, 64), nn.ReLU(), nn.Linear(64, widths.enemy), nn.ReLU()
+        )
+        self.other = nn.Sequential(
+            nn.Linear(OTHER_SIZE, widths.others), nn.ReLU(), nn.Linear(widths.others, widths.others)
+        )
+        mario = SEEN_PARTS["mario"]
+        enemies = SEEN_PARTS["enemies"]
+        self.n_enemies = (enemies.stop - enemies.start) // SEEN_ENEMY_SIZE
+        inputs = widths.tiles + widths.others + self.n_enemies * widths.enemy
+        self.trunk = nn.Sequential(
+            nn.Linear(inputs + mario.stop - mario.start, widths.trunk),
+            nn.ReLU(),
+            nn.Linear(widths.trunk, widths.trunk),
+            nn.ReLU(),
+        )
+        self.action_net = nn.Linear(widths.trunk, n_actions)
+        self.hidden = nn.Linear(HIDDEN_SIZE, widths.hidden)
+        self.place = nn.Embedding(PLACES, widths.hidden)
+        self.judge = nn.Sequential(
+            nn.Linear(widths.trunk + widths.hidden, widths.critic), nn.ReLU()
+        )
+        self.value_net = nn.Linear(widths.critic, 1)
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.orthogonal_(layer.weight, 2**0.5)
+                nn.init.zeros_(layer.bias)
+        nn.init.orthogonal_(self.action_net.weight, 0.01)
+        nn.init.orthogonal_(self.value_net.weight, 1.0)
+        nn.init.zeros_(self.place.weight)
+
+    def latent(self, seen: th.Tensor) -> th.Tensor:
+        """Float32 [B, SEEN_SIZE] to the trunk's output [B, widths.trunk]."""
+        size = len(seen)
+        enemies = seen[:, SEEN_PARTS["enemies"]].reshape(size, self.n_enemies, SEEN_ENEMY_SIZE)
+        others = seen[:, SEEN_PARTS["others"]].reshape(size, OTHER_SLOTS, OTHER_SIZE)
+        parts = (
+            th.relu(self.tiles(seen[:, _TILES])),
+            self.enemy(enemies).flatten(1),
+            self.other(others).sum(dim=1),
+            seen[:, SEEN_PARTS["mario"]],
+        )
+        return self.trunk(th.cat(parts, dim=1))
+
+    def logits(self, seen: th.Tensor) -> th.Tensor:
+        """Float32 [B, SEEN_SIZE] to action logits [B, A]."""
+        return self.action_net(self.latent(seen))
+
+    def forward(self, seen: th.Tensor, hidden: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """Logits float32 [B, A] and values [B].
+
+        Args:
+            seen: float32 [B, SEEN_SIZE].
+            hidden: float32 [B, HIDDEN_SIZE], of the same scenes.
+        """
+        latent = self.latent(seen)
+        known = th.relu(self.hidden(hidden) + self.place(place_of(hidden)))
+        value = self.value_net(self.judge(th.cat((latent, known), dim=1))).squeeze(1)
+        return self.action_net(latent), value
+
+
+def place_of(hidden: th.Tensor) -> th.Tensor:
+    """Float32 [B, HIDDEN_SIZE] to int64 [B] below `PLACES`: which half screen of which stage."""
+    world = (hidden[:, _WORLD] * 8).round().long() - 1
+    stage = (hidden[:, _STAGE] * 4).round().long() - 1
+    half_screen = (hidden[:, _HALF_SCREEN] * 32).round().long().clamp(0, 31)
+    return ((world * 4 + stage) * 32 + half_screen).clamp(0, PLACES - 1)
+
+
+class ScenePolicy:
+    """A `SceneNetwork` as the rollout loop's `Policy`: logits from scenes, no memory.
+
+    Args:
+        network: on any device.
+        env_config: what it was trained in; handed on, never read here.
+    """
+
+    def __init__(self, network: SceneNetwork, env_config: Any) -> None:
+        self.network = network
+        self.env_config = env_config
+
+    def initial_state(self, n: int) -> None:
+        """None: there is no memory."""
+
+    def logits(
+        self, observations: np.ndarray, previous_actions: np.ndarray, state: None
+    ) -> tuple[np.ndarray, None]:
+        """Return log-probabilities float32 [n, A] of float32 [n, SCENE_SIZE], and None."""
+        with th.inference_mode():
+            seen, _ = self._tensors(observations)
+            return self.network.logits(seen).log_softmax(dim=1).cpu().numpy(), None
+
+    def values(self, observations: np.ndarray, state: None) -> np.ndarray:
+        """Return the values float32 [n], in units of normalised reward, of such observations."""
+        with th.inference_mode():
+            return self.network(*self._tensors(observations))[1].cpu().numpy()
+
+    def _tensors(self, observations: np.ndarray) -> list[th.Tensor]:
+        device = self.network.action_net.weight.device
+        return [th.from_numpy(part).to(device) for part in split_scene(observations)]
