@@ -143,7 +143,7 @@ class TwoHeadCnnPolicy(ActorCriticCnnPolicy):
             return self.features_extractor(pixels)
         return super().extract_features(obs, features_extractor)  # type: ignore[return-value]
 
-    def _logits_and_values(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
+    def logits_and_values(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
         """Logits float32 [B, n_actions] and values float32 [B, 1], or [B, 2] with two heads."""
         with self._autocast():
             latent_pi, latent_vf = self.mlp_extractor(self.extract_features(obs))
@@ -154,7 +154,7 @@ class TwoHeadCnnPolicy(ActorCriticCnnPolicy):
         return logits.float(), values.float()
 
     def _actor_critic(self, obs: PyTorchObs) -> tuple[Distribution, th.Tensor]:
-        logits, values = self._logits_and_values(obs)
+        logits, values = self.logits_and_values(obs)
         return self.action_dist.proba_distribution(action_logits=logits), values
 
     def sample(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
@@ -163,7 +163,7 @@ class TwoHeadCnnPolicy(ActorCriticCnnPolicy):
         The rollout's one call per step: `torch.distributions`' arithmetic and random numbers
         without its argument checks, which took as long as a tenth of the forward pass.
         """
-        logits, values = self._logits_and_values(obs)
+        logits, values = self.logits_and_values(obs)
         log_probs = logits - logits.logsumexp(dim=-1, keepdim=True)
         actions = th.multinomial(th.softmax(log_probs, dim=-1), 1, replacement=True)
         return actions.squeeze(1), values, log_probs.gather(1, actions).squeeze(1)
@@ -205,7 +205,7 @@ class TwoHeadCnnPolicy(ActorCriticCnnPolicy):
 
     def predict_all_values(self, obs: PyTorchObs) -> th.Tensor:
         """Values [B, heads]: extrinsic, then intrinsic."""
-        return self._logits_and_values(obs)[1]
+        return self.logits_and_values(obs)[1]
 
     def predict_values(self, obs: PyTorchObs) -> th.Tensor:
         """As SB3: extrinsic values [B, 1]."""

@@ -22,6 +22,7 @@ from mario_networks import PPOPolicy, SmallCNN, TwoHeadCnnPolicy
 from mario_rollout import Policy
 from mario_runs import CONFIG_MEMBER, BadModelFile, RunFolder
 from mario_runtime import action_space, observation_space
+from mario_teacher import ScenePolicy, network_of_weights
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 
@@ -33,7 +34,12 @@ def load_policy(path: Path) -> Policy:
         BadModelFile: missing, torn, hostile, or in disagreement with its own config.
     """
     config, tensors = read_model_zip(find_model(path))
-    readers = {"ppo": ppo_policy, "dreamerv3": policy_from_tensors}
+    readers = {
+        "ppo": ppo_policy,
+        "dreamerv3": policy_from_tensors,
+        "teacher": teacher_policy,
+        "student": student_policy,
+    }
     agent = config.get("agent")
     if agent not in readers:
         raise BadModelFile(f"{path} is of agent {agent!r}; known: {', '.join(readers)}")
@@ -63,6 +69,27 @@ def ppo_policy(config: dict[str, Any], tensors: dict[str, torch.Tensor], name: s
         reason = " ".join(str(error).split())[:200]
         raise BadModelFile(f"{name}: weights and {CONFIG_MEMBER} disagree: {reason}") from error
     return PPOPolicy(policy, env_config)
+
+
+def teacher_policy(config: dict[str, Any], tensors: dict[str, torch.Tensor], name: str) -> Policy:
+    """Return the policy on scenes of a model file's config and weights; name is for errors."""
+    try:
+        env_config = env_config_from_dict(config["env"])
+    except (KeyError, TypeError, UsageError) as error:
+        raise BadModelFile(f"{name}: its {CONFIG_MEMBER} is incomplete: {error}") from error
+    network = network_of_weights(tensors, name)
+    if env_config.observation != "scene" or network.n_actions != action_space(env_config).n:
+        raise BadModelFile(f"{name}: weights and {CONFIG_MEMBER} disagree")
+    return ScenePolicy(network, env_config)
+
+
+def student_policy(config: dict[str, Any], tensors: dict[str, torch.Tensor], name: str) -> Policy:
+    """Return the policy of a student's config and weights, a network as PPO's."""
+    try:
+        as_ppo = {"ppo": {"features": config["student"]["features"]}, "rnd": {"rnd_coef": 0.0}}
+    except (KeyError, TypeError) as error:
+        raise BadModelFile(f"{name}: its {CONFIG_MEMBER} is incomplete: {error}") from error
+    return ppo_policy(config | as_ppo, tensors, name)
 
 
 def find_model(path: Path) -> Path:

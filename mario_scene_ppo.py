@@ -10,7 +10,6 @@ Symbols: T steps of a rollout, E environments, N = T E samples, B of them in a m
 from __future__ import annotations
 
 import dataclasses
-from collections import deque
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,8 +20,8 @@ from mario_losses import Clipping, Targets, gae, ppo_losses, weighted_sum
 from mario_runtime import MarioVectorEnv
 from mario_scene_flat import HIDDEN_SIZE, SEEN_SIZE, split_scene
 from mario_teacher import SceneNetwork
+from mario_training import EpisodeMeans
 
-EPISODES_KEPT = 200  # of which the metrics of episodes are taken
 LEAST_OF_STAGE = 64  # samples of a stage in a rollout from which its own advantages are normalised
 
 
@@ -87,8 +86,8 @@ class ReturnScale:
         self.returns = self.returns * self.gamma + rewards
         self.count += 1
         weight = max(1 / self.count, self.MEMORY)
-        self.mean += weight * (self.returns.mean() - self.mean)
-        self.square += weight * ((self.returns**2).mean() - self.square)
+        self.mean += weight * (float(self.returns.mean()) - self.mean)
+        self.square += weight * (float((self.returns**2).mean()) - self.square)
         scale = np.sqrt(max(self.square - self.mean**2, 0.0)) + 1e-4
         self.returns[ended] = 0.0
         return np.clip(rewards / scale, -self.CLIP, self.CLIP).astype(np.float32)
@@ -97,13 +96,14 @@ class ReturnScale:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` needs to go on exactly."""
-        return {name: np.copy(getattr(self, name)) for name in self.STATE}
+        state = {name: getattr(self, name) for name in self.STATE}
+        return state | {"returns": self.returns.copy()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state_dict` returned."""
-        self.returns = np.array(state["returns"])
-        self.mean, self.square = float(state["mean"]), float(state["square"])
-        self.count = int(state["count"])
+        self.returns[...] = state["returns"]
+        for name in ("mean", "square", "count"):
+            setattr(self, name, state[name])
 
 
 def normalized_by_group(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
@@ -139,10 +139,7 @@ class ScenePPO:
         self.generator = th.Generator().manual_seed(seed)
         self.scale = ReturnScale(env.num_envs, flags.gamma)
         self.steps = 0  # agent steps done
-        self.returns = np.zeros(env.num_envs)  # of the episodes under way, as the reward pays them
-        self.lengths = np.zeros(env.num_envs, dtype=np.int64)
-        names = ("episode_return", "episode_length", "max_x", "clear_rate")
-        self.episodes = {name: deque[float](maxlen=EPISODES_KEPT) for name in names}
+        self.episodes = EpisodeMeans(env.num_envs)
         env.reset(seed=seed)
 
     @property
@@ -177,7 +174,7 @@ class ScenePPO:
             played.groups[t] = self.env.shaper.began @ (4, 1)
             _, rewards, terminations, truncations, infos = self.env.step(actions)
             ended = terminations | truncations
-            self._count(rewards, ended, infos)
+            self.episodes.count(rewards, ended, infos)
             played.rewards[t] = self.scale.scaled(rewards, ended)
             played.goes_on[t] = ~ended
         self.steps += n_steps * n_envs
@@ -194,21 +191,6 @@ class ScenePPO:
             actions = th.multinomial(log_probs.exp(), 1, generator=self.generator)
             chosen = log_probs.gather(1, actions)
         return actions[:, 0].numpy(), chosen[:, 0].numpy(), values.cpu().numpy()
-
-    def _count(self, rewards: np.ndarray, ended: np.ndarray, infos: dict[str, Any]) -> None:
-        """Note a step's rewards, and the episodes from a level's start that it ended."""
-        self.returns += rewards
-        self.lengths += 1
-        if not ended.any():
-            return
-        final = infos["final_info"]
-        for i in np.flatnonzero(ended & final["from_start"]).tolist():
-            self.episodes["episode_return"].append(float(self.returns[i]))
-            self.episodes["episode_length"].append(float(self.lengths[i]))
-            self.episodes["max_x"].append(float(final["max_x"][i]))
-            self.episodes["clear_rate"].append(float(final["is_success"][i]))
-        self.returns[ended] = 0.0
-        self.lengths[ended] = 0
 
     # -- learning ------------------------------------------------------------------------------
 
@@ -243,8 +225,8 @@ class ScenePPO:
         return {name: float(np.mean(values)) for name, values in metrics.items()} | {
             "explained_variance": float(1 - (returns - played.values).var() / (variance + 1e-8)),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
-            "reward_scale": float(np.sqrt(max(self.scale.square - self.scale.mean**2, 0.0))),
-            **{name: float(np.mean(kept)) for name, kept in self.episodes.items() if kept},
+            "ppo/reward_scale": float(np.sqrt(max(self.scale.square - self.scale.mean**2, 0.0))),
+            **self.episodes.means(),
         }
 
     def _tensors(
@@ -286,7 +268,7 @@ class ScenePPO:
             "entropy": -losses["entropy"].item(),
             "approx_kl": metrics["approx_kl"].item(),
             "clip_fraction": metrics["clip_fraction"].item(),
-            "grad_norm": norm.item(),
+            "ppo/grad_norm": norm.item(),
         }
 
     # -- exact resume --------------------------------------------------------------------------
@@ -299,9 +281,7 @@ class ScenePPO:
             "generator": self.generator.get_state(),
             "scale": self.scale.state_dict(),
             "env": self.env.state_dict(),
-            "returns": self.returns.copy(),
-            "lengths": self.lengths.copy(),
-            "episodes": {name: list(kept) for name, kept in self.episodes.items()},
+            "episodes": self.episodes.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -311,8 +291,4 @@ class ScenePPO:
         self.generator.set_state(state["generator"])
         self.scale.load_state_dict(state["scale"])
         self.env.load_state_dict(state["env"])
-        self.returns[...] = state["returns"]
-        self.lengths[...] = state["lengths"]
-        for name, kept in self.episodes.items():
-            kept.clear()
-            kept.extend(state["episodes"][name])
+        self.episodes.load_state_dict(state["episodes"])

@@ -9,12 +9,15 @@ Symbols: B scenes, A actions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
 from torch import nn
 
+from mario_game import StageId
+from mario_runs import BadModelFile
 from mario_scene_flat import (
     HIDDEN_PARTS,
     HIDDEN_SIZE,
@@ -59,7 +62,8 @@ class SceneNetwork(nn.Module):
 
     def __init__(self, n_actions: int, widths: Widths | None = None) -> None:
         super().__init__()
-        self.widths = widths = widths or Widths()
+        self.n_actions = n_actions
+        widths = widths or Widths()
         self.tiles = nn.Linear(_TILES.stop, widths.tiles)
         self.enemy = nn.Sequential(
             nn.Linear(SEEN_ENEMY_SIZE, 64), nn.ReLU(), nn.Linear(64, widths.enemy), nn.ReLU()
@@ -128,6 +132,63 @@ def place_of(hidden: th.Tensor) -> th.Tensor:
     stage = (hidden[:, _STAGE] * 4).round().long() - 1
     half_screen = (hidden[:, _HALF_SCREEN] * 32).round().long().clamp(0, 31)
     return ((world * 4 + stage) * 32 + half_screen).clamp(0, PLACES - 1)
+
+
+def network_of_weights(weights: dict[str, th.Tensor], name: str) -> SceneNetwork:
+    """Return the network of a teacher's weights; name is the file's, for errors.
+
+    Raises:
+        BadModelFile: they are no teacher's.
+    """
+    try:
+        widths = Widths(
+            tiles=len(weights["tiles.bias"]),
+            enemy=len(weights["enemy.2.bias"]),
+            others=len(weights["other.2.bias"]),
+            trunk=len(weights["action_net.weight"][0]),
+            hidden=len(weights["hidden.bias"]),
+            critic=len(weights["value_net.weight"][0]),
+        )
+        network = SceneNetwork(len(weights["action_net.bias"]), widths)
+        network.load_state_dict(weights)
+    except (KeyError, IndexError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BadModelFile(f"{name} is no teacher's network: {reason}") from error
+    return network
+
+
+class Teachers:
+    """Says what to do in any state: of each stage the teacher that is named for it.
+
+    Args:
+        networks: by stage; one may stand for several.
+    """
+
+    def __init__(self, networks: Mapping[StageId, SceneNetwork]) -> None:
+        self.networks = dict(networks)
+
+    def label(self, scenes: np.ndarray, stages: np.ndarray) -> tuple[th.Tensor, th.Tensor]:
+        """Return log-probabilities float32 [B, A] and values float32 [B], on the CPU.
+
+        Args:
+            scenes: float32 [B, SCENE_SIZE].
+            stages: int [B, 2], world and stage that each episode began in.
+        """
+        seen, hidden = (th.from_numpy(part) for part in split_scene(scenes))
+        by_network: dict[SceneNetwork, list[int]] = {}
+        for i, (world, stage) in enumerate(stages.tolist()):
+            by_network.setdefault(self.networks[StageId(world, stage)], []).append(i)
+        found: list[tuple[list[int], th.Tensor, th.Tensor]] = []
+        with th.inference_mode():
+            for network, rows in by_network.items():
+                device = network.action_net.weight.device
+                logits, values = network(seen[rows].to(device), hidden[rows].to(device))
+                found.append((rows, logits.log_softmax(1).cpu(), values.cpu()))
+        log_probs = th.empty((len(scenes), found[0][1].shape[1]))
+        all_values = th.empty(len(scenes))
+        for rows, own_log_probs, own_values in found:
+            log_probs[rows], all_values[rows] = own_log_probs, own_values
+        return log_probs, all_values
 
 
 class ScenePolicy:

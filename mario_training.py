@@ -14,10 +14,12 @@ import enum
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mario_cli import UsageError
@@ -321,6 +323,54 @@ def write_preview(
         write_video(path, film(episode, config), fps or game_fps(config))
     except OSError as error:
         print(f"warning: no preview: {error}", file=sys.stderr)
+
+
+class EpisodeMeans:
+    """What the newest episodes that began at a level's start came to, in many environments.
+
+    Args:
+        n_envs: how many.
+    """
+
+    KEPT = 200  # episodes
+
+    def __init__(self, n_envs: int) -> None:
+        self.returns = np.zeros(n_envs)  # of the episodes under way
+        self.lengths = np.zeros(n_envs, dtype=np.int64)
+        names = ("episode_return", "episode_length", "max_x", "clear_rate")
+        self.kept = {name: deque[float](maxlen=self.KEPT) for name in names}
+
+    def count(self, rewards: np.ndarray, ended: np.ndarray, infos: dict[str, Any]) -> None:
+        """Take a step's rewards, float[n], bool[n] where it ended an episode, and its infos."""
+        self.returns += rewards
+        self.lengths += 1
+        if not ended.any():
+            return
+        final = infos["final_info"]
+        for i in np.flatnonzero(ended & final["from_start"]).tolist():
+            self.kept["episode_return"].append(float(self.returns[i]))
+            self.kept["episode_length"].append(float(self.lengths[i]))
+            self.kept["max_x"].append(float(final["max_x"][i]))
+            self.kept["clear_rate"].append(float(final["is_success"][i]))
+        self.returns[ended] = 0.0
+        self.lengths[ended] = 0
+
+    def means(self) -> dict[str, float]:
+        """Return the means by name; nothing before the first episode ended."""
+        return {name: float(np.mean(kept)) for name, kept in self.kept.items() if kept}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `load_state_dict` needs to go on exactly."""
+        kept = {name: list(values) for name, values in self.kept.items()}
+        return {"returns": self.returns.copy(), "lengths": self.lengths.copy(), "kept": kept}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what `state_dict` returned."""
+        self.returns[...] = state["returns"]
+        self.lengths[...] = state["lengths"]
+        for name, values in self.kept.items():
+            values.clear()
+            values.extend(state["kept"][name])
 
 
 class RunLog:

@@ -1,10 +1,12 @@
 """Teach a network to play Mario from what the game's memory says, then a student from pixels.
 
-    python teach_mario.py --stages all
+    python teach_mario.py --stages 1-1
+    python teach_mario.py --stages 3-2 --phase student --teacher runs/teach/teacher
 
-Writes a run folder (mario_runs.py); the same command continues it. The teacher learns by PPO on
-scenes (mario_scene_ppo.py), under sticky buttons, from the level's start and from places along the
-searched clears.
+Writes two run folders (mario_runs.py) below --run-dir, teacher/ and student/; the same command
+continues them. The teacher learns by PPO on scenes (mario_scene_ppo.py), the student what the
+teacher does (mario_student.py); both under sticky buttons, from the level's start and from places
+along the searched clears.
 """
 
 from __future__ import annotations
@@ -12,12 +14,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import torch as th
 import tyro
+from torch import nn
 
 from mario_checkpoints import (
     Checkpoint,
@@ -28,19 +31,23 @@ from mario_checkpoints import (
     write_weights,
 )
 from mario_cli import UsageError, exit_code, with_stages_flag
-from mario_config import EnvConfig, RewardConfig
-from mario_curriculum import FrontierStarts
+from mario_config import EnvConfig, RewardConfig, env_config_from_dict
+from mario_curriculum import AnywhereStarts, FrontierStarts
 from mario_demos import load_demos
 from mario_game import StageId, stages_label
 from mario_judge import ModelEvaluation
-from mario_runs import METRIC_KEYS, RunFolder, write_json
-from mario_runtime import MarioVectorEnv, action_space
+from mario_networks import PPOPolicy
+from mario_rollout import Policy
+from mario_runs import RunFolder, write_json
+from mario_runtime import MarioVectorEnv
 from mario_scene_ppo import ScenePPO, ScenePPOFlags
-from mario_teacher import SceneNetwork, ScenePolicy
+from mario_student import Student, StudentFlags, student_network
+from mario_teacher import SceneNetwork, ScenePolicy, Teachers, network_of_weights
 from mario_training import (
     BestModel,
     Exam,
     RunLog,
+    StopKind,
     StopRequest,
     config_content,
     config_of_content,
@@ -53,7 +60,9 @@ from mario_training import (
 )
 from mario_values import read_yaml
 
-AGENT = "teacher"
+PhaseName = Literal["teacher", "student"]
+PHASES: tuple[PhaseName, ...] = ("teacher", "student")
+FIRST_PHASE = {"both": "teacher", "teacher": "teacher", "student": "student"}
 
 # One unit per step at full speed (12 px), a death costs 3 of them, the goal pays 10.
 REWARD = RewardConfig(
@@ -69,22 +78,29 @@ REWARD = RewardConfig(
 class RunFlags:
     """The run: where it writes, how often it looks at itself."""
 
-    run_dir: Path = Path("runs/teacher")
-    """The run folder; one that holds a run is continued."""
+    run_dir: Path = Path("runs/teach")
+    """The folder of the two runs; those that it holds are continued."""
+    phase: Literal["both", "teacher", "student"] = "both"
+    """What to do: the teacher, then the student, or one of them alone."""
+    teacher: Path | None = None
+    """Who teaches the student: a teacher's model file or run folder, or a folder of <stage>.zip.
+    Unset: the best of this run."""
+    warm_start: Path | None = None
+    """A model whose weights alone begin the (first) phase, in any stages."""
     config: Path | None = None
     """A YAML file of any of these flags; the command line wins."""
-    warm_start: Path | None = None
-    """A teacher whose weights alone begin a new run, in any stages."""
     demos: Path = Path("demos")
     """A folder of demos along which episodes begin. scripts/search_route.py finds them."""
     seed: int = 0
-    """Seeds network, sampling and environments (environment i: seed + i)."""
+    """Seeds networks, sampling and environments (environment i: seed + i)."""
     checkpoint_freq: int = 500_000
     """Agent steps between checkpoints; the newest two are kept. 0: only at the end."""
-    eval_freq: int = 2_000_000
+    eval_freq: int = 200_000
     """Agent steps between evaluations, of each stage, by argmax and sampled. 0: never."""
-    eval_episodes: int = 20
+    eval_episodes: int = 50
     """Episodes of each."""
+    eval_enough: float = 0.0
+    """End a phase, as finished, once an evaluation clears this share in both modes. 0: never."""
     threads: int = 1
     """Threads of torch and of the emulator."""
 
@@ -93,28 +109,49 @@ class RunFlags:
 class TeachConfig:
     """Everything that a run depends on."""
 
-    run: RunFlags = dataclasses.field(default_factory=RunFlags)
-    env: EnvConfig = dataclasses.field(
+    run: tyro.conf.OmitArgPrefixes[RunFlags] = dataclasses.field(default_factory=RunFlags)
+    env: tyro.conf.OmitArgPrefixes[EnvConfig] = dataclasses.field(
         default_factory=lambda: EnvConfig(
             stage_sampling="failure",
             n_envs=128,
-            observation="scene",
             sticky_prob=0.25,
             action_set="agile",
+            show_buttons=True,
             reward=REWARD,
         )
     )
+    """The game of both; --n-envs is the teacher's."""
     teacher: ScenePPOFlags = dataclasses.field(default_factory=ScenePPOFlags)
+    student: StudentFlags = dataclasses.field(default_factory=StudentFlags)
 
     def __post_init__(self) -> None:
-        if self.env.observation != "scene" or self.env.vec_backend != "batched":
-            raise UsageError("a teacher observes scene, in the batched environment")
-        rollout = self.teacher.n_steps * self.env.n_envs
-        if self.teacher.batch_size < 2 or rollout % self.teacher.batch_size:
-            raise UsageError(
-                f"batch_size {self.teacher.batch_size} does not divide a rollout of "
-                f"{self.teacher.n_steps} steps x {self.env.n_envs} environments = {rollout}"
-            )
+        if self.env.vec_backend != "batched":
+            raise UsageError("teacher and student play the batched environment")
+        rollouts = {
+            "teacher": (self.teacher.n_steps, self.env.n_envs, self.teacher.batch_size),
+            "student": (self.student.n_steps, self.student.n_envs, self.student.batch_size),
+        }
+        for name, (n_steps, n_envs, batch_size) in rollouts.items():
+            if batch_size < 2 or n_steps * n_envs % batch_size:
+                raise UsageError(
+                    f"{name}.batch_size {batch_size} does not divide a rollout of {n_steps} steps "
+                    f"x {n_envs} environments = {n_steps * n_envs}"
+                )
+
+    def env_of(self, phase: PhaseName) -> EnvConfig:
+        """Return what is played in a phase, and how it is seen."""
+        env = dataclasses.replace(self.env, discount=self.teacher.gamma)
+        if phase == "teacher":
+            return dataclasses.replace(env, observation="scene")
+        reward = dataclasses.replace(env.reward, end_on_stall_steps=self.student.end_on_stall_steps)
+        return dataclasses.replace(
+            env, observation="pixels", n_envs=self.student.n_envs, reward=reward
+        )
+
+    def content(self, phase: PhaseName) -> dict[str, Any]:
+        """Return train_config.json's content of a phase."""
+        env = self.env_of(phase)
+        return config_content(dataclasses.replace(self, env=env), phase, env)
 
 
 def parse_config(arguments: Sequence[str]) -> TeachConfig:
@@ -130,19 +167,31 @@ def parse_config(arguments: Sequence[str]) -> TeachConfig:
     arguments = with_stages_flag(with_newer_flags(arguments))
     given, _ = first.parse_known_args(arguments)
     default = TeachConfig()
-    if checkpoints := RunFolder(given.run_dir).checkpoints():
-        default = config_of_content(default, read_model_zip(checkpoints[0])[0], AGENT)
+    for phase in PHASES:  # the student's folder knows all that the teacher's does
+        if checkpoints := RunFolder(given.run_dir / phase).checkpoints():
+            default = config_of_content(default, read_model_zip(checkpoints[0])[0], phase)
     if given.config:
         default = with_file_values(default, read_yaml(given.config), str(given.config))
-    config = tyro.cli(
-        TeachConfig,
-        args=arguments,
-        default=default,
-        description=__doc__.split("\n\n")[0],
-        config=(tyro.conf.OmitArgPrefixes,),
+    return tyro.cli(
+        TeachConfig, args=arguments, default=default, description=__doc__.split("\n\n")[0]
     )
-    env = dataclasses.replace(config.env, discount=config.teacher.gamma)
-    return dataclasses.replace(config, env=env)
+
+
+class Learner(Protocol):
+    """What a phase trains: `ScenePPO` or `Student`."""
+
+    network: Any  # nn.Module
+    env: MarioVectorEnv
+    steps: int
+
+    def update(self) -> dict[str, float]:
+        """Play, learn, and return metrics by name."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that the next update depends on, but the weights."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what `state_dict` returned."""
 
 
 class BestOfStages:
@@ -168,61 +217,76 @@ class BestOfStages:
                 self.best[stage.stage] = rate
 
 
-class Teaching:
-    """Runs a teacher's learner to its target and keeps the run folder."""
+class Phase:
+    """Runs one phase's learner to its target and keeps its run folder."""
 
-    def __init__(self, config: TeachConfig, run: RunFolder, learner: ScenePPO) -> None:
-        self.config, self.run, self.learner = config, run, learner
-        self.content = config_content(config, AGENT, config.env)
+    def __init__(self, config: TeachConfig, name: PhaseName, run: RunFolder) -> None:
+        """Make the learner and go on from the folder's newest checkpoint, if there is one."""
+        self.config, self.name, self.run = config, name, run
+        self.env = config.env_of(name)
+        self.content = config.content(name)
+        make: Callable[[TeachConfig], Learner] = make_teacher
+        if name == "student":
+            make = make_student
+        self.learner = make(config)
+        self.target = getattr(config, name).timesteps
+        if checkpoint := newest_checkpoint(run):
+            resume(self.learner, config, checkpoint, self)
+        elif config.run.warm_start and name == FIRST_PHASE[config.run.phase]:
+            weights = read_model_zip(config.run.warm_start)[1]
+            load_weights(self.learner.network, weights, config.run.warm_start)
         self.best = BestModel(run)
-        self.best_of_stages = BestOfStages(run, config.env.stages)
+        self.best_of_stages = BestOfStages(run, self.env.stages)
+        write_json(run.config_path, self.content)
 
-    def train(self) -> None:
-        """Learn to the target, or to a signal."""
+    def train(self) -> bool:
+        """Learn to the target, to enough clears, or to a signal; return whether it is finished."""
         learner, flags, stop = self.learner, self.config.run, StopRequest()
-        target = self.config.teacher.timesteps
-        log = RunLog(self.run, learner.steps, target)
+        log = RunLog(self.run, learner.steps, self.target)
         with stop.on_signals():
-            while learner.steps < target and stop.reason is None:
+            while learner.steps < self.target and stop.reason is None:
                 before = learner.steps
                 metrics = learner.update()
-                shared = {name: value for name, value in metrics.items() if name in METRIC_KEYS}
-                own = {f"ppo/{name}": metrics[name] for name in metrics if name not in METRIC_KEYS}
-                note = (
-                    f"clears {100 * metrics.get('clear_rate', 0):.0f} %, "
-                    f"entropy {metrics['entropy']:.2f}"
-                )
-                log.write(learner.steps, shared | own | learner.env.starts.scalars(), note)
+                note = f"clears {100 * metrics.get('clear_rate', 0):.0f} %"
+                log.write(learner.steps, metrics | learner.env.starts.scalars(), note)
                 if passed(before, learner.steps, flags.eval_freq):
-                    self.evaluate()
+                    found = self.evaluate()
+                    if 0 < flags.eval_enough <= found.rank[0]:
+                        stop.ask(StopKind.ENOUGH, "enough clears")
                 if passed(before, learner.steps, flags.checkpoint_freq):
                     self.save_checkpoint()
         log.close()
         self.save_checkpoint()
-        if stop.reason:
+        if stop.reason and not stop.is_finished:
             print(f"stopped by {stop.reason.name}; the same command goes on")
-        else:
-            self.save_model(self.run.final_model)
-            print(f"finished at {learner.steps:,} steps: {self.run.final_model}")
+            return False
+        self.save_model(self.run.final_model)
+        print(f"{self.name} finished at {learner.steps:,} steps: {self.run.final_model}")
+        return True
 
-    def evaluate(self) -> None:
-        """Judge every stage, sticky, by argmax and sampled, and keep what is best."""
-        flags, env = self.config.run, self.config.env
+    def policy(self) -> Policy:
+        """Return what the learner has learnt so far."""
+        wrap = ScenePolicy if self.name == "teacher" else PPOPolicy
+        return wrap(self.learner.network, self.env)
+
+    def evaluate(self) -> ModelEvaluation:
+        """Judge every stage, by argmax and sampled, and keep what is best."""
+        flags = self.config.run
         exam = Exam(
-            config=env,
-            stages=env.stages,
+            config=self.env,
+            stages=self.env.stages,
             protocol="auto",
             with_samples=True,
             episodes=flags.eval_episodes,
             max_steps=0,
             seed=flags.seed,
         )
-        step, started = self.learner.steps, time.monotonic()
-        policy = ScenePolicy(self.learner.network, env)
-        found = examine(policy, exam, f"{self.run.path.name} at {step} steps", step).evaluation
+        step = self.learner.steps
+        model = f"{self.run.path.name} at {step} steps"
+        found = examine(self.policy(), exam, model, step).evaluation
         self.best.offer(found, self.save_model)
         self.best_of_stages.offer(found, self.save_model)
-        print(f"evaluated in {time.monotonic() - started:.0f} s", flush=True)
+        return found
 
     def save_model(self, path: Path) -> None:
         """Write the weights, with the run's config, as a model file."""
@@ -237,8 +301,67 @@ class Teaching:
             print(f"warning: no checkpoint at {self.learner.steps}: {error}", file=sys.stderr)
 
 
-def load_weights(network: SceneNetwork, weights: dict[str, th.Tensor], path: Path) -> None:
-    """Load a teacher's weights.
+def make_teacher(config: TeachConfig) -> ScenePPO:
+    """Return the teacher's learner before its first step.
+
+    Raises:
+        UsageError: a stage has no demo.
+    """
+    th.manual_seed(config.run.seed)
+    env_config = config.env_of("teacher")
+    starts = FrontierStarts(env_config, load_demos(config.run.demos, env_config.stages))
+    env = MarioVectorEnv(env_config, threads=config.run.threads, starts=starts)
+    return ScenePPO(SceneNetwork(len(env.buttons)), env, config.teacher, config.run.seed)
+
+
+def make_student(config: TeachConfig) -> Student:
+    """Return the student's learner before its first step.
+
+    Raises:
+        UsageError: a stage has no demo, or no teacher.
+    """
+    th.manual_seed(config.run.seed)
+    env_config = config.env_of("student")
+    teachers = find_teachers(config)
+    starts = AnywhereStarts(env_config, load_demos(config.run.demos, env_config.stages))
+    env = MarioVectorEnv(env_config, threads=config.run.threads, starts=starts)
+    network = student_network(config.student, env_config)
+    return Student(network, env, teachers, config.student, config.run.seed)
+
+
+def find_teachers(config: TeachConfig) -> Teachers:
+    """Return who teaches each stage.
+
+    Raises:
+        UsageError: nobody teaches a stage, or with other actions.
+    """
+    path = config.run.teacher or config.run.run_dir / "teacher"
+    run = RunFolder(path)
+    networks = {}
+    read: dict[Path, SceneNetwork] = {}
+    for stage in config.env.stages:
+        own = [path / f"{stage}.zip", path / "stages" / f"{stage}.zip"]
+        candidates = [path] if path.is_file() else [*own, run.best_model, run.final_model]
+        found = next((file for file in candidates if file.is_file()), None)
+        if found is None:
+            raise UsageError(f"{path} has no teacher of {stage}: train one with --phase teacher")
+        if found not in read:
+            content, weights = read_model_zip(found)
+            if content.get("agent") != "teacher":
+                raise UsageError(f"{found} is of agent {content.get('agent')!r}, not a teacher")
+            before = env_config_from_dict(content["env"])
+            if before.action_set != config.env.action_set:
+                raise UsageError(
+                    f"{found} plays with action set {before.action_set}, not "
+                    f"{config.env.action_set}"
+                )
+            read[found] = network_of_weights(weights, str(found))
+        networks[stage] = read[found]
+    return Teachers(networks)
+
+
+def load_weights(network: nn.Module, weights: dict[str, th.Tensor], path: Path) -> None:
+    """Load a model's weights.
 
     Raises:
         UsageError: they are of another network or action set.
@@ -250,16 +373,17 @@ def load_weights(network: SceneNetwork, weights: dict[str, th.Tensor], path: Pat
         raise UsageError(f"{path} holds another network: {reason}") from error
 
 
-def resume(learner: ScenePPO, config: TeachConfig, checkpoint: Checkpoint) -> None:
+def resume(learner: Learner, config: TeachConfig, checkpoint: Checkpoint, phase: Phase) -> None:
     """Go on from a checkpoint, or refuse it.
 
     Raises:
         UsageError: other stages, another action set or network.
     """
-    before = config_of_content(TeachConfig(), checkpoint.config, AGENT)
-    folder, advice = config.run.run_dir, "choose another --run-dir"
-    refuse_another_game(before.env, config.env, folder, advice)
-    for name, change in describe_changes(before, config, {"run.run_dir", "run.config"}).items():
+    before = config_of_content(TeachConfig(), checkpoint.config, phase.name)
+    folder, advice = phase.run.path, "choose another --run-dir"
+    refuse_another_game(before.env, phase.env, folder, advice)
+    unimportant = {"run.run_dir", "run.config", "run.phase", "env"}
+    for name, change in describe_changes(before, config, unimportant).items():
         print(f"resuming with {name} {change}")
     load_weights(learner.network, checkpoint.weights, folder)
     try:
@@ -271,34 +395,16 @@ def resume(learner: ScenePPO, config: TeachConfig, checkpoint: Checkpoint) -> No
     print(f"resumed {folder} at {learner.steps:,} steps")
 
 
-def make_learner(config: TeachConfig) -> ScenePPO:
-    """Return the learner that the flags describe, before its first step.
-
-    Raises:
-        UsageError: a stage has no demo.
-    """
-    th.manual_seed(config.run.seed)
-    starts = FrontierStarts(config.env, load_demos(config.run.demos, config.env.stages))
-    env = MarioVectorEnv(config.env, threads=config.run.threads, starts=starts)
-    network = SceneNetwork(int(action_space(config.env).n))
-    return ScenePPO(network, env, config.teacher, config.run.seed)
-
-
 def train(config: TeachConfig) -> None:
-    """Run the training that the flags describe."""
-    run = RunFolder(config.run.run_dir, AGENT)
+    """Run the phases that the flags name."""
     th.set_num_threads(config.run.threads)
-    with run.locked():
-        learner = make_learner(config)
-        if checkpoint := newest_checkpoint(run):
-            resume(learner, config, checkpoint)
-        elif config.run.warm_start:
-            weights = read_model_zip(config.run.warm_start)[1]
-            load_weights(learner.network, weights, config.run.warm_start)
-        teaching = Teaching(config, run, learner)
-        write_json(run.config_path, teaching.content)
-        print(f"{run.path}: a teacher of {stages_label(config.env.stages)}", flush=True)
-        teaching.train()
+    for name in PHASES if config.run.phase == "both" else (config.run.phase,):
+        run = RunFolder(config.run.run_dir / name, name)
+        with run.locked():
+            phase = Phase(config, name, run)
+            print(f"{run.path}: a {name} of {stages_label(config.env.stages)}", flush=True)
+            if not phase.train():
+                return
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

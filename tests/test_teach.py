@@ -1,0 +1,262 @@
+"""Teacher and student as a person runs them, and their arithmetic on toys."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+
+from mario_checkpoints import plain, read_model_zip
+from mario_config import EnvConfig
+from mario_curriculum import FrontierStarts
+from mario_demos import load_demos
+from mario_game import StageId, parse_stages
+from mario_judge import evaluate
+from mario_policies import load_policy
+from mario_runs import RunFolder, read_metrics
+from mario_runtime import MarioVectorEnv
+from mario_scene import read_scene
+from mario_scene_flat import VISIBLE, flatten_scene, split_scene
+from mario_scene_ppo import LEAST_OF_STAGE, ReturnScale, normalized_by_group
+from mario_student import Replay, imitation_losses
+from mario_teacher import SceneNetwork, ScenePolicy, Teachers, place_of
+from teach_mario import main
+
+ROOT = Path(__file__).parents[1]
+TINY = (
+    "--n-envs 4 --teacher.n-steps 16 --teacher.batch-size 32 --teacher.timesteps 384 "
+    "--student.n-envs 4 --student.n-steps 8 --student.batch-size 16 --student.timesteps 192 "
+    "--student.drive-until 96 --student.replay-size 100 --checkpoint-freq 64 --eval-freq 0"
+)
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
+    """The folder of a finished run of both phases in two stages."""
+    folder = tmp_path_factory.mktemp("runs") / "taught"
+    assert main([*TINY.split(), "--stages", "1-1,5-3", "--run-dir", str(folder)]) == 0
+    return folder
+
+
+def test_what_a_screen_tells_is_split_from_what_the_machine_knows() -> None:
+    env = MarioVectorEnv(
+        EnvConfig(stages=parse_stages("all"), n_envs=32, observation="scene"), threads=1
+    )
+    env.reset(seed=0)
+    rng = np.random.default_rng(0)
+    for _ in range(12):
+        for _ in range(5):
+            env.step(rng.integers(0, 7, 32))
+        seen, hidden = split_scene(env.observations)
+        only = flatten_scene(read_scene(env.machines.ram_before), seen_only=True)
+        np.testing.assert_array_equal(seen, only[:, VISIBLE])
+        np.testing.assert_array_equal(hidden, env.observations[:, ~VISIBLE])
+
+
+def test_the_actor_does_not_see_what_no_screen_tells() -> None:
+    network = SceneNetwork(7)
+    env = MarioVectorEnv(EnvConfig(n_envs=2, observation="scene"), threads=1)
+    policy = ScenePolicy(network, env.config)
+    scenes, _ = env.reset(seed=0)
+    other = scenes.copy()
+    other[:, ~VISIBLE] += 1.0
+    logits, _ = policy.logits(scenes, np.zeros(2, np.int64), None)
+    np.testing.assert_array_equal(logits, policy.logits(other, np.zeros(2, np.int64), None)[0])
+    assert not np.array_equal(policy.values(scenes, None), policy.values(other, None))
+
+
+def test_the_critic_knows_the_place() -> None:
+    stages = parse_stages("1-1,1-2,8-4")
+    env = MarioVectorEnv(EnvConfig(stages=stages, n_envs=16, observation="scene"), threads=1)
+    env.reset(seed=0)
+    places = place_of(th.from_numpy(split_scene(env.observations)[1]))
+    for place, (world, stage) in zip(places.tolist(), env.shaper.began.tolist(), strict=True):
+        assert place // 32 == (world - 1) * 4 + stage - 1
+
+
+def test_advantages_are_normalized_stage_by_stage() -> None:
+    rng = np.random.default_rng(0)
+    groups = np.repeat([5, 9, 7], [500, 500, LEAST_OF_STAGE - 1])
+    values = rng.normal(size=len(groups)) * np.where(groups == 5, 1, 100) + groups
+    result = normalized_by_group(values, groups)
+    for group in (5, 9):
+        assert abs(result[groups == group].mean()) < 1e-5
+        assert abs(result[groups == group].std() - 1) < 1e-5
+    few = groups == 7
+    expected = (values[few] - values.mean()) / values.std()
+    np.testing.assert_allclose(result[few], expected, rtol=1e-4)
+
+
+def test_rewards_are_divided_by_the_deviation_of_their_discounted_return() -> None:
+    rng = np.random.default_rng(0)
+    scale = ReturnScale(64, gamma=0.9)
+    never = np.zeros(64, bool)
+    for _ in range(3000):
+        scaled = scale.scaled(rng.normal(size=64) * 0.05, never)
+    # Var of a discounted sum of independent rewards: var / (1 - gamma^2).
+    assert scaled.std() == pytest.approx(np.sqrt(1 - 0.9**2), rel=0.3)
+    again = ReturnScale(64, gamma=0.9)
+    again.load_state_dict(scale.state_dict())
+    rewards = rng.normal(size=64)
+    np.testing.assert_array_equal(scale.scaled(rewards, never), again.scaled(rewards, never))
+
+
+def test_imitation_is_the_cross_entropy_to_the_teacher() -> None:
+    teacher = th.tensor([[0.5, 0.5], [0.9, 0.1]]).log()
+    losses, metrics = imitation_losses(teacher.clone(), th.zeros(2), teacher, th.ones(2))
+    entropy = -(0.5 * np.log(0.5) + (0.9 * np.log(0.9) + 0.1 * np.log(0.1)) / 2)
+    assert losses["policy"].item() == pytest.approx(entropy, rel=1e-5)
+    assert losses["value"].item() == 1.0
+    assert metrics["gap"].item() == pytest.approx(0, abs=1e-6)
+    assert metrics["agreement"].item() == 1.0
+    worse, _ = imitation_losses(th.zeros(2, 2), th.zeros(2), teacher, th.ones(2))
+    assert worse["policy"].item() == pytest.approx(np.log(2), rel=1e-5)
+
+
+def test_each_stage_is_labelled_by_its_own_teacher() -> None:
+    th.manual_seed(0)
+    first, second = SceneNetwork(7), SceneNetwork(7)
+    env = MarioVectorEnv(
+        EnvConfig(stages=parse_stages("1-1,1-2"), n_envs=8, observation="scene"), threads=1
+    )
+    scenes, _ = env.reset(seed=0)
+    teachers = Teachers({StageId(1, 1): first, StageId(1, 2): second})
+    log_probs, values = teachers.label(scenes, env.shaper.began)
+    both = [ScenePolicy(network, env.config) for network in (first, second)]
+    for i, stage in enumerate((env.shaper.began[:, 1] - 1).tolist()):
+        alone, _ = both[stage].logits(scenes[i : i + 1], np.zeros(1, np.int64), None)
+        np.testing.assert_allclose(log_probs[i].numpy(), alone[0], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(
+            values[i].item(), both[stage].values(scenes[i : i + 1], None)[0], rtol=1e-4, atol=1e-6
+        )
+
+
+def test_the_replay_gives_back_the_stacks_that_were_seen() -> None:
+    config = EnvConfig(n_envs=4, action_set="agile", show_buttons=True, max_episode_steps=9)
+    env = MarioVectorEnv(config, threads=1)
+    env.reset(seed=0)
+    space = env.single_observation_space
+    assert isinstance(space, spaces.Box)
+    replay, seen = Replay(80, space, 4, 7), {}
+    rng = np.random.default_rng(0)
+    for step in range(50):  # 20 of them fit
+        for i in range(4):
+            seen[float(4 * step + i)] = env.observations[i].copy()
+        numbers = th.arange(4 * step, 4 * step + 4, dtype=th.float32)
+        replay.add(env.observations[:, -1], env.steps, th.zeros(4, 7), numbers)
+        env.step(rng.integers(0, 7, 4))
+        again = Replay(80, space, 4, 7)
+        again.load_state_dict(plain(replay.state_dict()))
+        for kept in (replay, again):
+            lessons = kept.draw(32, th.Generator().manual_seed(step))
+            for stack, number in zip(lessons.observations, lessons.values.tolist(), strict=True):
+                np.testing.assert_array_equal(stack.numpy(), seen[number])
+    assert lessons.values.min() >= 4 * (50 - 20 + 3)
+
+
+def test_practice_goes_where_the_outcome_is_uncertain() -> None:
+    config = EnvConfig(observation="scene")
+    starts = FrontierStarts(config, load_demos(ROOT / "demos", config.stages))
+    places = starts.places[0]
+    for _ in range(60):
+        for place in range(places):
+            reached = place < 3 or (place == 3 and random.Random(place).random() < 0.5)
+            starts.count_place(0, place, reached)
+    starts.rates[0, 3] = 0.5
+    rng = np.random.default_rng(0)
+    drawn = np.array([starts.draw_place(0, rng) for _ in range(4000)])
+    assert np.mean(drawn == places) == pytest.approx(starts.LEVEL_SHARE, abs=0.03)
+    counts = np.bincount(drawn, minlength=places + 1)[:places]
+    assert counts.argmax() == 3
+    assert counts.min() > 0, "what always or never succeeds is still tried"
+
+
+def test_both_phases_write_their_folders_and_their_policies_play(taught: Path) -> None:
+    for phase in ("teacher", "student"):
+        run = RunFolder(taught / phase)
+        assert run.final_model.is_file() and run.checkpoints()
+        lines = read_metrics(run.metrics_path)
+        assert lines[-1]["step"] == {"teacher": 384, "student": 192}[phase]
+        assert "stage/5-3/clear_rate" in lines[-1]
+        policy = load_policy(run.final_model)
+        summary, _ = evaluate(
+            policy, policy.env_config, protocol="sticky", episodes=2, deterministic=False,
+            max_steps=20,
+        )  # fmt: skip
+        assert summary.stage_names == "1-1,5-3"
+    assert policy.env_config.observation == "pixels"
+
+
+def test_the_same_command_says_that_nothing_is_left(
+    taught: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = read_model_zip(RunFolder(taught / "student").final_model)[1]
+    assert main(["--run-dir", str(taught)]) == 0
+    assert "resumed" in capsys.readouterr().out
+    after = read_model_zip(RunFolder(taught / "student").final_model)[1]
+    assert all(th.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+@pytest.mark.parametrize("phase", ["teacher", "student"])
+def test_killed_phases_resume_to_the_same_bits(taught: Path, tmp_path: Path, phase: str) -> None:
+    folder = tmp_path / "parts"
+    flags = [
+        *TINY.split(), "--stages", "1-1,5-3", "--run-dir", str(folder), "--phase", phase,
+        "--teacher", str(taught / "teacher"),
+    ]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    run = RunFolder(folder / phase)
+    process = subprocess.Popen(
+        [sys.executable, "teach_mario.py", *flags],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+    )
+    while not run.checkpoints() and process.poll() is None:
+        time.sleep(0.01)
+    time.sleep(random.random() / 10)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert main(flags) == 0
+    whole, parts = (
+        read_model_zip(RunFolder(one / phase).final_model)[1] for one in (taught, folder)
+    )
+    assert whole.keys() == parts.keys()
+    for name, tensor in whole.items():
+        assert th.equal(tensor, parts[name]), name
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--phase student --teacher pretrained/ppo_mario_1-1/best_eval.zip", "not a teacher"),
+        ("--phase student --stages 1-2", "has no teacher of 1-2"),
+        ("--demos configs", "no other demo of 1-1"),
+        ("--teacher.batch-size 48", "does not divide"),
+        ("--action-set simple --phase student --teacher TAUGHT", "plays with action set agile"),
+    ],
+)
+def test_what_does_not_fit_is_said_in_one_line(
+    taught: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: str, said: str
+) -> None:
+    words = flags.replace("TAUGHT", str(taught / "teacher")).split()
+    code = main([*TINY.split(), "--run-dir", str(tmp_path / "run"), *words])
+    assert code in (1, 2)
+    [line] = capsys.readouterr().err.splitlines()
+    assert said in line
+
+
+def test_a_run_of_other_stages_is_not_continued(
+    taught: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--run-dir", str(taught), "--stages", "1-2"]) == 2
+    assert "was trained with stages" in capsys.readouterr().err
