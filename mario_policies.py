@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from stable_baselines3.common.torch_layers import NatureCNN
 
 from dreamerv3.policy import policy_from_tensors
 from mario_checkpoints import read_model_zip
 from mario_cli import UsageError
 from mario_config import env_config_from_dict
 from mario_game import StageId, stages_label
-from mario_networks import PPOPolicy, SmallCNN, TwoHeadCnnPolicy
+from mario_networks import EXTRACTORS, PPOPolicy, TwoHeadCnnPolicy
 from mario_rollout import Policy
 from mario_runs import CONFIG_MEMBER, BadModelFile, RunFolder
 from mario_runtime import action_space, observation_space
@@ -56,9 +55,7 @@ def ppo_policy(config: dict[str, Any], tensors: dict[str, torch.Tensor], name: s
             observation_space(env_config),
             action_space(env_config),
             lambda _: 0.0,
-            features_extractor_class=SmallCNN
-            if config["ppo"]["features"] == "small"
-            else NatureCNN,
+            features_extractor_class=EXTRACTORS[config["ppo"]["features"]],
             intrinsic_value=config["rnd"]["rnd_coef"] > 0,
             channels_last=True,
         )

@@ -12,18 +12,17 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.torch_layers import NatureCNN
 from torch import nn
 from torch.nn import functional as F
 
 from mario_cli import UsageError
 from mario_config import EnvConfig
-from mario_networks import SmallCNN, TwoHeadCnnPolicy
+from mario_networks import EXTRACTORS, FeaturesName, TwoHeadCnnPolicy
 from mario_runtime import MarioVectorEnv, action_space, observation_space
 from mario_scene import read_scene
 from mario_scene_flat import flatten_scene
@@ -47,8 +46,9 @@ class StudentFlags:
     """Samples in a minibatch; must divide n_steps * n_envs."""
     passes: int = 4
     """Samples learnt from for each new one."""
-    features: Literal["small", "nature"] = "small"
-    """CNN 16-32-32-256, or Nature's 32-64-64-512 (about twice the time per gradient pass)."""
+    features: FeaturesName = "small"
+    """CNN 16-32-32-256, Nature's 32-64-64-512, or fine, which looks at smaller things; the others
+    take twice small's time per gradient pass."""
     learning_rate: float = 1e-3
     """Adam's step size at first."""
     learning_rate_final: float = 1e-4
@@ -73,7 +73,7 @@ def student_network(flags: StudentFlags, env: EnvConfig) -> TwoHeadCnnPolicy:
         observation_space(env),
         action_space(env),
         lambda _: 0.0,
-        features_extractor_class=SmallCNN if flags.features == "small" else NatureCNN,
+        features_extractor_class=EXTRACTORS[flags.features],
         channels_last=True,
     )
 

@@ -21,7 +21,6 @@ import numpy as np
 import torch as th
 import tyro
 from stable_baselines3.common.callbacks import CallbackList
-from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 
 from fastnes import BUTTON_BITS
@@ -47,7 +46,7 @@ from mario_curriculum import AnywhereStarts, BackwardStarts
 from mario_demos import demo_samples, load_demos
 from mario_game import stages_label
 from mario_judge import ProtocolName
-from mario_networks import SmallCNN, TwoHeadCnnPolicy
+from mario_networks import EXTRACTORS, FeaturesName, TwoHeadCnnPolicy
 from mario_ppo import MarioPPO, linear_schedule
 from mario_reward import reward_signature
 from mario_runs import RunFolder, write_json
@@ -82,8 +81,9 @@ class PPOFlags:
     """The run's target in agent steps, all environments together; resuming goes on to the same."""
     device: str = "auto"
     """auto (CUDA if there, else CPU), cpu, cuda or cuda:N."""
-    features: Literal["small", "nature"] = "small"
-    """CNN 16-32-32-256, or Nature's 32-64-64-512 (about twice the time per gradient pass)."""
+    features: FeaturesName = "small"
+    """CNN 16-32-32-256, Nature's 32-64-64-512, or fine, which looks at smaller things; the others
+    take twice small's time per gradient pass."""
     learning_rate: float = 2.5e-4
     """Adam's step size: 2.5e-4 is the Atari standard."""
     learning_rate_final: float | None = None
@@ -373,7 +373,7 @@ def make_model(config: TrainConfig, venv: VecEnv) -> MarioPPO:
         seed=config.run.seed,
         device=resolve_device(ppo.device),
         policy_kwargs={
-            "features_extractor_class": SmallCNN if ppo.features == "small" else NatureCNN,
+            "features_extractor_class": EXTRACTORS[ppo.features],
             "action_bias": action_bias(config),
         },
     )
