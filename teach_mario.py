@@ -24,6 +24,7 @@ from mario_checkpoints import (
     newest_checkpoint,
     plain,
     read_model_zip,
+    refuse_broken,
     save_checkpoint,
     write_weights,
 )
@@ -42,12 +43,14 @@ from mario_training import (
     Exam,
     RunLog,
     StopRequest,
+    best_until,
     config_content,
     config_of_content,
     describe_changes,
     examine,
     passed,
     refuse_another_game,
+    refuse_fewer_steps,
     with_file_values,
     with_newer_flags,
 )
@@ -148,14 +151,13 @@ def parse_config(arguments: Sequence[str]) -> TeachConfig:
 class BestOfStages:
     """Keeps the best weights of each stage: with many stages, what one learns another forgets."""
 
-    def __init__(self, run: RunFolder, stages: Sequence[StageId]) -> None:
-        """Go on from the best ones that the folder holds."""
+    def __init__(self, run: RunFolder, stages: Sequence[StageId], step: int) -> None:
+        """Go on from the best ones that the folder held at a step."""
         self.folder = run.path / "stages"
         self.best: dict[StageId, float] = {}
         for stage in stages:
-            summary = self.folder / f"{stage}.json"
-            if summary.exists():
-                self.best[stage] = ModelEvaluation.from_json(summary).rank[0]
+            if found := best_until(self.folder / f"{stage}.json", step):
+                self.best[stage] = found.rank[0]
 
     def offer(self, found: ModelEvaluation, write_model: Callable[[Path], None]) -> None:
         """Write the weights for each stage that they clear more often than any before."""
@@ -174,36 +176,41 @@ class Teaching:
     def __init__(self, config: TeachConfig, run: RunFolder, learner: ScenePPO) -> None:
         self.config, self.run, self.learner = config, run, learner
         self.content = config_content(config, AGENT, config.env)
-        self.best = BestModel(run)
-        self.best_of_stages = BestOfStages(run, config.env.stages)
+        self.best = BestModel(run, learner.steps)
+        self.best_of_stages = BestOfStages(run, config.env.stages, learner.steps)
 
     def train(self) -> None:
-        """Learn to the target, or to a signal."""
-        learner, flags, stop = self.learner, self.config.run, StopRequest()
+        """Learn to the target, or to a request to stop."""
+        learner, flags, stop = self.learner, self.config.run, StopRequest(self.run)
         target = self.config.teacher.timesteps
         log = RunLog(self.run, learner.steps, target)
-        with stop.on_signals():
-            while learner.steps < target and stop.reason is None:
-                before = learner.steps
-                metrics = learner.update()
-                shared = {name: value for name, value in metrics.items() if name in METRIC_KEYS}
-                own = {f"ppo/{name}": metrics[name] for name in metrics if name not in METRIC_KEYS}
-                note = (
-                    f"clears {100 * metrics.get('clear_rate', 0):.0f} %, "
-                    f"entropy {metrics['entropy']:.2f}"
-                )
-                log.write(learner.steps, shared | own | learner.env.starts.scalars(), note)
-                if passed(before, learner.steps, flags.eval_freq):
-                    self.evaluate()
-                if passed(before, learner.steps, flags.checkpoint_freq):
-                    self.save_checkpoint()
-        log.close()
-        self.save_checkpoint()
+        with stop.on_signals():  # while it saves, too
+            try:
+                while learner.steps < target and not stop.is_asked():
+                    before = learner.steps
+                    self.log_update(log, learner.update())
+                    if passed(before, learner.steps, flags.eval_freq):
+                        self.evaluate()
+                    # After all that is due at its step: what a kill takes with it is done again.
+                    if passed(before, learner.steps, flags.checkpoint_freq):
+                        self.save_checkpoint()
+            finally:
+                log.close()
+            self.save_checkpoint()
+            if not stop.reason:
+                self.save_model(self.run.final_model)
         if stop.reason:
             print(f"stopped by {stop.reason.name}; the same command goes on")
         else:
-            self.save_model(self.run.final_model)
             print(f"finished at {learner.steps:,} steps: {self.run.final_model}")
+
+    def log_update(self, log: RunLog, metrics: dict[str, float]) -> None:
+        """Write the metrics of an update and its rollout."""
+        shared = {name: value for name, value in metrics.items() if name in METRIC_KEYS}
+        own = {f"ppo/{name}": metrics[name] for name in metrics if name not in METRIC_KEYS}
+        note = f"clears {100 * metrics.get('clear_rate', 0):.0f} %, "
+        note += f"entropy {metrics['entropy']:.2f}"
+        log.write(self.learner.steps, shared | own | self.learner.env.starts.scalars(), note)
 
     def evaluate(self) -> None:
         """Judge every stage, sticky, by argmax and sampled, and keep what is best."""
@@ -261,6 +268,9 @@ def resume(learner: ScenePPO, config: TeachConfig, checkpoint: Checkpoint) -> No
     refuse_another_game(before.env, config.env, folder, advice)
     for name, change in describe_changes(before, config, {"run.run_dir", "run.config"}).items():
         print(f"resuming with {name} {change}")
+    refuse_fewer_steps(
+        before.teacher.timesteps, config.teacher.timesteps, checkpoint.state["steps"]
+    )
     load_weights(learner.network, checkpoint.weights, folder)
     try:
         learner.load_state_dict(checkpoint.state)
@@ -290,7 +300,9 @@ def train(config: TeachConfig) -> None:
     th.set_num_threads(config.run.threads)
     with run.locked():
         learner = make_learner(config)
-        if checkpoint := newest_checkpoint(run):
+        checkpoint = newest_checkpoint(run)
+        refuse_broken(run, checkpoint)
+        if checkpoint:
             resume(learner, config, checkpoint)
         elif config.run.warm_start:
             weights = read_model_zip(config.run.warm_start)[1]
