@@ -115,6 +115,7 @@ class Replay:
         self.online = list(self.end)  # each stream's first row that no queued sequence holds yet
         self.queue: deque[tuple[int, int]] = deque(maxlen=QUEUED_SEQUENCES)
         self._files: list[BinaryIO | None] = [None] * streams
+        self._first_before = list(self.first)  # what the checkpoint before the next one counts on
 
     def __len__(self) -> int:
         """Return the rows that can be sampled."""
@@ -207,13 +208,14 @@ class Replay:
     def flush(self) -> None:
         """Put all rows on disk for good, and delete files whose rows are no longer sampled.
 
-        Called with a checkpoint: what the one before it needs stays until then.
+        Called with a checkpoint: what the one before it needs stays, should this one be torn.
         """
-        for stream, first in enumerate(self.first):
+        for stream, first in enumerate(self._first_before):
             self._close(stream)
             for path in self._chunks(stream):
                 if int(path.stem) + CHUNK_ROWS <= first:
                     path.unlink()
+        self._first_before = list(self.first)
 
     # -- sampling ----------------------------------------------------------------------------------
 
@@ -297,6 +299,7 @@ class Replay:
             self._close(stream)
             self._cut(stream, end)
             self.first[stream] = first
+        self._first_before = list(self.first)
         self.online = list(state["online"])
         self.queue = deque((tuple(item) for item in state["queue"]), maxlen=QUEUED_SEQUENCES)
         self.generator.bit_generator.state = json.loads(state["generator"])

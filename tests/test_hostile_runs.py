@@ -321,15 +321,14 @@ def test_a_browser_shows_hostile_runs_as_text_and_no_other_site_starts_their_gam
 
             return attempt
 
+        video, live = page.locator(".preview video"), page.locator(".live img")
         for name in map(printable, find_runs(root)):
             if name.startswith(("bad_", "pipe")):
                 continue
             address = auto_update_mario_monitor.quote(name, safe="")
             wait_for(opened(f"http://127.0.0.1:{port}/?run={address}"))
             page.locator(".text-xl", has_text=name.split("\n")[0]).first.wait_for()
-            video = page.locator(".preview video")
             assert wait_for(lambda: video.evaluate("v => v.videoWidth")) == 512, name
-            live = page.locator(".live img")
             wait_for(lambda: live.evaluate("i => i.naturalWidth") == 512)
         assert errors == []
         assert page.evaluate("document.querySelectorAll('[onerror], [onload]').length") == 0
@@ -406,6 +405,20 @@ def test_a_replay_that_is_cleared_begins_as_a_new_one(tmp_path: Path) -> None:
     assert (len(replay), list(tmp_path.rglob("*.rows"))) == (0, [])
     replay.append(0, np.zeros(3, ROW))
     assert (len(replay), len(replay.sample(2))) == (3, 2)
+
+
+def test_rows_that_the_checkpoint_before_counts_on_stay(tmp_path: Path) -> None:
+    replay = Replay(tmp_path, ROW, CONTENTS, streams=1, length=2, capacity=1000)
+    states = []
+    for _ in range(4):
+        replay.append(0, np.zeros(1100, ROW))
+        replay.flush()
+        states.append(replay.state_dict())
+    again = Replay(tmp_path, ROW, CONTENTS, streams=1, length=2, capacity=1000)
+    again.load_state_dict(states[-2])
+    assert again.end == states[-2]["end"]
+    with pytest.raises(UsageError, match="lacks rows"):
+        Replay(tmp_path, ROW, CONTENTS, streams=1, length=2).load_state_dict(states[0])
 
 
 PLAN = "stages: 1-1\nseeds: [0]\nflags: {n_envs: 2, n_steps: 64, batch_size: 64}\n"

@@ -252,16 +252,25 @@ def test_a_state_of_another_version_is_refused_in_one_line(
 def test_a_run_that_clears_enough_is_finished(tmp_path: Path, trainer: Callable[..., Done]) -> None:
     run = RunFolder(tmp_path / "run")
     shipped = ROOT / "pretrained" / "ppo_mario_1-1" / "best_eval.zip"
-    done = trainer(
+    flags = [
         *TINY.split(), "--warm-start", shipped, "--learning-rate", "1e-9",
         *"--learning-rate-final 1e-9 --timesteps 1024 --eval-freq 128 --eval-episodes 2".split(),
-        *("--eval-enough", "1", "--run-dir", run.path),
-    )  # fmt: skip
+        *("--checkpoint-freq", "128", "--eval-enough", "1"),
+    ]  # fmt: skip
+    done = trainer(*flags, "--run-dir", run.path)
     assert done.returncode == 0, done.stderr
     assert "finished at 128 steps" in done.stdout
     assert [line["step"] for line in read_metrics(run.metrics_path)] == [128]
     assert [path.stem for path in run.checkpoints()] == ["mario_ppo_128_steps"]
     assert run.final_model.is_file()
+    run.final_model.unlink()  # as if it had been killed before its end
+    again = trainer("--resume-model", run.path)
+    assert "finished at 128 steps" in again.stdout, again.stderr
+    assert run.final_model.is_file()
+    for path in (run.final_model, *run.checkpoint_dir.iterdir()):
+        path.unlink()  # as if it had been killed between evaluation and checkpoint
+    assert trainer(*flags, "--run-dir", run.path).returncode == 0
+    assert [path.stem for path in run.checkpoints()] == ["mario_ppo_128_steps"]
     more = trainer("--resume-model", run.path, "--eval-enough", "0")
     assert "finished at 1,024 steps" in more.stdout, more.stderr
 
