@@ -245,7 +245,8 @@ class Holder:
         if not is_own_file(path, folder):
             return None
         try:
-            return cls.from_content(json.loads(path.read_bytes()[:MAX_HOLDER_BYTES]))
+            with path.open("rb") as file:
+                return cls.from_content(json.loads(file.read(MAX_HOLDER_BYTES)))
         except (OSError, ValueError, RecursionError):
             return None
 
