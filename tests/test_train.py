@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import imageio.v2 as imageio
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -32,6 +33,7 @@ from mario_ppo import MarioPPO
 from mario_rollout import play
 from mario_runs import RunFolder, read_metrics
 from mario_training import describe_changes
+from mario_video import write_video
 from train_mario import (
     TrainConfig,
     action_bias,
@@ -395,6 +397,17 @@ def test_training_outlives_a_full_disk_and_nothing_is_lost(
     assert "Traceback" not in done.stderr
     assert not run.checkpoints() and not run.best_model.exists(), "no half of one"
     assert [line["step"] for line in read_metrics(run.metrics_path)] == list(range(128, 769, 128))
+
+
+def test_a_film_for_which_there_is_no_room_is_one_error_and_ffmpeg_says_nothing(
+    small_disk: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (small_disk / "filler").write_bytes(bytes(3_000_000 - 40_000))
+    noise = np.random.default_rng(0).integers(0, 256, (60, 240, 256, 3), np.uint8)
+    with pytest.raises(OSError, match=".+"):
+        write_video(small_disk / "film" / "preview.mp4", list(noise), 60)
+    assert capfd.readouterr() == ("", "")
+    assert list((small_disk / "film").iterdir()) == []
 
 
 def test_without_a_flag_the_recipe_of_1_1_is_trained(tmp_path: Path) -> None:
