@@ -404,7 +404,7 @@ def test_a_film_for_which_there_is_no_room_is_one_error_and_ffmpeg_says_nothing(
 ) -> None:
     (small_disk / "filler").write_bytes(bytes(3_000_000 - 40_000))
     noise = np.random.default_rng(0).integers(0, 256, (60, 240, 256, 3), np.uint8)
-    with pytest.raises(OSError, match=".+"):
+    with pytest.raises(OSError, match=r".+"):
         write_video(small_disk / "film" / "preview.mp4", list(noise), 60)
     assert capfd.readouterr() == ("", "")
     assert list((small_disk / "film").iterdir()) == []
