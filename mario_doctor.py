@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 Row = dict[str, Any]
@@ -62,6 +63,17 @@ class RunningMedian:
         return self._high[0]
 
 
+class Ends(NamedTuple):
+    """Where half of the last episodes ended."""
+
+    episodes: float  # of the run up to here
+    low: float  # max-x, px
+    high: float
+
+
+ENDS_KEYS = ("ppo/episodes", "ppo/max_x_p25", "ppo/max_x_p75")
+
+
 class History:
     """A run's rows up to now, and what the rules need of all of them."""
 
@@ -71,6 +83,7 @@ class History:
         self.most_entropy = 0.0
         self.cleared_at: Row | None = None  # the row of the best clear rate that lasted
         self.seen: set[str] = set()  # losses that were ever logged
+        self.ends: deque[Ends] = deque(maxlen=WALL_ROWS)  # the newest first
 
     def add(self, row: Row) -> None:
         """Take the next row; numbers that are not finite are as good as missing."""
@@ -79,6 +92,8 @@ class History:
         row = {key: value for key, value in row.items() if is_number(value)}
         self.rows.append(row)
         self.most_entropy = max(self.most_entropy, row.get("entropy", 0.0))
+        if all(key in row for key in ENDS_KEYS):
+            self.ends.appendleft(Ends(*(row[key] for key in ENDS_KEYS)))
         self.seen.update(key for key in LOSSES if key in row)
         if recent := self.last(SEVERAL, "clear_rate"):
             lasting = min(recent, key=lambda one: one["clear_rate"])
@@ -187,21 +202,21 @@ def forgotten(run: History) -> str | None:
 
 def death_wall(run: History) -> str | None:
     """Episodes end at one place, for a thousand of them."""
-    keys = ("ppo/episodes", "ppo/max_x_p25", "ppo/max_x_median", "ppo/max_x_p75")
-    if not run.last(1, *keys):
-        return None
-    newest = run.rows[-1]
-    if newest.get("clear_rate", 0.0) >= COMPETENT:
-        return None
-    low, high, begun = math.inf, -math.inf, 0.0
-    for row in run.rows[: -WALL_ROWS - 1 : -1]:
-        if not all(key in row for key in keys):
-            continue
-        episodes = newest["ppo/episodes"] - row["ppo/episodes"]
-        if episodes > WALL_EPISODES:
+    for row in run.last(1, *ENDS_KEYS):
+        if row.get("clear_rate", 0.0) < COMPETENT:
+            return _wall_in(run.ends)
+    return None
+
+
+def _wall_in(ends: Iterable[Ends]) -> str | None:
+    """Return what `death_wall` says of ends, the newest first."""
+    low, high, now, begun = math.inf, -math.inf, None, 0.0
+    for episodes, row_low, row_high in ends:
+        now = episodes if now is None else now
+        if now - episodes > WALL_EPISODES:
             break
-        begun = episodes
-        low, high = min(low, row["ppo/max_x_p25"]), max(high, row["ppo/max_x_p75"])
+        begun = now - episodes
+        low, high = min(low, row_low), max(high, row_high)
         if high - low > WALL_PX:
             return None
     if begun < 0.9 * WALL_EPISODES:
