@@ -350,19 +350,17 @@ def find_runs(root: Path) -> dict[str, Path]:
 
     def visit(folder: Path, depth: int) -> None:
         try:
-            with os.scandir(folder) as entries:
-                found = {entry.name: entry for entry in entries}
-                children = sorted(name for name, entry in found.items() if entry.is_dir())
+            names = sorted(os.listdir(folder))
         except OSError:
             note(folder, depth)
             return
-        if {"train_config.json", "metrics.jsonl"} & found.keys():
+        if {"train_config.json", "metrics.jsonl"} & set(names):
             note(folder, depth)
         elif depth < MAX_DEPTH:
-            for child in (folder / name for name in children):
-                with contextlib.suppress(OSError):  # a link to itself
-                    if child.resolve().is_relative_to(home):
-                        visit(child, depth + 1)
+            for child in (folder / name for name in names):
+                # os.path.isdir: a link to itself, which it says is none, raises elsewhere
+                if os.path.isdir(child) and child.resolve().is_relative_to(home):
+                    visit(child, depth + 1)
 
     if root.is_dir():
         visit(root, 0)

@@ -170,14 +170,14 @@ def test_a_pipe_and_a_private_folder_hide_no_other_run(
     os.mkfifo(root / "pipe" / "metrics.jsonl")
     (root / "private").mkdir()
     (root / "loop").symlink_to(root / "loop")
-    scandir = os.scandir
+    listdir = os.listdir
 
-    def without_private(folder: Path) -> object:
+    def without_private(folder: Path) -> list[str]:
         if Path(folder).name == "private":
             raise PermissionError(13, "Permission denied")
-        return scandir(folder)
+        return listdir(folder)
 
-    monkeypatch.setattr(os, "scandir", without_private)
+    monkeypatch.setattr(os, "listdir", without_private)
     looks_fine(root, {"good", "pipe", "private"}, capsys)
     assert "metrics.jsonl: no file of this run" in RunReader(root / "pipe").status().trouble
 
