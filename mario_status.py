@@ -92,7 +92,8 @@ class RunReader:
     def __init__(self, path: Path, name: str = "") -> None:
         self.folder = RunFolder(path)
         self.name = name or printable(path.name)
-        self._faults: dict[str, str] = {}  # by file
+        self._faults: dict[str, str] = {}  # by file, as of the last look
+        self._line_fault = ""  # of the first bad line of metrics.jsonl
         self._offset = 0
         self._inode = self._lines = 0
         self._files: dict[Path, tuple[int, dict[str, Any]]] = {}
@@ -131,13 +132,13 @@ class RunReader:
         self._lines += 1
         row, fault = read_row(text)
         if fault:
-            self._faults.setdefault("metrics.jsonl", f"line {self._lines}: {fault}")
+            self._line_fault = self._line_fault or f"metrics.jsonl: line {self._lines}: {fault}"
         if row is not None:
             self._doctor.add(row)
 
     def _begin(self, inode: int) -> None:
         self._doctor, self._offset, self._inode, self._lines = Doctor(), 0, inode, 0
-        self._faults.pop("metrics.jsonl", None)
+        self._line_fault = ""
 
     def _may_read(self, path: Path) -> bool:
         """Return whether a file of the run is there; one that is none of its own is a fault."""
@@ -238,7 +239,7 @@ class RunReader:
             path=self.folder.path,
             state="empty",
             why="",
-            trouble="; ".join(f"{name}: {fault}" for name, fault in self._faults.items()),
+            trouble=self._trouble(),
             agent=short(config.get("agent", "?")),
             stage=short(with_stages_field(env).get("stages", "?")),
             step=int(last.get("step", 0)),
@@ -252,6 +253,11 @@ class RunReader:
         )
         state, why = self._state_of(status)
         return dataclasses.replace(status, state=state, why=why)
+
+    def _trouble(self) -> str:
+        """Return what of the files could not be read, in one line."""
+        faults = [f"{name}: {fault}" for name, fault in self._faults.items()]
+        return "; ".join(filter(None, [*faults, self._line_fault]))
 
     def _age_s(self) -> float | None:
         try:

@@ -77,9 +77,12 @@ def test_a_bad_line_is_named_and_takes_nothing_down(
     with (root / "bad" / "metrics.jsonl").open("a", encoding="utf-8") as file:
         file.write(f"{line}\n{json.dumps(healthy(300))}\n")
     looks_fine(root, {"bad", "good"}, capsys)
-    status = RunReader(root / "bad").status()
-    assert status.step == 300, "what comes after it is read"
-    assert f"line 3: {BAD_LINES[line]}" in status.remark or BAD_LINES[line] in status.trouble
+    reader = RunReader(root / "bad")
+    for _ in range(2):
+        status = reader.status()
+        assert status.step == 300, "what comes after it is read"
+        assert status.trouble.startswith("metrics.jsonl: line 3: ")
+        assert BAD_LINES[line] in status.remark
     assert RunReader(root / "good").status().trouble == ""
 
 
