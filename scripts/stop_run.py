@@ -40,13 +40,17 @@ class StopFlags:
 
 def living(root: Path) -> dict[str, tuple[Path, Holder]]:
     """Return the runs below root that are being trained, by name."""
-    found = {name: (path, Holder.of_folder(path)) for name, path in find_runs(root).items()}
-    return {name: (path, holder) for name, (path, holder) in found.items() if is_alive(holder)}
+    found: dict[str, tuple[Path, Holder]] = {}
+    for name, path in find_runs(root).items():
+        if holder := living_holder(path):
+            found[name] = (path, holder)
+    return found
 
 
-def is_alive(holder: Holder | None) -> bool:
-    """Return whether somebody holds a run, as far as can be seen from here."""
-    return holder is not None and holder.is_alive
+def living_holder(path: Path) -> Holder | None:
+    """Return who trains in a run folder, as far as can be seen from here; None if nobody does."""
+    holder = Holder.of_folder(path)
+    return holder if holder and holder.is_alive else None
 
 
 def run_named(flags: StopFlags) -> Path:
@@ -69,14 +73,13 @@ def stop(path: Path, wait_s: float) -> None:
         UsageError: nobody trains there.
         Failure: it has not ended by then.
     """
-    holder = Holder.of_folder(path)
-    if not is_alive(holder):
+    holder = living_holder(path)
+    if holder is None:
         raise UsageError(f"nobody trains in {path}")
-    assert holder
     RunFolder(path).stop_file.touch()
     print(f"{path}: asked pid {holder.pid} to save and end", flush=True)
     deadline = time.monotonic() + wait_s
-    while is_alive(found := Holder.of_folder(path)) and found == holder:
+    while living_holder(path) == holder:
         if time.monotonic() > deadline:
             raise Failure(f"pid {holder.pid} has not ended after {duration(wait_s)}; it was asked")
         time.sleep(LOOK_S)

@@ -9,6 +9,7 @@ import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -328,7 +329,7 @@ def test_a_browser_shows_hostile_runs_as_text_and_no_other_site_starts_their_gam
         for name in map(printable, find_runs(root)):
             if name.startswith(("bad_", "pipe")):
                 continue
-            address = auto_update_mario_monitor.quote(name, safe="")
+            address = quote(name, safe="")
             wait_for(opened(f"http://127.0.0.1:{port}/?run={address}"))
             page.locator(".text-xl", has_text=name.split("\n")[0]).first.wait_for()
             assert wait_for(lambda: video.evaluate("v => v.videoWidth")) == 512, name
@@ -346,7 +347,12 @@ def test_a_browser_shows_hostile_runs_as_text_and_no_other_site_starts_their_gam
             ),
         )
         statuses: list[int] = []
-        evil.on("response", lambda one: "/live/" in one.url and statuses.append(one.status))
+
+        def note(response: sync_api.Response) -> None:
+            if "/live/" in response.url:
+                statuses.append(response.status)
+
+        evil.on("response", note)
         evil.goto("http://elsewhere.example/")
         wait_for(lambda: statuses)
         assert set(statuses) == {403}

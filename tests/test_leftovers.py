@@ -19,6 +19,7 @@ import psutil
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import mario_callbacks
 import train_mario
 from mario_checkpoints import find_checkpoint, read_model_zip
 from mario_cli import UsageError
@@ -235,7 +236,7 @@ def test_a_second_signal_while_it_saves_does_not_kill_the_save(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved: list[str] = []
-    save = train_mario.save_state
+    save = mario_callbacks.save_state
 
     def signalled_save(*given: Any) -> Path:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -339,9 +340,12 @@ def test_every_trainer_hears_the_doctor(
 ) -> None:
     heard: list[set[str]] = []
     add: Callable[..., Any] = Doctor.add
-    monkeypatch.setattr(
-        Doctor, "add", lambda doctor, row: heard.append(set(row)) or add(doctor, row)
-    )
+
+    def hear(doctor: Doctor, row: dict[str, Any]) -> Any:
+        heard.append(set(row))
+        return add(doctor, row)
+
+    monkeypatch.setattr(Doctor, "add", hear)
     from dreamerv3.dreamer import main
 
     assert main(["--config", "debug", "--run-dir", str(tiny_dreamer_run)]) == 0
