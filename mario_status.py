@@ -256,6 +256,9 @@ class RunReader:
 
     def _trouble(self) -> str:
         """Return what of the files could not be read, in one line."""
+        folder = self.folder.path
+        if folder.exists() and not os.access(folder, os.R_OK | os.X_OK):
+            return "its folder may not be read"
         faults = [f"{name}: {fault}" for name, fault in self._faults.items()]
         return "; ".join(filter(None, [*faults, self._line_fault]))
 

@@ -181,8 +181,10 @@ def test_a_pipe_and_a_private_folder_hide_no_other_run(
             raise PermissionError(13, "Permission denied")
         return listdir(folder)
 
-    monkeypatch.setattr(os, "listdir", without_private)
-    looks_fine(root, {"good", "pipe", "private"}, capsys)
+    monkeypatch.setattr(os, "listdir", without_private)  # the tests may be run by root
+    monkeypatch.setattr(os, "access", lambda folder, mode: Path(folder).name != "private")
+    text = looks_fine(root, {"good", "pipe", "private"}, capsys)
+    assert "its folder may not be read" in text
     assert "metrics.jsonl: no file of this run" in RunReader(root / "pipe").status().trouble
 
 
