@@ -18,17 +18,18 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlsplit
 
 import cv2
 import numpy as np
 import torch
 import tyro
-from fastapi import HTTPException, Response
-from fastapi.responses import FileResponse, StreamingResponse
+from fastapi import HTTPException, Request, Response
+from fastapi.responses import FileResponse, PlainTextResponse, StreamingResponse
 from nicegui import app, ui
 from nicegui import run as workers
 from PIL import Image, ImageDraw
-from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fastnes import warm_up
 from mario_cli import UsageError, exit_code
@@ -55,8 +56,8 @@ from mario_report import (
     write_html,
 )
 from mario_rollout import game_fps, watch
-from mario_runs import BadModelFile
-from mario_status import RunReader, RunStatus, duration, find_runs, newest_model
+from mario_runs import BadModelFile, duration, printable
+from mario_status import RunReader, RunStatus, find_runs, newest_model
 from mario_video import CAPTION_COLOR, CAPTION_FONT, with_caption
 
 REFRESH_S = 2.0
@@ -101,7 +102,7 @@ class Board:
             begun = time.monotonic()
             if begun < self._next:
                 return
-            found = {self.only.name: self.only} if self.only else find_runs(self.root)
+            found = {printable(self.only.name): self.only} if self.only else find_runs(self.root)
             self.readers = {
                 name: self.readers.get(name) or RunReader(path, name)
                 for name, path in found.items()
@@ -186,6 +187,55 @@ def message_picture(text: str) -> np.ndarray:
     return np.asarray(picture)
 
 
+def is_from_here(request: Request) -> bool:
+    """Return whether this page asks, or a person; another site's page may not start games."""
+    if site := request.headers.get("sec-fetch-site"):
+        return site in ("same-origin", "none")
+    origin = request.headers.get("origin") or request.headers.get("referer")
+    return not origin or urlsplit(origin).netloc == request.headers.get("host")
+
+
+class Guard:
+    """Answers to this machine's names alone, and lets no other site frame the page.
+
+    A page elsewhere must not reach this one through a name of its own (DNS rebinding), nor start
+    its games by showing it in a frame.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Sequence[str] = ()) -> None:
+        """Pass on to app what asks for one of the hosts; for any, if there are none."""
+        self.app, self.hosts = app, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or pass on."""
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        if self.hosts and host_of(scope) not in self.hosts:
+            await PlainTextResponse("Invalid host header", 400)(scope, receive, send)
+            return
+
+        async def framed_by_none(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [
+                    *message["headers"],
+                    (b"x-frame-options", b"DENY"),
+                    (b"content-security-policy", b"frame-ancestors 'none'"),
+                ]
+            await send(message)
+
+        await self.app(scope, receive, framed_by_none)
+
+
+def host_of(scope: Scope) -> str:
+    """Return the name that a request asks for, without its port; empty if it is none."""
+    host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
 def add_files(board: Board) -> None:
     """Serve the level's picture, the newest preview and the game of the runs on the board."""
     games = LiveGames()
@@ -206,7 +256,9 @@ def add_files(board: Board) -> None:
         return FileResponse(video, media_type="video/mp4")
 
     @app.get("/live/{name:path}")
-    def live(name: str) -> StreamingResponse:
+    def live(name: str, request: Request) -> StreamingResponse:
+        if not is_from_here(request):
+            raise HTTPException(403, "another site asks")
         return StreamingResponse(
             games.stream(board.reader(name)),
             media_type="multipart/x-mixed-replace; boundary=frame",
@@ -244,7 +296,7 @@ def list_row(status: RunStatus) -> dict[str, Any]:
         "name": status.name,
         "state": status.state,
         "color": STATE_COLORS[status.state],
-        "why": status.why,
+        "why": status.remark,
         "step": f"{status.step:,}",
         "best": best_clears(status),
     }
@@ -360,8 +412,9 @@ class RunPanel:
 
     def _switch_live(self) -> None:
         # An empty address ends the stream, and with it the game on the server.
-        address = f"/live/{self.name}?{time.time():.0f}" if self.playing.value else "about:blank"
-        self.live.props(f'src="{address}"')
+        address = f"/live/{quote(self.name)}?{time.time():.0f}"
+        self.live.props["src"] = address if self.playing.value else "about:blank"
+        self.live.update()
 
     def update(self) -> None:
         """Show what is new."""
@@ -381,7 +434,7 @@ class RunPanel:
         self.state.set_text(status.state)
         self.state.style(f"background: {STATE_COLORS[status.state]} !important; color: #0b1120")
         # What it collapsed of stands among the findings below.
-        self.why.set_text("" if status.state == "collapsed" else status.why)
+        self.why.set_text(status.trouble if status.state == "collapsed" else status.remark)
         if len(status.findings) != len(list(self.findings)):
             self.findings.set_visibility(bool(status.findings))
             self.findings.clear()
@@ -391,11 +444,9 @@ class RunPanel:
                     ui.label(f"{finding.rule} at {finding.step:,}: {finding.message}").classes(
                         color
                     )
-        rate = status.last.get("env_steps_per_s")
-        to_go = status.target - status.step if status.target else 0
         texts = {
             "Steps": f"{status.step:,}" + (f" of {status.target:,}" if status.target else ""),
-            "To go": duration(to_go / rate) if rate and status.state == "training" else "",
+            "To go": "" if status.to_go_s is None else duration(status.to_go_s),
             "Steps/s": latest(status, "env_steps_per_s", 3),
             "Clear rate": f"{status.last['clear_rate']:.0%}" if "clear_rate" in status.last else "",
             "Best evaluation": best_clears(status),
@@ -427,7 +478,7 @@ class RunPanel:
             self.seen_preview = preview
             step = preview.parent.name.removeprefix("step_")
             self.preview_title.set_text(f"Newest preview, step {int(step):,}")
-            self.video.set_source(f"/preview/{self.name}?{step}")
+            self.video.set_source(f"/preview/{quote(self.name)}?{step}")
             self.preview_card.set_visibility(True)
         if not self.live_card.visible:
             try:
@@ -453,7 +504,7 @@ def add_page(board: Board) -> None:
             place.clear()
             with place:
                 panel = RunPanel(board, name)
-            ui.navigate.history.replace(f"/?run={name}")
+            ui.navigate.history.replace(f"/?run={quote(name)}")
 
         async def refresh() -> None:
             await workers.io_bound(board.refresh)
@@ -525,7 +576,8 @@ def monitor(flags: MonitorFlags) -> None:
 
 def serve(board: Board, flags: MonitorFlags) -> None:
     """Serve the page until Ctrl-C."""
-    with socket.socket() as probe:
+    is_v6 = ":" in flags.host
+    with socket.socket(socket.AF_INET6 if is_v6 else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((flags.host, flags.port))
@@ -534,15 +586,14 @@ def serve(board: Board, flags: MonitorFlags) -> None:
                 f"cannot listen at {flags.host}, port {flags.port} ({error}): choose another --port"
             ) from error
     torch.set_num_threads(1)  # of the games played beside a training
-    if flags.host in LOCAL_HOSTS:
-        # A page elsewhere must not reach this one through a name of its own (DNS rebinding).
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOCAL_HOSTS))
+    app.add_middleware(Guard, hosts=LOCAL_HOSTS if flags.host in LOCAL_HOSTS else ())
     add_files(board)
     add_page(board)
     # Compiling and the first reading may take most of a minute: not under the first visitor.
     warm_up()
     board.refresh()
-    where = f"http://{flags.host}:{flags.port} shows the runs in {board.root}; Ctrl-C ends it"
+    host = f"[{flags.host}]" if is_v6 else flags.host
+    where = f"http://{host}:{flags.port} shows the runs in {board.root}; Ctrl-C ends it"
     app.on_startup(lambda: print(where, flush=True))
     ui.run(
         host=flags.host,

@@ -5,6 +5,7 @@ The learner (mario_ppo.py) calls them; what they do without knowing PPO stands i
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 from pathlib import Path
@@ -15,9 +16,10 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 
-from mario_checkpoints import plain, save_checkpoint, write_model_zip
+from mario_checkpoints import plain, save_checkpoint, write_model_zip, write_with_state
+from mario_cli import UsageError
 from mario_config import EnvConfig, in_process
-from mario_doctor import Doctor
+from mario_judge import ModelEvaluation
 from mario_networks import PPOPolicy
 from mario_ppo import MarioPPO
 from mario_rollout import best_episode, play
@@ -198,36 +200,10 @@ class KeepWholeState(BaseCallback):
         self.kept = capture_state(self.model)
 
     def _on_step(self) -> bool:
-        return self.stop.reason is None
+        return not self.stop.is_asked()
 
     def _on_rollout_end(self) -> None:
         self.kept = None
-
-
-class CollapseMonitor:
-    """The doctor in the loop: says what it finds when it finds it, and once more at the end."""
-
-    def __init__(self, stop: StopRequest | None = None) -> None:
-        """Ask stop, if it is given, when learning is over."""
-        self.doctor = Doctor()
-        self.stop = stop
-
-    def examine(self, row: dict[str, Any]) -> dict[str, float]:
-        """Take a line of metrics and return what belongs into it about the run's health."""
-        findings = self.doctor.add(row)
-        for finding in findings:
-            print(f"warning: {finding.rule}: {finding.message}", file=sys.stderr, flush=True)
-            if finding.is_collapse and self.stop:
-                self.stop.ask(StopKind.COLLAPSE, finding.rule)
-        return {f"doctor/{finding.rule}": 1.0 for finding in findings}
-
-    def conclude(self) -> None:
-        """Repeat the findings where they are not scrolled away."""
-        for finding in self.doctor.findings:
-            print(
-                f"the doctor, at {finding.step:,} steps: {finding.rule}: {finding.message}",
-                file=sys.stderr,
-            )
 
 
 class RolloutStatistics:
@@ -238,6 +214,10 @@ class RolloutStatistics:
         self.x: np.ndarray | None = None  # px, of each environment, and the furthest of its episode
         self.max_x = np.zeros(0)
         self.begin()
+
+    def go_on(self, x: np.ndarray, max_x: np.ndarray, begin: np.ndarray) -> None:
+        """Go on from where the environments are; `begin` says which begin an episode."""
+        self.x, self.max_x = np.where(begin, np.nan, x), np.where(begin, np.nan, max_x)
 
     def begin(self) -> None:
         """Start counting anew."""
@@ -250,7 +230,7 @@ class RolloutStatistics:
             walked = np.abs(x - self.x)  # NaN in an episode's first step
             self.walked_px += float(walked[walked < LEAP_PX].sum())
             self.ground_px += float(np.nansum(np.maximum(max_x - self.max_x, 0)))
-        self.x, self.max_x = np.where(dones, np.nan, x), np.where(dones, np.nan, max_x)
+        self.go_on(x, max_x, dones)
         self.episodes += int(dones.sum())
         if self.reward_clip is not None:
             self.clipped += int((np.abs(rewards) >= self.reward_clip).sum())
@@ -275,18 +255,19 @@ class Finish(NamedTuple):
 class MetricsCallback(BetweenRollouts):
     """One line of metrics.jsonl and TensorBoard a rollout, and the progress bar."""
 
-    def __init__(
-        self, run: RunFolder, target: int, monitor: CollapseMonitor, reward_clip: float | None
-    ) -> None:
+    def __init__(self, log: RunLog, reward_clip: float | None) -> None:
         super().__init__()
-        self.run, self.target, self.monitor = run, target, monitor
+        self.log = log
         self.statistics = RolloutStatistics(reward_clip)
 
     def _on_training_start(self) -> None:
         super()._on_training_start()
-        self.innermost = wrappers_of(self.learner)[-1]
-        self.log = RunLog(self.run, self.num_timesteps, self.target)
+        learner = self.learner
+        self.innermost = wrappers_of(learner)[-1]
         self.episodes = self.log.metrics.last.get("ppo/episodes", 0)
+        starts = learner._last_episode_starts
+        if isinstance(self.innermost, MarioVecEnv) and starts is not None:
+            self.statistics.go_on(*positions(self.innermost, []), np.asarray(starts, bool))
 
     def _on_step(self) -> bool:
         infos, rewards, dones = (self.locals[name] for name in ("infos", "rewards", "dones"))
@@ -294,7 +275,8 @@ class MetricsCallback(BetweenRollouts):
         return True
 
     def tick(self) -> None:
-        trained = self.logger.name_to_value
+        trained = dict(self.logger.name_to_value)
+        self.logger.name_to_value.clear()  # what is not measured in the next update is not there
         scalars: dict[str, float | None] = {
             key: trained.get(f"train/{name}") for key, name in TRAINED_METRICS.items()
         }
@@ -320,13 +302,7 @@ class MetricsCallback(BetweenRollouts):
             for name, quartile in zip(("p25", "median", "p75"), quartiles, strict=True):
                 scalars[f"ppo/max_x_{name}"] = float(quartile)
             note = f"max-x {means['max_x']:.0f}, clears {100 * means['clear_rate']:.0f} %"
-        row = {key: value for key, value in scalars.items() if value is not None}
-        scalars |= self.monitor.examine({"step": self.num_timesteps, **row})
         self.log.write(self.num_timesteps, scalars, note)
-
-    def _on_training_end(self) -> None:
-        super()._on_training_end()
-        self.log.close()
 
 
 class TemperatureCallback(BetweenRollouts):
@@ -384,7 +360,23 @@ class EvalCallback(BetweenRollouts):
     ) -> None:
         super().__init__(every)
         self.run, self.exam, self.content, self.until = run, exam, content, until
-        self.best = BestModel(run)
+
+    def _on_training_start(self) -> None:
+        super()._on_training_start()
+        self.best = BestModel(self.run, self.num_timesteps)
+        if found := self._found_before():
+            self._end_if_enough(found)
+
+    def _found_before(self) -> ModelEvaluation | None:
+        """Return the evaluation of the step that the run goes on from, if there was one."""
+        path = self.run.evaluations / f"step_{self.num_timesteps}" / "summary.json"
+        with contextlib.suppress(UsageError, OSError):
+            return ModelEvaluation.from_json(path) if path.exists() else None
+        return None
+
+    def _end_if_enough(self, found: ModelEvaluation) -> None:
+        if 0 < self.until.clear_rate <= found.rank[0] and found.step < self.until.timesteps:
+            self.until.stop.ask(StopKind.ENOUGH, "enough clears")
 
     def act(self) -> None:
         step, learner = self.num_timesteps, self.learner
@@ -392,9 +384,15 @@ class EvalCallback(BetweenRollouts):
             policy = PPOPolicy(learner.policy, self.exam.config)
             model = f"{self.run.path.name} at {step} steps"
             found = examine(policy, self.exam, model, step).evaluation
-            if 0 < self.until.clear_rate <= found.rank[0] and step < self.until.timesteps:
-                self.until.stop.ask(StopKind.ENOUGH, "enough clears")
-            self.best.offer(found, lambda path: save_model(path, learner, self.content))
+            self._end_if_enough(found)
+            self.best.offer(found, self._write_best)
+
+    def _write_best(self, path: Path) -> None:
+        """Write the weights that were judged, and the state with which they can be resumed."""
+        learner = self.learner
+        write_with_state(
+            path, lambda path: save_model(path, learner, self.content), capture_state(learner)
+        )
 
 
 class Film(NamedTuple):

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from mario_cli import UsageError
-from mario_runs import CONFIG_MEMBER, BadModelFile, RunFolder, atomic_write
+from mario_runs import CONFIG_MEMBER, BadModelFile, Holder, RunFolder, atomic_write, write_pair
 
 POLICY_MEMBER = "policy.pth"
 OPTIMIZER_MEMBER = "policy.optimizer.pth"
@@ -175,6 +175,12 @@ def newest_checkpoint(run: RunFolder) -> Checkpoint | None:
     return None
 
 
+def refuse_broken(run: RunFolder, newest: Checkpoint | None) -> None:
+    """Raise a UsageError if a run has checkpoints and none is whole: to begin anew loses it."""
+    if newest is None and run.checkpoints():
+        raise UsageError(f"no checkpoint in {run.checkpoint_dir} is whole: move them away")
+
+
 def find_checkpoint(path: Path) -> Path:
     """Return the zip of the checkpoint that path names: itself, or a run folder's newest whole one.
 
@@ -184,6 +190,11 @@ def find_checkpoint(path: Path) -> Path:
     if path.is_dir():
         found = newest_checkpoint(RunFolder(path))
         if found is None:
+            holder = Holder.of_folder(path)
+            if holder and holder.is_alive:
+                raise UsageError(
+                    f"{path} holds no checkpoint yet: the trainer with pid {holder.pid} is at work"
+                )
             raise UsageError(f"{path} holds no checkpoint to resume")
         return found.path
     if not path.is_file():
@@ -210,3 +221,14 @@ def save_checkpoint(
         OSError: it could not be written; earlier checkpoints are untouched.
     """
     return run.save_checkpoint(step, write_model, tensor_bytes(state))
+
+
+def write_with_state(
+    path: Path, write_model: Callable[[Path], None], state: dict[str, Any]
+) -> None:
+    """Write a model file that can be resumed: its `.state` stands beside it.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    write_pair(path, write_model, tensor_bytes(state))

@@ -95,10 +95,12 @@ def read_run(path: Path, agent: str, source: Source, policy: Mode) -> Run:
                 Point(step + row.step, wall_s + row.wall_s, row.clear_rate, row.max_x)
                 for row in rows
             ]
-        step += phase.points[-1].step
-        wall_s += phase.points[-1].wall_s
+        if phase.points:
+            step += phase.points[-1].step
+            wall_s += phase.points[-1].wall_s
     if not points:
-        raise UsageError(f"{path} has no {source} to compare by (--source)")
+        other = "training" if source == "evaluations" else "evaluations"
+        raise UsageError(f"{path} has no {source} to compare by yet; --source {other} may have")
     env = phases[0].config.get("env", {})
     machine = phases[0].config.get("provenance", {}).get("machine", {})
     return Run(

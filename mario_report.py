@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import io
 import math
@@ -16,9 +17,11 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from fastnes import BUTTON_BITS
 from fastnes import ram as ram_names
+from mario_cli import UsageError
 from mario_game import STAGES, StageId
 from mario_judge import ModelEvaluation
 from mario_runs import atomic_write
@@ -67,8 +70,10 @@ def evaluation_rows(reader: RunReader) -> list[dict[str, Any]]:
     Raises:
         UsageError: a file of them is no evaluation.
     """
-    metrics = reader.read_metrics()
-    steps, walls = [row["step"] for row in metrics], [row["wall_s"] for row in metrics]
+    timed = [row for row in reader.read_metrics() if "wall_s" in row]
+    if not timed:
+        raise UsageError(f"{reader.folder.metrics_path} says no time of any step")
+    steps, walls = [row["step"] for row in timed], [row["wall_s"] for row in timed]
     return [
         {
             "step": evaluation.step,
@@ -90,7 +95,7 @@ def rounded(value: float, digits: int) -> str:
     """Return a number with so many significant digits as a person writes it: 3,161 or 0.0042."""
     if value == 0 or not math.isfinite(value):
         return str(round(value)) if value == 0 else str(value)
-    if abs(value) < 1e-4:
+    if not 1e-4 <= abs(value) < 1e15:
         return f"{value:.{digits}g}"
     decimals = digits - 1 - math.floor(math.log10(abs(value)))
     return f"{value:,.{max(0, decimals)}f}"
@@ -227,7 +232,7 @@ def run_cells(status: RunStatus) -> list[str]:
         latest(status, "clear_rate", 2),
         best_clears(status),
         latest(status, "env_steps_per_s", 3),
-        status.why,
+        status.remark,
     ]
 
 
@@ -242,7 +247,7 @@ def print_runs(statuses: Sequence[RunStatus]) -> None:
     for column in table.columns[4:9]:
         column.justify = "right"
     for status in statuses:
-        table.add_row(*run_cells(status))
+        table.add_row(*map(Text, run_cells(status)))  # plain: a name is no markup
     console = Console()
     Console(width=None if console.is_terminal else 140).print(table)
 
@@ -281,7 +286,7 @@ video { image-rendering: pixelated; border-radius: 8px }
 {% for run in runs %}
 <h2>{{ run.status.name }}</h2>
 <p><b style="color: {{ colors[run.status.state] }}">{{ run.status.state }}</b>
-{{ run.status.why if run.status.state != "collapsed" }}</p>
+{{ run.status.trouble if run.status.state == "collapsed" else run.status.remark }}</p>
 {% for finding in run.status.findings %}
 <p class="muted">{{ finding.rule }} at {{ finding.step }}: {{ finding.message }}</p>
 {% endfor %}
@@ -355,8 +360,9 @@ def run_details(reader: RunReader) -> dict[str, Any]:
             "picture": data_uri("image/png", png(picture)),
         }
     preview = reader.newest_preview()
-    if preview and preview.stat().st_size <= MAX_VIDEO_BYTES:
-        details["video"] = data_uri("video/mp4", preview.read_bytes())
+    with contextlib.suppress(OSError):  # a trainer may be making room
+        if preview and preview.stat().st_size <= MAX_VIDEO_BYTES:
+            details["video"] = data_uri("video/mp4", preview.read_bytes())
     return details
 
 
@@ -374,4 +380,4 @@ def write_html(path: Path, readers: Sequence[RunReader], detailed: Sequence[RunR
         colors=STATE_COLORS,
         bin_px=BIN_PX,
     )
-    atomic_write(path, page.encode())
+    atomic_write(path, page.encode(errors="backslashreplace"))

@@ -17,9 +17,11 @@ one, never half of one.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import errno
 import importlib.metadata
+import io
 import json
 import math
 import os
@@ -31,7 +33,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import filelock
 import psutil
@@ -68,7 +70,8 @@ def atomic_write(path: Path, write: bytes | Callable[[Path], None]) -> None:
         OSError: the disk is full or the folder cannot be written; path is untouched.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+    prefix = f".{path.stem}.{os.getpid()}_"
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -82,6 +85,53 @@ def atomic_write(path: Path, write: bytes | Callable[[Path], None]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+# What `atomic_write` is writing to, with its writer's pid; an earlier version's has none.
+TEMPORARY = re.compile(
+    r"\.(?:.+\.(?P<pid>\d+)_"
+    r"|(?:mario_.+|preview|live|metrics|summary|best_eval|best_eval_summary|train_config|trainer)\.)"
+    r"[a-z0-9_]{8}(?:\.\w+)?"
+)
+
+
+def _is_being_written(path: Path, pid: str | None) -> bool:
+    """Return whether another process, which began before the file did, lives under its pid."""
+    if pid is None or int(pid) == os.getpid():
+        return False
+    try:
+        return psutil.Process(int(pid)).create_time() <= path.stat().st_mtime + 1
+    except (psutil.Error, OSError, OverflowError):
+        return False
+
+
+def is_own_file(path: Path, home: Path) -> bool:
+    """Return whether path is a regular file that lies in a folder, wherever links lead."""
+    try:
+        return path.is_file() and path.resolve().is_relative_to(home.resolve())
+    except OSError:
+        return False
+
+
+def printable(text: str) -> str:
+    """Return text as a terminal and a page can show it: in UTF-8, without control characters."""
+    return "".join(
+        one
+        if one.isprintable()
+        else os.fsencode(one).decode("utf-8", "backslashreplace")
+        if "\udc80" <= one <= "\udcff"
+        else one.encode("unicode_escape").decode()
+        for one in text
+    )
+
+
+def duration(seconds: float) -> str:
+    """Return "40 s", "12 min", "3.1 h" or "2.0 d"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 1e5 else f"{seconds / 86400:.1f} d"
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -145,6 +195,65 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+@dataclasses.dataclass(frozen=True)
+class Holder:
+    """The process that holds a run folder's lock, from its trainer.json."""
+
+    pid: int
+    host: str
+    started: str
+
+    def process(self) -> psutil.Process | None:
+        """Return the process if it lives on this machine; a reused pid is not it."""
+        try:
+            process = psutil.Process(self.pid)
+            started = datetime.datetime.fromisoformat(self.started).timestamp()
+            same = abs(process.create_time() - started) < 2
+            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+        except (psutil.Error, ValueError, OverflowError):
+            return None
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether it runs on another machine, where its life cannot be seen from here."""
+        return self.host != platform.node()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it lives, as far as can be seen from here."""
+        return self.is_elsewhere or self.process() is not None
+
+    @classmethod
+    def of_this_process(cls) -> Holder:
+        """Return what `trainer.json` says of this process."""
+        process = psutil.Process()
+        started = datetime.datetime.fromtimestamp(process.create_time(), datetime.UTC)
+        return cls(process.pid, platform.node(), started.isoformat(timespec="seconds"))
+
+    @classmethod
+    def from_content(cls, content: Any) -> Holder | None:
+        """Return the holder that JSON's content names; None if it names none."""
+        try:
+            return cls(int(content["pid"]), str(content["host"]), str(content["started"]))
+        except (KeyError, TypeError, ValueError, OverflowError):
+            return None
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> Holder | None:
+        """Return who holds a run folder, or held it when it died; None if nobody does."""
+        path = folder / "trainer.json"
+        if not is_own_file(path, folder):
+            return None
+        try:
+            with path.open("rb") as file:
+                return cls.from_content(json.loads(file.read(MAX_HOLDER_BYTES)))
+        except (OSError, ValueError, RecursionError):
+            return None
+
+
+MAX_HOLDER_BYTES = 10_000
+
+
 class RunFolder:
     """One run's folder: where each file is, and how it is written."""
 
@@ -160,12 +269,14 @@ class RunFolder:
         self.best_model = self.evaluations / "best_eval.zip"
         self.best_summary = self.evaluations / "best_eval_summary.json"
         self.previews = self.path / "previews"
+        self.stop_file = self.path / "stop"  # asks the trainer to save and end
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder as its one trainer.
 
-        The operating system drops a dead process's lock, so that one left behind is taken over.
+        The operating system drops a dead process's lock, so that one left behind is taken over,
+        and what its trainer was writing is removed.
 
         Raises:
             RunLocked: a living trainer holds it; the message gives its pid, host and start.
@@ -176,22 +287,35 @@ class RunFolder:
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
-            raise RunLocked(f"{self.path} is held by {describe_holder(holder)}") from None
+            raise RunLocked(f"{self.path} is held by {describe_holder(self.path)}") from None
         try:
-            process = psutil.Process()
-            started = datetime.datetime.fromtimestamp(process.create_time(), datetime.UTC)
-            write_json(
-                holder,
-                {
-                    "pid": process.pid,
-                    "host": platform.node(),
-                    "started": started.isoformat(timespec="seconds"),
-                },
-            )
+            self.stop_file.unlink(missing_ok=True)
+            self.remove_leftovers()
+            write_json(holder, dataclasses.asdict(Holder.of_this_process()))
             yield
         finally:
             holder.unlink(missing_ok=True)
+            self.stop_file.unlink(missing_ok=True)
             lock.release()
+
+    def remove_leftovers(self) -> None:
+        """Delete what killed writers left; only the trainer that holds the folder may.
+
+        That is files that `atomic_write` had not finished, and `.state` files whose zip was not
+        written any more. What another living process writes (a film, a backup) stays. No link is
+        followed.
+        """
+        for place, _, names in os.walk(self.path):
+            for path in (Path(place, name) for name in names):
+                match = TEMPORARY.fullmatch(path.name)
+                is_orphan = (
+                    path.suffix == ".state"
+                    and path.parent in (self.checkpoint_dir, self.evaluations)
+                    and not path.with_suffix(".zip").exists()
+                )
+                if is_orphan or (match and not _is_being_written(path, match["pid"])):
+                    with contextlib.suppress(OSError):
+                        path.unlink()
 
     def checkpoint_path(self, step: int) -> Path:
         """Return where the checkpoint of a step is; its `.state` stands beside it."""
@@ -217,58 +341,131 @@ class RunFolder:
             OSError: as `atomic_write`; earlier checkpoints are untouched.
         """
         path = self.checkpoint_path(step)
-        atomic_write(path.with_suffix(".state"), state)
-        write_model(path)
+        write_pair(path, write_model, state)
         for old in self.checkpoints()[KEPT_CHECKPOINTS:]:
             old.unlink(missing_ok=True)
             old.with_suffix(".state").unlink(missing_ok=True)
         return path
 
 
-def describe_holder(holder: Path) -> str:
-    """Return who holds a run folder, from its trainer.json."""
+def write_pair(path: Path, write_model: Callable[[Path], None], state: bytes) -> None:
+    """Write a model file and, before it, the `.state` beside it.
+
+    Raises:
+        OSError: as `atomic_write`; no state is left that has no model.
+    """
+    atomic_write(path.with_suffix(".state"), state)
     try:
-        content = json.loads(holder.read_text())
-        return (
-            f"the trainer with pid {content['pid']} on {content['host']}, "
-            f"started {content['started']}; stop it or choose another --run-dir"
-        )
-    except (OSError, ValueError, KeyError):
+        write_model(path)
+    except OSError:
+        if not path.exists():
+            path.with_suffix(".state").unlink(missing_ok=True)
+        raise
+
+
+def run_of_checkpoint(path: Path) -> Path | None:
+    """Return the run folder that a checkpoint lies in; None if it was copied elsewhere."""
+    folders = path.absolute().parents
+    if [folder.name for folder in folders[:2]] != ["checkpoints", "models"]:
+        return None
+    run = folders[2]
+    if not (run / CONFIG_MEMBER).is_file():
+        return None
+    return run.relative_to(Path.cwd()) if run.is_relative_to(Path.cwd()) else run
+
+
+def describe_holder(folder: Path) -> str:
+    """Return who holds a run folder, from its trainer.json."""
+    holder = Holder.of_folder(folder)
+    if holder is None:
         return "another trainer; stop it or choose another --run-dir"
+    return (
+        f"the trainer with pid {holder.pid} on {printable(holder.host)}, "
+        f"started {printable(holder.started)}; stop it or choose another --run-dir"
+    )
+
+
+class Appended:
+    """A file to which whole pieces are appended; what a full disk does not take waits for room."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("ab", buffering=0)
+        self._whole = self._file.seek(0, os.SEEK_END)  # bytes of pieces written as a whole
+        self._pending = b""
+
+    def write(self, piece: bytes) -> None:
+        """Append a piece, after those that wait.
+
+        Raises:
+            OSError: the disk is full; the file ends with a whole piece, and this one waits.
+        """
+        self._pending += piece
+        try:
+            written = self._file.write(self._pending) or 0
+            if written < len(self._pending):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            self._file.truncate(self._whole)
+            raise
+        self._whole += written
+        self._pending = b""
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
 
 class ScalarBoard:
-    """TensorBoard's event file, written by its own writer: the one that torch has imports torch."""
+    """TensorBoard's event file.
+
+    Written here, not by TensorBoard's writer: that one's thread dies of a full disk for good, and
+    the one that torch has imports torch.
+    """
 
     def __init__(self, folder: Path, purge_step: int | None = None) -> None:
         """Begin a file in folder; of earlier ones, nothing from purge_step on counts any more."""
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.compat.proto.summary_pb2 import Summary
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
-        self._event, self._summary = Event, Summary
-        self._writer = EventFileWriter(str(folder))
-        if purge_step is not None:
-            self._add(purge_step, file_version="brain.Event:2")
-            self._add(purge_step, session_log=SessionLog(status=SessionLog.START))
+        self._event, self._summary, self._record_writer = Event, Summary, RecordWriter
+        now = time.time()
+        # TensorBoard reads the files of a folder in the order of their names.
+        name = f"events.out.tfevents.{now:017.6f}.{platform.node()}.{os.getpid()}"
+        self._file = Appended(folder / name)
+        with contextlib.suppress(OSError):  # it waits for room
+            self._file.write(self._record(0, file_version="brain.Event:2"))
+            if purge_step is not None:
+                start = SessionLog(status=SessionLog.START)
+                self._file.write(self._record(purge_step, session_log=start))
 
-    def _add(self, step: int, **content: Any) -> None:
-        self._writer.add_event(self._event(wall_time=time.time(), step=step, **content))
+    def _record(self, step: int, **content: Any) -> bytes:
+        """Return an event as the file has it."""
+        event = self._event(wall_time=time.time(), step=step, **content)
+        buffer = io.BytesIO()
+        self._record_writer(buffer).write(event.SerializeToString())
+        return buffer.getvalue()
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
         """Write the scalars of a step, each under its name.
 
         Raises:
-            OSError: the disk is full.
+            OSError: the disk is full; they are written when there is room.
         """
-        for tag, value in scalars.items():
-            value_of_tag = self._summary.Value(tag=tag, simple_value=value)
-            self._add(step, summary=self._summary(value=[value_of_tag]))
-        self._writer.flush()
+        self._file.write(
+            b"".join(
+                self._record(
+                    step,
+                    summary=self._summary(value=[self._summary.Value(tag=tag, simple_value=value)]),
+                )
+                for tag, value in scalars.items()
+            )
+        )
 
     def close(self) -> None:
-        """Write what waits and close the file."""
-        self._writer.close()
+        """Close the file."""
+        self._file.close()
 
 
 class MetricsLog:
@@ -277,62 +474,101 @@ class MetricsLog:
     def __init__(self, run: RunFolder, resume_step: int = 0) -> None:
         """Continue the run's log after resume_step; what an interrupted run wrote later goes."""
         run.path.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in read_metrics(run.metrics_path) if line["step"] <= resume_step]
-        text = "".join(json.dumps(line) + "\n" for line in kept)
+        self.kept = [row for row in read_metrics(run.metrics_path) if row["step"] <= resume_step]
+        text = "".join(json.dumps(row) + "\n" for row in self.kept)
         atomic_write(run.metrics_path, text.encode())
-        self._file = run.metrics_path.open("ab", buffering=0)
-        self._whole = self._file.seek(0, os.SEEK_END)  # bytes of lines written as a whole
-        self._pending = b""  # lines that a full disk did not take
-        self._board = ScalarBoard(run.tensorboard, purge_step=resume_step or None)
-        self.last: dict[str, Any] = kept[-1] if kept else {}  # the line that this one continues
+        self._file = Appended(run.metrics_path)
+        is_new = not any(run.tensorboard.glob("events.*"))
+        self._board = ScalarBoard(run.tensorboard, None if is_new else resume_step + 1)
+        self.last: Row = self.kept[-1] if self.kept else {}  # the line that this one continues
         self.wall_s_before = self.last.get("wall_s", 0.0)
 
     def write(self, step: int, scalars: dict[str, float | None]) -> None:
-        """Append one line; None and numbers that are not finite are left out.
+        """Append one line, `row_of` scalars.
 
-        A full disk is said; the line is kept and written when there is room.
+        A full disk is said; what it did not take is kept and written when there is room.
 
         Raises:
             ValueError: a key is neither shared by all agents nor carries a prefix.
         """
-        line: dict[str, Any] = {"step": step}
-        for key, value in scalars.items():
-            if key not in METRIC_KEYS and "/" not in key:
-                raise ValueError(
-                    f"metric {key!r} is not in mario_runs.METRIC_KEYS and has no prefix"
-                )
-            if value is not None and math.isfinite(value):
-                line[key] = float(f"{value:.6g}")
-        self._pending += json.dumps(line).encode() + b"\n"
-        try:
-            written = self._file.write(self._pending) or 0
-            if written < len(self._pending):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            self._whole += written
-            self._pending = b""
-        except OSError as error:
-            self._file.truncate(self._whole)
-            print(f"warning: metrics of step {step} wait for room: {error}", file=sys.stderr)
-        try:
-            self._board.write(step, {key: value for key, value in line.items() if key != "step"})
-        except OSError as error:  # its writer thread died of it and takes nothing any more
-            print(f"warning: TensorBoard lost step {step}: {error}", file=sys.stderr)
+        row = row_of(step, scalars)
+        for what, write in {
+            "metrics": lambda: self._file.write(json.dumps(row).encode() + b"\n"),
+            "TensorBoard's scalars": lambda: self._board.write(
+                step, {key: value for key, value in row.items() if key != "step"}
+            ),
+        }.items():
+            try:
+                write()
+            except OSError as error:
+                print(f"warning: {what} of step {step} wait for room: {error}", file=sys.stderr)
 
     def close(self) -> None:
         """Close both files."""
         self._file.close()
-        with contextlib.suppress(OSError):
-            self._board.close()
+        self._board.close()
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a metrics.jsonl; a last line that a kill cut short is left out."""
+Row = dict[str, Any]  # a line of metrics.jsonl: int at "step", else finite numbers
+MAX_STEP = 2**53
+
+
+def row_of(step: int, scalars: dict[str, float | None]) -> Row:
+    """Return a step's line; None and numbers that are not finite are left out, six digits kept.
+
+    Raises:
+        ValueError: a key is neither shared by all agents nor carries a prefix.
+    """
+    row: Row = {"step": step}
+    for key, value in scalars.items():
+        if key not in METRIC_KEYS and "/" not in key:
+            raise ValueError(f"metric {key!r} is not in mario_runs.METRIC_KEYS and has no prefix")
+        if value is not None and math.isfinite(value):
+            row[key] = float(f"{value:.6g}")
+    return row
+
+
+class ReadRow(NamedTuple):
+    """A line of metrics.jsonl as far as it can be used."""
+
+    row: Row | None  # None: nothing of it
+    fault: str  # what is wrong with it, or nothing
+
+
+def read_row(text: bytes) -> ReadRow:
+    """Return a line's step and its finite numbers; what else it holds is left out and said."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return ReadRow(None, "no JSON")
+    step = content.get("step") if isinstance(content, dict) else None
+    if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step <= MAX_STEP:
+        return ReadRow(None, "no step")
+    row: Row = {"step": step}
+    fault = ""
+    for key, value in content.items():
+        if key == "step":
+            continue
+        try:
+            number = float(value) if isinstance(value, int | float) else math.nan
+        except OverflowError:
+            number = math.nan
+        if math.isfinite(number):
+            row[key] = value
+        else:
+            fault = f"{printable(key)[:40]!r} is no finite number"
+    return ReadRow(row, fault)
+
+
+def read_metrics(path: Path) -> list[Row]:
+    """Return the lines of a metrics.jsonl that can be used: `read_row`.
+
+    Raises:
+        OSError: it is no regular file, or may not be read.
+    """
     if not path.exists():
         return []
-    lines = []
-    for text in path.read_text().splitlines():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
-    return lines
+    if not path.is_file():
+        raise OSError(f"{path} is no file")
+    lines = (read_row(text).row for text in path.read_bytes().split(b"\n") if text.strip())
+    return [row for row in lines if row is not None]

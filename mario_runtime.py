@@ -504,6 +504,8 @@ class MarioVectorEnv(VectorEnv):
         if "began" not in shaper:  # an older version's, which kept it as text
             [shaper["began"]] = [[parse_stages(name)[0] for name in state["start_stages"]]]
         self.shaper.load_state_dict(shaper)
+        self.facts = read_facts(self.machines.ram_before)
+        self.max_x, self.cleared = self.shaper.max_x, self.shaper.cleared.copy()
         self._name_start_stages(np.arange(self.num_envs))
         self.starts.load_state_dict(state["starts"])
         self.sticky.state[...] = np.asarray(state["sticky"]).view(np.uint64)

@@ -8,23 +8,27 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 import json
 import os
-import platform
 import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
-
 from mario_cli import UsageError
 from mario_doctor import Doctor, Finding
 from mario_game import with_stages_field
 from mario_judge import ModelEvaluation
-from mario_runs import BadModelFile, RunFolder
+from mario_runs import (
+    MAX_STEP,
+    BadModelFile,
+    Holder,
+    RunFolder,
+    is_own_file,
+    printable,
+    read_row,
+)
 
 State = Literal["training", "stalled", "dead", "collapsed", "stopped", "finished", "empty"]
 STATES: dict[State, str] = {
@@ -38,31 +42,10 @@ STATES: dict[State, str] = {
 }
 STALL_S = 300.0  # an evaluation of 32 episodes and a preview fit into this on 2 slow cores
 STALL_INTERVALS = 10  # and so many times a run's own time between two lines
+PACE_LINES = 50  # over which the time to go is reckoned
+MAX_JSON_BYTES = 16 * 2**20
+MAX_TEXT = 60  # characters of what a file says, in a table
 MAX_DEPTH = 3  # folders below a runs root: runs/<experiment>/<phase>/<seed>
-
-
-@dataclasses.dataclass(frozen=True)
-class Holder:
-    """The process that holds a run folder's lock, from its trainer.json."""
-
-    pid: int
-    host: str
-    started: str
-
-    def process(self) -> psutil.Process | None:
-        """Return the process if it lives on this machine; a reused pid is not it."""
-        try:
-            process = psutil.Process(self.pid)
-            started = datetime.datetime.fromisoformat(self.started).timestamp()
-            same = abs(process.create_time() - started) < 2
-            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
-        except (psutil.Error, ValueError):
-            return None
-
-    @property
-    def is_elsewhere(self) -> bool:
-        """Whether it runs on another machine, where its life cannot be seen from here."""
-        return self.host != platform.node()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +56,7 @@ class RunStatus:
     path: Path
     state: State
     why: str
+    trouble: str  # what of its files cannot be read, in one line; empty if all can
     agent: str
     stage: str
     step: int
@@ -82,11 +66,24 @@ class RunStatus:
     last: dict[str, Any]  # the last line of metrics.jsonl
     best: ModelEvaluation | None  # of the best model, as it was judged while training
     findings: list[Finding]
+    steps_per_s: float | None  # over its last lines, evaluations included
 
     @property
     def is_alive(self) -> bool:
         """Whether a trainer holds the folder, as far as can be seen from here."""
-        return bool(self.holder and (self.holder.is_elsewhere or self.holder.process()))
+        return bool(self.holder and self.holder.is_alive)
+
+    @property
+    def remark(self) -> str:
+        """Why it is in its state, and what of it cannot be read."""
+        return "; ".join(filter(None, (self.why, self.trouble)))
+
+    @property
+    def to_go_s(self) -> float | None:
+        """Seconds until the target at the pace of its last lines; None if that is not known."""
+        if not self.target or not self.steps_per_s or self.state != "training":
+            return None
+        return max(0, self.target - self.step) / self.steps_per_s
 
 
 class RunReader:
@@ -94,9 +91,11 @@ class RunReader:
 
     def __init__(self, path: Path, name: str = "") -> None:
         self.folder = RunFolder(path)
-        self.name = name or path.name
+        self.name = name or printable(path.name)
+        self._faults: dict[str, str] = {}  # by file, as of the last look
+        self._line_fault = ""  # of the first bad line of metrics.jsonl
         self._offset = 0
-        self._inode = 0
+        self._inode = self._lines = 0
         self._files: dict[Path, tuple[int, dict[str, Any]]] = {}
         self._evaluations: dict[Path, tuple[int, ModelEvaluation]] = {}
         self._doctor = Doctor()
@@ -107,24 +106,48 @@ class RunReader:
         A resumed run replaces the file: then it is read from its start. A line without its end
         waits for the next call.
         """
+        path = self.folder.metrics_path
         try:
-            with self.folder.metrics_path.open("rb") as file:
+            if not self._may_read(path):
+                self._begin(0)
+                return self.rows
+            with path.open("rb") as file:
                 stat = os.fstat(file.fileno())
                 if stat.st_ino != self._inode or stat.st_size < self._offset:
                     self._begin(stat.st_ino)
                 file.seek(self._offset)
                 whole = file.read().rpartition(b"\n")[0]
-        except OSError:
+        except OSError as error:
             self._begin(0)
+            self._faults[path.name] = error.strerror or "cannot be read"
             return self.rows
         if whole:
             self._offset += len(whole) + 1
-            for row in _parse_lines(whole):
-                self._doctor.add(row)
+            for text in filter(bytes.strip, whole.split(b"\n")):
+                self._add(text)
         return self.rows
 
+    def _add(self, text: bytes) -> None:
+        """Take a line of metrics.jsonl; the first one with a fault is remembered."""
+        self._lines += 1
+        row, fault = read_row(text)
+        if fault:
+            self._line_fault = self._line_fault or f"metrics.jsonl: line {self._lines}: {fault}"
+        if row is not None:
+            self._doctor.add(row)
+
     def _begin(self, inode: int) -> None:
-        self._doctor, self._offset, self._inode = Doctor(), 0, inode
+        self._doctor, self._offset, self._inode, self._lines = Doctor(), 0, inode, 0
+        self._line_fault = ""
+
+    def _may_read(self, path: Path) -> bool:
+        """Return whether a file of the run is there; one that is none of its own is a fault."""
+        self._faults.pop(path.name, None)
+        if is_own_file(path, self.folder.path):
+            return True
+        if os.path.lexists(path):
+            self._faults[path.name] = "no file of this run, or it may not be read"
+        return False
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -138,22 +161,26 @@ class RunReader:
 
     def read_json(self, path: Path) -> dict[str, Any]:
         """Return a JSON file's mapping; empty if it is missing or not one. Kept till it changes."""
-        try:
-            changed = path.stat().st_mtime_ns
-            if self._files.get(path, (0, {}))[0] != changed:
-                content = json.loads(path.read_bytes())
-                self._files[path] = (changed, content if isinstance(content, dict) else {})
-            return self._files[path][1]
-        except (OSError, ValueError):
+        if not self._may_read(path):
             return {}
+        try:
+            stat = path.stat()
+            if self._files.get(path, (0, {}))[0] != stat.st_mtime_ns:
+                if stat.st_size > MAX_JSON_BYTES:
+                    raise ValueError("too large")
+                content = json.loads(path.read_bytes())
+                is_mapping = isinstance(content, dict)
+                self._files[path] = (stat.st_mtime_ns, content if is_mapping else {})
+            return self._files[path][1]
+        except OSError as error:
+            self._faults[path.name] = error.strerror or "cannot be read"
+        except (ValueError, RecursionError):
+            self._faults[path.name] = "no JSON"
+        return {}
 
     def holder(self) -> Holder | None:
         """Return who holds, or held when it died, the folder."""
-        content = self.read_json(self.folder.path / "trainer.json")
-        try:
-            return Holder(int(content["pid"]), str(content["host"]), str(content["started"]))
-        except (KeyError, TypeError, ValueError):
-            return None
+        return Holder.from_content(self.read_json(self.folder.path / "trainer.json"))
 
     def evaluations(self) -> list[ModelEvaluation]:
         """Return every evaluation in the order of their steps.
@@ -167,13 +194,13 @@ class RunReader:
         """Return every evaluation whose file can be read, in the order of their steps."""
         found = []
         for step, path in self._evaluation_files():
-            with contextlib.suppress(UsageError, OSError):
+            with contextlib.suppress(UsageError, OSError, RecursionError):
                 found.append(self._evaluation(path, step))
         return found
 
     def _evaluation_files(self) -> Iterator[tuple[int, Path]]:
         for step, folder in step_folders(self.folder.evaluations):
-            if (path := folder / "summary.json").is_file():
+            if is_own_file(path := folder / "summary.json", self.folder.path):
                 yield step, path
 
     def _evaluation(self, path: Path, step: int | None = None) -> ModelEvaluation:
@@ -185,14 +212,18 @@ class RunReader:
 
     def best(self) -> ModelEvaluation | None:
         """Return how the best model was judged; None if there is none whose file can be read."""
-        with contextlib.suppress(UsageError, OSError):
-            return self._evaluation(self.folder.best_summary)
+        path = self.folder.best_summary
+        if self._may_read(path):
+            try:
+                return self._evaluation(path)
+            except (UsageError, OSError, RecursionError):
+                self._faults[path.name] = "no evaluation"
         return None
 
     def newest_preview(self) -> Path | None:
         """Return the newest preview video."""
         for _, folder in reversed(step_folders(self.folder.previews)):
-            if (video := folder / "preview.mp4").is_file():
+            if is_own_file(video := folder / "preview.mp4", self.folder.path):
                 return video
         return None
 
@@ -202,23 +233,34 @@ class RunReader:
         config = self.read_json(self.folder.config_path)
         env = _mapping(config.get("env"))
         last = rows[-1] if rows else {}
+        holder, best = self.holder(), self.best()
         status = RunStatus(
             name=self.name,
             path=self.folder.path,
             state="empty",
             why="",
-            agent=str(config.get("agent", "?")),
-            stage=with_stages_field(env).get("stages", "?"),
+            trouble=self._trouble(),
+            agent=short(config.get("agent", "?")),
+            stage=short(with_stages_field(env).get("stages", "?")),
             step=int(last.get("step", 0)),
             target=_target(config),
             age_s=self._age_s(),
-            holder=self.holder(),
+            holder=holder,
             last=last,
-            best=self.best(),
+            best=best,
             findings=list(self.findings),
+            steps_per_s=self._steps_per_s(),
         )
         state, why = self._state_of(status)
         return dataclasses.replace(status, state=state, why=why)
+
+    def _trouble(self) -> str:
+        """Return what of the files could not be read, in one line."""
+        folder = self.folder.path
+        if folder.exists() and not os.access(folder, os.R_OK | os.X_OK):
+            return "its folder may not be read"
+        faults = [f"{name}: {fault}" for name, fault in self._faults.items()]
+        return "; ".join(filter(None, [*faults, self._line_fault]))
 
     def _age_s(self) -> float | None:
         try:
@@ -240,7 +282,7 @@ class RunReader:
             return "training", "starting"
         if status.holder:
             return "dead", f"pid {status.holder.pid} is gone, its trainer.json is still here"
-        if self.folder.final_model.is_file():
+        if is_own_file(self.folder.final_model, self.folder.path):
             return "finished", ""
         if status.last:
             return "stopped", "" if status.target is None else f"target {status.target:,}"
@@ -251,16 +293,22 @@ class RunReader:
         walls = [row["wall_s"] for row in self.rows[-11:] if "wall_s" in row]
         return (walls[-1] - walls[0]) / (len(walls) - 1) if len(walls) > 1 else 0.0
 
+    def _steps_per_s(self) -> float | None:
+        """Return the pace over the last `PACE_LINES`, what happened between them included."""
+        rows = [row for row in self.rows[-PACE_LINES:] if "wall_s" in row]
+        if not rows:
+            return None
+        first, last = rows[0], rows[-1]
+        took_s = last["wall_s"] - first["wall_s"]
+        if took_s > 0 and last["step"] > first["step"]:
+            return float((last["step"] - first["step"]) / took_s)
+        return last.get("env_steps_per_s")
 
-def _parse_lines(text: bytes) -> Iterator[dict[str, Any]]:
-    """Yield the lines that are JSON mappings with a step; a torn one is left out."""
-    for line in text.splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
-            yield row
+
+def short(value: Any) -> str:
+    """Return text of a file as a table shows it."""
+    text = printable(str(value)) if isinstance(value, str | int) else "?"
+    return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 3]}..."
 
 
 def _mapping(value: Any) -> dict[str, Any]:
@@ -271,18 +319,21 @@ def _target(config: dict[str, Any]) -> int | None:
     """Return how many agent steps a run is to take, as PPO or as DreamerV3 call it."""
     for group, name in (("ppo", "timesteps"), ("run", "timesteps"), ("run", "steps")):
         value = _mapping(config.get(group)).get(name)
-        if isinstance(value, (int, float)):
+        if isinstance(value, int | float) and 0 <= value <= MAX_STEP:  # no NaN either
             return int(value)
     return None
 
 
 def step_folders(parent: Path) -> list[tuple[int, Path]]:
     """Return the folders `step_<n>` in a folder as (n, path), by n."""
-    return sorted(
-        (int(match[1]), path)
-        for path in parent.glob("step_*")
-        if (match := re.fullmatch(r"step_(\d+)", path.name))
-    )
+    try:
+        return sorted(
+            (int(match[1]), path)
+            for path in parent.iterdir()
+            if (match := re.fullmatch(r"step_(\d{1,16})", path.name))
+        )
+    except OSError:  # there is none, or it is private
+        return []
 
 
 # --------------------------------------------------------------------------------------------
@@ -291,22 +342,33 @@ def step_folders(parent: Path) -> list[tuple[int, Path]]:
 
 
 def find_runs(root: Path) -> dict[str, Path]:
-    """Return the run folders at or below root by name (their path from root).
+    """Return the run folders at or below root by name (their path from root, `printable`).
 
-    A folder with train_config.json or metrics.jsonl is a run; what lies within it is its own.
-    Links that lead out of root are left out.
+    A folder with train_config.json or metrics.jsonl is a run; what lies within it is its own. One
+    that may not be read is taken for a run, which then says so. Links that lead out of root are
+    left out.
     """
     home = root.resolve()
     runs: dict[str, Path] = {}
 
+    def note(folder: Path, depth: int) -> None:
+        name = printable(folder.relative_to(root).as_posix() if depth else root.resolve().name)
+        while name in runs:  # of two names that look alike when they are printed
+            name += "'"
+        runs[name] = folder
+
     def visit(folder: Path, depth: int) -> None:
-        if any((folder / name).is_file() for name in ("train_config.json", "metrics.jsonl")):
-            runs[folder.relative_to(root).as_posix() if depth else root.name] = folder
+        try:
+            names = sorted(os.listdir(folder))
+        except OSError:
+            note(folder, depth)
+            return
+        if {"train_config.json", "metrics.jsonl"} & set(names):
+            note(folder, depth)
         elif depth < MAX_DEPTH:
-            with os.scandir(folder) as entries:
-                children = sorted(entry.path for entry in entries if entry.is_dir())
-            for child in map(Path, children):
-                if child.resolve().is_relative_to(home):
+            for child in (folder / name for name in names):
+                # os.path.isdir: a link to itself, which it says is none, raises elsewhere
+                if os.path.isdir(child) and child.resolve().is_relative_to(home):
                     visit(child, depth + 1)
 
     if root.is_dir():
@@ -327,7 +389,7 @@ def last_written(run: Path) -> float:
     """Return when a run wrote its metrics, or failing that its config, as seconds since 1970."""
     folder = RunFolder(run)
     for path in (folder.metrics_path, folder.config_path):
-        if path.is_file():
+        if is_own_file(path, run):
             return path.stat().st_mtime
     return 0.0
 
@@ -363,15 +425,6 @@ def newest_model(run: Path) -> Path:
     """
     folder = RunFolder(run)
     for model in (*folder.checkpoints(), folder.final_model, folder.best_model):
-        if model.is_file():
+        if is_own_file(model, run):
             return model
     raise BadModelFile(f"{run} holds no checkpoint yet")
-
-
-def duration(seconds: float) -> str:
-    """Return "40 s", "12 min", "3.1 h" or "2.0 d"."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if seconds < 6000:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 1e5 else f"{seconds / 86400:.1f} d"

@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import enum
+import json
+import os
 import signal
 import sys
 import time
@@ -24,6 +26,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mario_cli import UsageError
 from mario_config import EnvConfig, in_process
+from mario_doctor import Doctor
 from mario_game import StageId, stages_label, stages_text, with_stages_field
 from mario_judge import (
     NOOP_MAX,
@@ -38,7 +41,7 @@ from mario_judge import (
 )
 from mario_reward import reward_signature
 from mario_rollout import Episode, Policy, game_fps
-from mario_runs import MetricsLog, RunFolder, provenance
+from mario_runs import Holder, MetricsLog, RunFolder, duration, provenance, row_of
 from mario_values import as_values, with_values
 from mario_video import film, write_video
 
@@ -131,6 +134,21 @@ def refuse_another_game(before: EnvConfig, now: EnvConfig, path: Path, advice: s
             raise UsageError(f"{path} was trained with {name} {old}, not {new}: {advice}")
 
 
+def refuse_fewer_steps(before: int, now: int, done: int) -> None:
+    """Raise a UsageError if a resumed run's target was changed to less than what is done.
+
+    Args:
+        before: agent steps that the run was to take.
+        now: agent steps that it is to take.
+        done: agent steps that it has taken.
+    """
+    if now != before and now < done:
+        raise UsageError(
+            f"it has {done:,} of {before:,} steps, and --timesteps is the total: "
+            f"{now:,} are done already"
+        )
+
+
 def describe_changes(old: Any, new: Any, unimportant: Collection[str] = ()) -> dict[str, str]:
     """Return "0.9 -> 0.95" by "ppo.gamma" for every flag in which two configs differ.
 
@@ -174,11 +192,43 @@ class Stop(NamedTuple):
     name: str  # of the signal, or of the doctor's rule
 
 
+PLAN_VARIABLE = "MARIO_PLAN"  # the plan that started a trainer, as `as_variable` has it
+LOOK_S = 0.5  # between two looks at the stop file and at the plan
+
+
+def as_variable(holder: Holder) -> dict[str, str]:
+    """Return the environment that makes trainers end with a process."""
+    return {PLAN_VARIABLE: json.dumps(dataclasses.asdict(holder))}
+
+
+def plan_of_environment() -> Holder | None:
+    """Return the plan that started this trainer; None if none did."""
+    try:
+        return Holder.from_content(json.loads(os.environ.get(PLAN_VARIABLE, "null")))
+    except (ValueError, RecursionError):
+        return None
+
+
 class StopRequest:
     """Whether and why the run is to stop; the trainer looks when its state is whole."""
 
-    def __init__(self) -> None:
+    def __init__(self, run: RunFolder | None = None) -> None:
+        """Take requests by `ask`, by signals, by a run's stop file, and by the end of its plan."""
         self.reason: Stop | None = None
+        self.run = run
+        self.plan = plan_of_environment()
+        self._next_look = 0.0
+
+    def is_asked(self) -> bool:
+        """Return whether the run is to stop, looking around now and then."""
+        now = time.monotonic()
+        if self.reason is None and now >= self._next_look:
+            self._next_look = now + LOOK_S
+            if self.run and self.run.stop_file.exists():
+                self.ask(StopKind.SIGNAL, "a stop file")
+            elif self.plan and not self.plan.is_alive:
+                self.ask(StopKind.SIGNAL, "the end of its plan")
+        return self.reason is not None
 
     def ask(self, kind: StopKind, name: str) -> None:
         """Ask for a stop. The first reason stays, but that the run is finished overrules it."""
@@ -279,15 +329,27 @@ def evaluation_lines(found: ModelEvaluation) -> Iterator[str]:
         yield f"{of_stage[0].stage} flags {clears}, median max-x {furthest}"
 
 
+def best_until(summary: Path, step: int) -> ModelEvaluation | None:
+    """Return the evaluation of the best model that a run had kept by a step; None if there is none.
+
+    One that was judged later is another's: the run goes on from before it.
+    """
+    try:
+        found = ModelEvaluation.from_json(summary) if summary.exists() else None
+    except (UsageError, OSError) as error:
+        print(f"warning: {error}; the best model is chosen anew", file=sys.stderr)
+        return None
+    return found if found and found.step <= step else None
+
+
 class BestModel:
     """Writes evaluations down, and keeps the model that ranks highest as best_eval.zip."""
 
-    def __init__(self, run: RunFolder) -> None:
-        """Go on from the best one that the folder holds."""
+    def __init__(self, run: RunFolder, step: int) -> None:
+        """Go on from the best one that the folder held at a step."""
         self.run = run
-        self.best: Rank | None = None
-        if run.best_summary.exists():
-            self.best = ModelEvaluation.from_json(run.best_summary).rank
+        found = best_until(run.best_summary, step)
+        self.best: Rank | None = found.rank if found else None
 
     def offer(self, found: ModelEvaluation, write_model: Callable[[Path], None]) -> None:
         """Write an evaluation, and the model if it is the best so far.
@@ -322,7 +384,7 @@ def write_preview(
     try:
         write_video(path, film(episode, config), fps or game_fps(config))
     except OSError as error:
-        print(f"warning: no preview: {error}", file=sys.stderr)
+        print(f"warning: no preview: {str(error).splitlines()[0]}", file=sys.stderr)
 
 
 class EpisodeMeans:
@@ -374,14 +436,24 @@ class EpisodeMeans:
 
 
 class RunLog:
-    """The metrics of a run, and where it is: a bar in a terminal, else a line each time."""
+    """The metrics of a run, what the doctor says of them, and where it is.
 
-    def __init__(self, run: RunFolder, step: int, target: int) -> None:
-        """Go on from a step toward the target, in agent steps."""
+    That is a bar in a terminal, else a line each time.
+    """
+
+    def __init__(
+        self, run: RunFolder, step: int, target: int, stop_on_collapse: StopRequest | None = None
+    ) -> None:
+        """Go on from a step toward the target, in agent steps; ask to stop when learning is over.
+
+        What was logged before is the doctor's past, as if the run had never been broken off.
+        """
         self.metrics = MetricsLog(run, resume_step=step)
+        self.doctor = Doctor(self.metrics.kept)
+        self.stop = stop_on_collapse
         self.target = target
         self.started = self.last_time = time.monotonic()
-        self.last_step = step
+        self.first_step = self.last_step = step
         self.progress = Progress(
             TextColumn("{task.completed:,}/{task.total:,} steps"),
             BarColumn(),
@@ -392,6 +464,7 @@ class RunLog:
         )
         self.progress.start()
         self.bar = self.progress.add_task("", total=target, completed=step, rate=0.0, note="")
+        self.is_open = True
 
     def write(self, step: int, scalars: Mapping[str, float | None], note: str = "") -> None:
         """Write the metrics of a step, with how long it took, and say where the run is."""
@@ -399,17 +472,36 @@ class RunLog:
         rate = (step - self.last_step) / max(now - self.last_time, 1e-9)
         self.last_step, self.last_time = step, now
         wall_s = self.metrics.wall_s_before + now - self.started
-        self.metrics.write(step, {"wall_s": wall_s, "env_steps_per_s": rate, **scalars})
+        timed = {"wall_s": wall_s, "env_steps_per_s": rate, **scalars}
+        self.metrics.write(step, timed | self._examine(step, timed))
         self.progress.update(self.bar, completed=step, rate=rate, note=note)
         if self.progress.disable:
-            minutes = (self.target - step) / max(rate, 1e-9) / 60
+            # evaluations and what else happens between two lines are part of it
+            to_go_s = (self.target - step) * (now - self.started) / (step - self.first_step or 1)
             print(
-                f"{step:,}/{self.target:,} steps, {rate:.0f} env-steps/s, ETA {minutes:.0f} min"
-                + (f", {note}" if note else ""),
+                f"{step:,}/{self.target:,} steps, {rate:.0f} env-steps/s, "
+                f"ETA {duration(max(to_go_s, 0.0))}" + (f", {note}" if note else ""),
                 flush=True,
             )
 
+    def _examine(self, step: int, scalars: dict[str, float | None]) -> dict[str, float]:
+        """Show the doctor a line; say what it finds and return what of it belongs into the line."""
+        findings = self.doctor.add(row_of(step, scalars))
+        for finding in findings:
+            print(f"warning: {finding.rule}: {finding.message}", file=sys.stderr, flush=True)
+            if finding.is_collapse and self.stop:
+                self.stop.ask(StopKind.COLLAPSE, finding.rule)
+        return {f"doctor/{finding.rule}": 1.0 for finding in findings}
+
     def close(self) -> None:
-        """Close bar and files."""
+        """Close bar and files, and repeat the findings where they are not scrolled away."""
+        if not self.is_open:
+            return
+        self.is_open = False
         self.progress.stop()
         self.metrics.close()
+        for finding in self.doctor.findings:
+            print(
+                f"the doctor, at {finding.step:,} steps: {finding.rule}: {finding.message}",
+                file=sys.stderr,
+            )

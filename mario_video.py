@@ -5,6 +5,7 @@ What films need, OpenCV, Pillow and imageio, is imported here alone.
 
 from __future__ import annotations
 
+import errno
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -129,10 +130,17 @@ def write_video(
 
     def write_mp4(temporary: Path) -> None:
         with imageio.get_writer(
-            temporary, fps=fps, codec="libx264", quality=7, macro_block_size=2
+            temporary,
+            fps=fps,
+            codec="libx264",
+            quality=7,
+            macro_block_size=2,
+            ffmpeg_log_level="quiet",
         ) as writer:
             for frame in sized():
                 writer.append_data(frame)  # type: ignore[attr-defined]
+        if not temporary.stat().st_size:  # ffmpeg's own end is not looked at by imageio
+            raise OSError(errno.EIO, "ffmpeg wrote nothing: is the disk full?", str(path))
 
     atomic_write(path, write_gif if path.suffix == ".gif" else write_mp4)
     return count

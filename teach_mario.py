@@ -27,6 +27,7 @@ from mario_checkpoints import (
     newest_checkpoint,
     plain,
     read_model_zip,
+    refuse_broken,
     save_checkpoint,
     write_weights,
 )
@@ -49,12 +50,14 @@ from mario_training import (
     RunLog,
     StopKind,
     StopRequest,
+    best_until,
     config_content,
     config_of_content,
     describe_changes,
     examine,
     passed,
     refuse_another_game,
+    refuse_fewer_steps,
     with_file_values,
     with_newer_flags,
 )
@@ -197,14 +200,13 @@ class Learner(Protocol):
 class BestOfStages:
     """Keeps the best weights of each stage: with many stages, what one learns another forgets."""
 
-    def __init__(self, run: RunFolder, stages: Sequence[StageId]) -> None:
-        """Go on from the best ones that the folder holds."""
+    def __init__(self, run: RunFolder, stages: Sequence[StageId], step: int) -> None:
+        """Go on from the best ones that the folder held at a step."""
         self.folder = run.path / "stages"
         self.best: dict[StageId, float] = {}
         for stage in stages:
-            summary = self.folder / f"{stage}.json"
-            if summary.exists():
-                self.best[stage] = ModelEvaluation.from_json(summary).rank[0]
+            if found := best_until(self.folder / f"{stage}.json", step):
+                self.best[stage] = found.rank[0]
 
     def offer(self, found: ModelEvaluation, write_model: Callable[[Path], None]) -> None:
         """Write the weights for each stage that they clear more often than any before."""
@@ -230,37 +232,42 @@ class Phase:
             make = make_student
         self.learner = make(config)
         self.target = getattr(config, name).timesteps
-        if checkpoint := newest_checkpoint(run):
+        checkpoint = newest_checkpoint(run)
+        refuse_broken(run, checkpoint)
+        if checkpoint:
             resume(self.learner, config, checkpoint, self)
         elif config.run.warm_start and name == FIRST_PHASE[config.run.phase]:
             weights = read_model_zip(config.run.warm_start)[1]
             load_weights(self.learner.network, weights, config.run.warm_start)
-        self.best = BestModel(run)
-        self.best_of_stages = BestOfStages(run, self.env.stages)
+        self.best = BestModel(run, self.learner.steps)
+        self.best_of_stages = BestOfStages(run, self.env.stages, self.learner.steps)
         write_json(run.config_path, self.content)
 
     def train(self) -> bool:
-        """Learn to the target, to enough clears, or to a signal; return whether it is finished."""
-        learner, flags, stop = self.learner, self.config.run, StopRequest()
+        """Learn to the target, to enough clears, or to a stop; return whether it is finished."""
+        learner, flags, stop = self.learner, self.config.run, StopRequest(self.run)
         log = RunLog(self.run, learner.steps, self.target)
-        with stop.on_signals():
-            while learner.steps < self.target and stop.reason is None:
-                before = learner.steps
-                metrics = learner.update()
-                note = f"clears {100 * metrics.get('clear_rate', 0):.0f} %"
-                log.write(learner.steps, metrics | learner.env.starts.scalars(), note)
-                if passed(before, learner.steps, flags.eval_freq):
-                    found = self.evaluate()
-                    if 0 < flags.eval_enough <= found.rank[0]:
-                        stop.ask(StopKind.ENOUGH, "enough clears")
-                if passed(before, learner.steps, flags.checkpoint_freq):
-                    self.save_checkpoint()
-        log.close()
-        self.save_checkpoint()
-        if stop.reason and not stop.is_finished:
-            print(f"stopped by {stop.reason.name}; the same command goes on")
-            return False
-        self.save_model(self.run.final_model)
+        with stop.on_signals():  # while it saves, too
+            try:
+                while learner.steps < self.target and not stop.is_asked():
+                    before = learner.steps
+                    metrics = learner.update()
+                    note = f"clears {100 * metrics.get('clear_rate', 0):.0f} %"
+                    log.write(learner.steps, metrics | learner.env.starts.scalars(), note)
+                    if passed(before, learner.steps, flags.eval_freq):
+                        found = self.evaluate()
+                        if 0 < flags.eval_enough <= found.rank[0]:
+                            stop.ask(StopKind.ENOUGH, "enough clears")
+                    # After all that is due at its step: what a kill takes with it is done again.
+                    if passed(before, learner.steps, flags.checkpoint_freq):
+                        self.save_checkpoint()
+            finally:
+                log.close()
+            self.save_checkpoint()
+            if stop.reason and not stop.is_finished:
+                print(f"stopped by {stop.reason.name}; the same command goes on")
+                return False
+            self.save_model(self.run.final_model)
         print(f"{self.name} finished at {learner.steps:,} steps: {self.run.final_model}")
         return True
 
@@ -385,6 +392,8 @@ def resume(learner: Learner, config: TeachConfig, checkpoint: Checkpoint, phase:
     unimportant = {"run.run_dir", "run.config", "run.phase", "env"}
     for name, change in describe_changes(before, config, unimportant).items():
         print(f"resuming with {name} {change}")
+    targets = [getattr(one, phase.name).timesteps for one in (before, config)]
+    refuse_fewer_steps(targets[0], targets[1], checkpoint.state["steps"])
     load_weights(learner.network, checkpoint.weights, folder)
     try:
         learner.load_state_dict(checkpoint.state)

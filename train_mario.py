@@ -26,7 +26,6 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 from fastnes import BUTTON_BITS
 from mario_callbacks import (
     CheckpointCallback,
-    CollapseMonitor,
     EvalCallback,
     Film,
     Finish,
@@ -49,16 +48,18 @@ from mario_judge import ProtocolName
 from mario_networks import EXTRACTORS, FeaturesName, TwoHeadCnnPolicy
 from mario_ppo import MarioPPO, linear_schedule
 from mario_reward import reward_signature
-from mario_runs import RunFolder, write_json
+from mario_runs import RunFolder, run_of_checkpoint, write_json
 from mario_sb3 import WorkerDied, make_vec_env
 from mario_starts import Starts
 from mario_training import (
     Exam,
+    RunLog,
     StopRequest,
     config_content,
     config_of_content,
     describe_changes,
     refuse_another_game,
+    refuse_fewer_steps,
     with_file_values,
     with_newer_flags,
 )
@@ -270,12 +271,25 @@ def parse_config(arguments: Sequence[str]) -> TrainConfig:
     run = config.run
     if run.run_dir is None:
         if run.resume_model:
-            run_dir = find_checkpoint(run.resume_model).parents[2]
+            run_dir = run_to_go_on_in(run.resume_model)
         else:
             now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
             run_dir = Path("runs") / f"ppo_{stages_label(env.stages)}_{now}"
         run = dataclasses.replace(run, run_dir=run_dir)
     return dataclasses.replace(config, env=env, run=run)
+
+
+def run_to_go_on_in(model: Path) -> Path:
+    """Return the run folder of a checkpoint, or the folder itself that was named.
+
+    Raises:
+        UsageError: the checkpoint lies in no run folder, or is a best model: its run has gone on.
+    """
+    if model.is_dir():
+        return model
+    if (run := run_of_checkpoint(find_checkpoint(model))) is None:
+        raise UsageError(f"{model} is no checkpoint in its run folder: --run-dir names a new one")
+    return run
 
 
 def config_as_dict(config: TrainConfig) -> dict[str, Any]:
@@ -410,6 +424,9 @@ def resume(model: MarioPPO, config: TrainConfig) -> None:
         )
     for name, change in describe_changes(before, config, {"run"}).items():
         print(f"resuming with {name.rpartition('.')[2]} {change}")
+    refuse_fewer_steps(
+        before.ppo.timesteps, config.ppo.timesteps, state["learner"]["counters"]["num_timesteps"]
+    )
     load_weights(model, weights, path)
     try:
         restore_state(model, state)
@@ -472,32 +489,36 @@ def run_training(
     run: RunFolder, model: MarioPPO, config: TrainConfig, content: dict[str, Any]
 ) -> int:
     """Train to the target, or to a signal or a failure; what can be saved is."""
-    stop = StopRequest()
-    monitor = CollapseMonitor(stop if config.run.stop_on_collapse else None)
+    stop = StopRequest(run)
+    flags = config.run
     keep = KeepWholeState(stop)
-    try:
-        with stop.on_signals():
+    log = RunLog(
+        run, model.num_timesteps, config.ppo.timesteps, stop if flags.stop_on_collapse else None
+    )
+    with stop.on_signals():  # while it saves, too
+        try:
             model.learn(
                 config.ppo.timesteps,
-                callback=make_callbacks(run, config, content, stop, monitor, keep),
+                callback=make_callbacks(run, config, content, stop, log, keep),
                 reset_num_timesteps=False,
                 log_interval=None,  # type: ignore[arg-type]
             )
-    except (WorkerDied, FloatingPointError) as error:
-        if keep.kept and isinstance(error, WorkerDied):
-            print(f"kept {save_state(run, model, keep.kept, content)}", file=sys.stderr)
-        raise
-    finally:
-        monitor.conclude()
-    code = 1 if stop.is_collapse else 0
-    if keep.kept and stop.reason and not stop.is_finished:
-        path = save_state(run, model, keep.kept, content)
-        print(f"stopped by {stop.reason.name}; go on with --resume-model {path}")
-        return code
-    state = keep.kept or capture_state(model)
-    save_state(run, model, state, content)
-    save_model(run.final_model, model, content)
-    print(f"finished at {state['learner']['counters']['num_timesteps']:,} steps: {run.final_model}")
+        except WorkerDied:
+            if keep.kept:
+                print(f"kept {save_state(run, model, keep.kept, content)}", file=sys.stderr)
+            raise
+        finally:
+            log.close()
+        code = 1 if stop.is_collapse else 0
+        if keep.kept and stop.reason and not stop.is_finished:
+            path = save_state(run, model, keep.kept, content)
+            print(f"stopped by {stop.reason.name}; go on with --resume-model {path}")
+            return code
+        state = keep.kept or capture_state(model)
+        save_state(run, model, state, content)
+        save_model(run.final_model, model, content)
+    steps = state["learner"]["counters"]["num_timesteps"]
+    print(f"finished at {steps:,} steps: {run.final_model}")
     return code
 
 
@@ -506,7 +527,7 @@ def make_callbacks(
     config: TrainConfig,
     content: dict[str, Any],
     stop: StopRequest,
-    monitor: CollapseMonitor,
+    log: RunLog,
     keep: KeepWholeState,
 ) -> CallbackList:
     """Return what happens between rollouts, in this order."""
@@ -531,12 +552,11 @@ def make_callbacks(
                 ppo.timesteps,
                 ppo.n_steps * config.env.n_envs,
             ),
-            MetricsCallback(
-                run, ppo.timesteps, monitor, ppo.norm_reward_clip if ppo.normalize_reward else None
-            ),
-            CheckpointCallback(flags.checkpoint_freq, run, content),
+            MetricsCallback(log, ppo.norm_reward_clip if ppo.normalize_reward else None),
             EvalCallback(flags.eval_freq, run, exam, content, finish),
             PreviewCallback(flags.preview_freq, run, config.env, film, flags.seed),
+            # After all that is due at its step: what a kill takes with it is done again.
+            CheckpointCallback(flags.checkpoint_freq, run, content),
             keep,
         ]
     )

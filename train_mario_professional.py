@@ -19,19 +19,22 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import filelock
 import torch
 import tyro
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from mario_checkpoints import read_model_zip
@@ -44,8 +47,8 @@ from mario_judge import NOOP_MAX, Summary, evaluate
 from mario_keeping import KEPT_EVERY, keep_run, phase_of_run, played_rows, told_by
 from mario_policies import load_policy
 from mario_results import RunFacts
-from mario_runs import RunFolder, RunLocked, provenance, read_metrics, write_json
-from mario_training import with_file_values
+from mario_runs import Holder, RunFolder, RunLocked, provenance, read_metrics, write_json
+from mario_training import as_variable, with_file_values
 from mario_values import read_yaml
 from train_mario import TrainConfig
 
@@ -53,6 +56,8 @@ ROOT = Path(__file__).parent
 TRAINER = ROOT / "train_mario.py"
 RETRIES = 3  # of a chain whose node is lost, each on from its last checkpoint
 LOST_TRAINER_S = 60  # a lost node's trainer may live on for so long and hold its run folder
+# What plan, variants and phases are called: folders below --storage, on any system.
+FOLDER_NAME = re.compile(r"\w[\w .,=+-]*(?<![ .])")
 PLAN_KEYS = {"stages", "seeds", "timesteps", "config", "flags", "phases", "variants", "group"}
 REFRESH_S = 2.0
 
@@ -174,7 +179,8 @@ def read_plan(path: Path, storage: Path) -> list[Chain]:
     - group: the folder of the chains, so that plans can have some in common. Unset: the plan's name
 
     Raises:
-        UsageError: a key or a flag that does not exist, or shares that are not 1 together.
+        UsageError: a key or a flag that does not exist, shares that are not 1 together, or a name
+            that is no folder's.
     """
     content = read_yaml(path)
     if unknown := sorted(content.keys() - PLAN_KEYS):
@@ -195,7 +201,17 @@ def read_plan(path: Path, storage: Path) -> list[Chain]:
         ) from error
     if not (stages and seeds) or abs(shares - 1) > 1e-6:
         raise UsageError(f"{path}: needs a stage, a seed, and phases whose shares are 1 together")
-    home = storage / str(content.get("group") or path.stem)
+    group = str(content.get("group") or path.stem)
+    names = [
+        group,
+        *filter(None, variants),
+        *(phase.name for v in variants.values() for phase in v),
+    ]
+    if wrong := [name for name in names if not FOLDER_NAME.fullmatch(name)]:
+        raise UsageError(
+            f"{path}: {wrong[0]!r:.60} cannot be a folder's name: letters, digits and _ . , = + -"
+        )
+    home = storage / group
     chains = [
         Chain(
             variant,
@@ -241,6 +257,27 @@ def cell_environment(cpus: int) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": str(cpus), "OMP_WAIT_POLICY": "passive"}
 
 
+@contextlib.contextmanager
+def only_plan(folder: Path) -> Iterator[None]:
+    """Hold the folder of a plan's chains.
+
+    Raises:
+        RunLocked: another plan trains there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / "plan.lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise RunLocked(
+            f"another plan trains in {folder}: wait for it, stop it, or choose another --storage"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 class LocalEngine:
     """A process a training on this machine; ended with SIGTERM, so that each keeps its state."""
 
@@ -263,7 +300,8 @@ class LocalEngine:
                     [sys.executable, str(TRAINER), *flags],
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    env=cell_environment(self.cpus),
+                    # a plan that is killed takes its trainers with it
+                    env=cell_environment(self.cpus) | as_variable(Holder.of_this_process()),
                     start_new_session=True,  # Ctrl-C is ours to hand on
                 )
                 self.processes.add(process)
@@ -391,8 +429,8 @@ def live_table(chains: list[Chain]) -> Table:
         rows = read_metrics(chain.run(number).metrics_path)
         last = rows[-1] if rows else {}
         table.add_row(
-            chain.folder.name,
-            "finished" if all(finished) else f"{number + 1} {chain.phases[number].name}",
+            escape(chain.folder.name),
+            "finished" if all(finished) else escape(f"{number + 1} {chain.phases[number].name}"),
             f"{last.get('step', 0):,}",
             f"{last['max_x']:.0f}" if "max_x" in last else "",
             f"{last['clear_rate']:.0%}" if "clear_rate" in last else "",
@@ -480,6 +518,12 @@ def keep(chain: Chain, row: dict[str, Any], output: Path) -> None:
 def run_plan(flags: ProfessionalFlags) -> int:
     """Run a plan, judge it, write what came out; 1 if a chain failed."""
     chains = read_plan(flags.plan, flags.storage)
+    with only_plan(chains[0].folder.parent):
+        return run_chains(flags, chains)
+
+
+def run_chains(flags: ProfessionalFlags, chains: list[Chain]) -> int:
+    """Run a plan's chains, judge them, write what came out; 1 if one failed."""
     write_recipes(chains)
     home = flags.storage / flags.plan.stem
     torch.set_num_threads(1)  # judging goes on beside the trainings

@@ -35,7 +35,13 @@ from dreamerv3.models import Batch
 from dreamerv3.policy import DreamerPolicy, make_agent
 from dreamerv3.recurrence import draw_noise, noisy
 from dreamerv3.replay import Replay, read_index, relabel
-from mario_checkpoints import Checkpoint, newest_checkpoint, save_checkpoint, write_weights
+from mario_checkpoints import (
+    Checkpoint,
+    newest_checkpoint,
+    refuse_broken,
+    save_checkpoint,
+    write_weights,
+)
 from mario_cli import UsageError, exit_code
 from mario_game import stages_label
 from mario_reward import reward_signature
@@ -51,6 +57,7 @@ from mario_training import (
     examine,
     passed,
     refuse_another_game,
+    refuse_fewer_steps,
     write_preview,
 )
 
@@ -114,7 +121,7 @@ class Trainer:
         self.summed = 0
 
     def begin(self) -> None:
-        """Begin the first episodes."""
+        """Begin the first episodes, after the rows that the replay holds."""
         self.replay.load_state_dict(
             self.replay.state_dict() | {"online": list(self.replay.end), "queue": []}
         )
@@ -273,30 +280,34 @@ class Loop:
     def __init__(self, config: DreamerConfig, run: RunFolder, trainer: Trainer) -> None:
         self.config, self.run, self.trainer = config, run, trainer
         self.content = config_as_dict(config)
-        self.best = BestModel(run)
+        self.best = BestModel(run, trainer.step)
 
     def train(self) -> None:
-        """Collect and learn to the target, or to a signal."""
-        trainer, flags, stop = self.trainer, self.config.run, StopRequest()
+        """Collect and learn to the target, or to a request to stop."""
+        trainer, flags, stop = self.trainer, self.config.run, StopRequest(self.run)
         log = RunLog(self.run, trainer.step, flags.timesteps)
-        with stop.on_signals():
-            while trainer.step < flags.timesteps and stop.reason is None:
-                before = trainer.step
-                trainer.collect()
-                trainer.learn()
-                if passed(before, trainer.step, flags.log_every):
-                    metrics = trainer.take_metrics()
-                    log.write(trainer.step, metrics, self._note(metrics))
-                if passed(before, trainer.step, flags.eval_freq):
-                    self.evaluate()
-                if passed(before, trainer.step, flags.checkpoint_freq):
-                    self.save_checkpoint()
-        log.close()
-        self.save_checkpoint()
+        with stop.on_signals():  # while it saves, too
+            try:
+                while trainer.step < flags.timesteps and not stop.is_asked():
+                    before = trainer.step
+                    trainer.collect()
+                    trainer.learn()
+                    if passed(before, trainer.step, flags.log_every):
+                        metrics = trainer.take_metrics()
+                        log.write(trainer.step, metrics, self._note(metrics))
+                    if passed(before, trainer.step, flags.eval_freq):
+                        self.evaluate()
+                    # After all that is due at its step: what a kill takes with it is done again.
+                    if passed(before, trainer.step, flags.checkpoint_freq):
+                        self.save_checkpoint()
+            finally:
+                log.close()
+            self.save_checkpoint()
+            if not stop.reason:
+                self.save_model(self.run.final_model)
         if stop.reason:
             print(f"stopped by {stop.reason.name}; the same command goes on")
         else:
-            self.save_model(self.run.final_model)
             print(f"finished at {trainer.step:,} steps: {self.run.final_model}")
 
     def _note(self, metrics: dict[str, float | None]) -> str:
@@ -376,6 +387,7 @@ def resume(trainer: Trainer, checkpoint: Checkpoint) -> None:
     unimportant = {"run.run_dir", "run.config", "run.relabel"}
     for name, change in describe_changes(before, now, unimportant).items():
         print(f"resuming with {name} {change}")
+    refuse_fewer_steps(before.run.timesteps, now.run.timesteps, checkpoint.state["counters"][0])
     try:
         trainer.agent.load_state_dict(checkpoint.weights)
     except RuntimeError as error:
@@ -413,11 +425,13 @@ def train(config: DreamerConfig) -> None:
     keep_freed_memory()
     with run.locked():
         checkpoint = newest_checkpoint(run)
+        refuse_broken(run, checkpoint)
         relabel_if_asked(config)
         trainer = Trainer(config)
         if checkpoint:
             resume(trainer, checkpoint)
         else:
+            trainer.replay.clear()  # rows of an attempt that was killed before its first checkpoint
             trainer.begin()
         loop = Loop(config, run, trainer)
         write_json(run.config_path, loop.content)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 import zlib
@@ -31,6 +32,9 @@ from mario_cli import UsageError
 from mario_runs import atomic_write, write_json
 
 FORMAT = 1
+GENERATION = re.compile(r"\d{1,9}")
+STREAM = re.compile(r"\d{1,6}")
+CHUNK = re.compile(r"\d{12}\.rows")
 CHUNK_ROWS = 1024  # rows of a file; 4.3 MB with 64x64 gray images
 QUEUED_SEQUENCES = 256  # fresh sequences that wait at most
 
@@ -101,7 +105,7 @@ class Replay:
             self.generation = "0"
             write_json(index, description | {"generation": self.generation})
         self.path = folder / self.generation
-        streams = max([streams, *(int(p.name) + 1 for p in self.path.glob("[0-9]*"))])
+        streams = max([streams, *(int(path.name) + 1 for path in own_entries(self.path, STREAM))])
         self.first, self.end = [0] * streams, [0] * streams  # rows of each stream, counted for ever
         for stream in range(streams):
             self._scan(stream)
@@ -111,6 +115,7 @@ class Replay:
         self.online = list(self.end)  # each stream's first row that no queued sequence holds yet
         self.queue: deque[tuple[int, int]] = deque(maxlen=QUEUED_SEQUENCES)
         self._files: list[BinaryIO | None] = [None] * streams
+        self._first_before = list(self.first)  # what the checkpoint before the next one counts on
 
     def __len__(self) -> int:
         """Return the rows that can be sampled."""
@@ -124,7 +129,7 @@ class Replay:
 
     def _chunks(self, stream: int) -> list[Path]:
         """Return a stream's files, the oldest first."""
-        return sorted((self.path / str(stream)).glob("*.rows"))
+        return own_entries(self.path / str(stream), CHUNK)
 
     def _scan(self, stream: int) -> None:
         """Find a stream's rows, up to its first torn one."""
@@ -149,6 +154,14 @@ class Replay:
                 os.truncate(path, rows * self.row.itemsize)
             if rows == 0:
                 path.unlink()
+
+    def clear(self) -> None:
+        """Forget all rows."""
+        for stream in range(len(self.end)):
+            self._close(stream)
+            self._cut(stream, 0)
+            self.first[stream] = self.online[stream] = 0
+        self.queue.clear()
 
     # -- writing -----------------------------------------------------------------------------------
 
@@ -195,13 +208,14 @@ class Replay:
     def flush(self) -> None:
         """Put all rows on disk for good, and delete files whose rows are no longer sampled.
 
-        Called with a checkpoint: what the one before it needs stays until then.
+        Called with a checkpoint: what the one before it needs stays, should this one be torn.
         """
-        for stream, first in enumerate(self.first):
+        for stream, first in enumerate(self._first_before):
             self._close(stream)
             for path in self._chunks(stream):
                 if int(path.stem) + CHUNK_ROWS <= first:
                     path.unlink()
+        self._first_before = list(self.first)
 
     # -- sampling ----------------------------------------------------------------------------------
 
@@ -285,6 +299,7 @@ class Replay:
             self._close(stream)
             self._cut(stream, end)
             self.first[stream] = first
+        self._first_before = list(self.first)
         self.online = list(state["online"])
         self.queue = deque((tuple(item) for item in state["queue"]), maxlen=QUEUED_SEQUENCES)
         self.generator.bit_generator.state = json.loads(state["generator"])
@@ -329,6 +344,19 @@ def check_index(index: Path, description: dict[str, Any]) -> str:
     return str(found["generation"])
 
 
+def own_entries(folder: Path, names: re.Pattern[str]) -> list[Path]:
+    """Return what in a folder has such a name, sorted; none if there is no such folder.
+
+    Raises:
+        UsageError: the folder, or one of them, is a link: rows are cut off and deleted there.
+    """
+    found = sorted(path for path in folder.glob("*") if names.fullmatch(path.name))
+    for path in (folder, *found):
+        if path.is_symlink():
+            raise UsageError(f"{path} is a link: a replay's rows stand in its folder")
+    return found
+
+
 def read_index(index: Path) -> dict[str, Any]:
     """Return the content of a replay.json.
 
@@ -339,7 +367,9 @@ def read_index(index: Path) -> dict[str, Any]:
         found = json.loads(index.read_text())
         if not {"format", "row", "reward_signature", "generation"} <= found.keys():
             raise KeyError("not a replay's index")
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+        if not GENERATION.fullmatch(str(found["generation"])):
+            raise ValueError(f"its generation is {str(found['generation'])[:40]!r}")
+    except (OSError, ValueError, KeyError, AttributeError, RecursionError) as error:
         raise UsageError(f"{index} cannot be read: {error}") from error
     return found
 

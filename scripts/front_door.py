@@ -42,6 +42,7 @@ COMMANDS = {
     "diagnose": "scripts/diagnose_latest.py",
     "backup": "scripts/backup_checkpoints.py",
     "launch": "scripts/launch.py",
+    "stop": "scripts/stop_run.py",
     "bench": "bench_throughput.py",
     "compare": "compare_agents.py",
 }

@@ -129,14 +129,14 @@ def wait_until_it_holds(run: RunFolder, process: subprocess.Popen[bytes]) -> int
     return process.pid
 
 
-def follow_and_stop(pid: int, log: Path) -> str:
+def follow_and_stop(run: RunFolder, log: Path) -> str:
     """Return what to type to follow the run and to stop it."""
-    if sys.platform == "win32":
-        return (
-            f"follow: Get-Content -Wait {log}\n"
-            f"stop:   Stop-Process -Id {pid}   (it goes on from its last checkpoint when resumed)"
-        )
-    return f"follow: tail -f {shlex.quote(str(log))}\nstop:   kill -INT {pid}   (it saves first)"
+    on_windows = sys.platform == "win32"
+    follow = f"Get-Content -Wait {log}" if on_windows else f"tail -f {shlex.quote(str(log))}"
+    launcher = "run_mario.ps1" if on_windows else "run_mario.sh"
+    return (
+        f"follow: {follow}\nstop:   {launcher} stop {shlex.quote(str(run.path))}   (it saves first)"
+    )
 
 
 def launch(flags: LaunchFlags, extra: Sequence[str]) -> int:
@@ -166,7 +166,7 @@ def launch(flags: LaunchFlags, extra: Sequence[str]) -> int:
         print(f"error: the trainer ended at once; all it said is in {log}", file=sys.stderr)
         return 1
     print(f"started: {shlex.join(command[1:])}\npid:    {pid or 'ended already'}")
-    print(follow_and_stop(pid or process.pid, log))
+    print(follow_and_stop(run, log))
     print(f"watch:  run_mario.sh monitor --run-dir {shlex.quote(str(run.path))}")
     return 0
 

@@ -22,7 +22,8 @@ import tyro
 
 from mario_cli import UsageError, exit_code
 from mario_judge import ModelEvaluation
-from mario_status import STATES, RunReader, RunStatus, duration, find_runs, newest_run
+from mario_runs import duration, printable
+from mario_status import STATES, RunReader, RunStatus, find_runs, newest_run
 
 UNWELL = {"dead", "stalled", "collapsed"}
 
@@ -51,8 +52,8 @@ def progress(status: RunStatus) -> str:
         text = f"{status.step:,}/{status.target:,} steps ({status.step / status.target:.0%})"
     if rate:
         text += f", {rate:.0f} steps/s"
-        if status.target and status.state == "training":
-            text += f", {duration(max(0, status.target - status.step) / rate)} to go"
+    if status.to_go_s is not None:
+        text += f", {duration(status.to_go_s)} to go"
     return text
 
 
@@ -65,7 +66,8 @@ def describe_process(status: RunStatus) -> str:
     if status.holder is None:
         return "none; the folder is free"
     if status.holder.is_elsewhere:
-        return f"pid {status.holder.pid} on {status.holder.host}, which cannot be seen from here"
+        host = printable(status.holder.host)
+        return f"pid {status.holder.pid} on {host}, which cannot be seen from here"
     process = status.holder.process()
     if process is None:
         return f"pid {status.holder.pid} is gone"
@@ -118,6 +120,8 @@ def health_lines(reader: RunReader) -> Iterator[str]:
     evaluations = reader.readable_evaluations()
     yield f"{status.name}  {status.agent} on {status.stage}"
     yield f"  state     {status.state}: {status.why or STATES[status.state]}"
+    if status.trouble:
+        yield f"  files     {status.trouble}"
     last_line = "" if status.age_s is None else f"; last line {duration(status.age_s)} ago"
     yield f"  progress  {progress(status)}{last_line}"
     yield f"  process   {describe_process(status)}"
@@ -135,7 +139,7 @@ def health_lines(reader: RunReader) -> Iterator[str]:
 def brief(status: RunStatus) -> str:
     """Return a run's heartbeat."""
     now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-    why = f" ({status.why})" if status.why else ""
+    why = f" ({status.remark})" if status.remark else ""
     return f"{now} {status.name}: {status.state}{why}, {progress(status)}"
 
 
@@ -148,12 +152,12 @@ def look(flags: HealthFlags) -> int:
     readers: dict[str, RunReader] = {}
     while True:
         if flags.run:
-            found = {flags.run.resolve().name: flags.run}
+            found = {printable(flags.run.resolve().name): flags.run}
         elif flags.brief:
             found = find_runs(flags.runs_root)
         else:
             newest = newest_run(flags.runs_root)
-            found = {newest.name: newest}
+            found = {printable(newest.name): newest}
         if not found:  # a heartbeat that says nothing would pass for a healthy one
             raise UsageError(f"there are no runs in {flags.runs_root}")
         unwell = False

@@ -1,4 +1,4 @@
-# usage: run_mario.ps1 train|eval|smoke|test|watch|monitor|render|health|diagnose|backup|launch|bench|compare [flags of that command]
+# usage: run_mario.ps1 train|eval|smoke|test|watch|monitor|render|health|diagnose|backup|launch|stop|bench|compare [flags of that command]
 #
 # Finds a Python 3.13 and hands everything to front_door.py, which makes .venv, installs and runs.
 # Paths in the flags are relative to the repository.

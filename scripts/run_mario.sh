@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# usage: run_mario.sh train|eval|smoke|test|watch|monitor|render|health|diagnose|backup|launch|bench|compare [flags of that command]
+# usage: run_mario.sh train|eval|smoke|test|watch|monitor|render|health|diagnose|backup|launch|stop|bench|compare [flags of that command]
 #
 # Finds a Python 3.13 and hands everything to front_door.py, which makes .venv, installs and runs.
 # Paths in the flags are relative to the repository.

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from mario_callbacks import RolloutStatistics
-from mario_doctor import RULES, Row, diagnose
+from mario_doctor import RULES, WALL_ROWS, Doctor, Row, RunningMedian, diagnose
 from mario_results import RESULTS, Point, read_study
 from mario_runs import RunFolder, read_metrics
 from train_mario import main
@@ -49,6 +51,9 @@ def sick(rule: str) -> list[Row]:
         "entropy_collapse": rows_of(10, entropy=5e-8),
         "frozen_policy": rows_of(10, approx_kl=0.0, clip_fraction=0.0),
         "value_explosion": rows_of(1, value_loss=1.9e5),
+        "kl_explosion": rows_of(1, approx_kl=1_000.0),
+        "missing_losses": rows_of(10, value_loss=float("nan")),
+        "forgotten": rows_of(10, clear_rate=1.0) + rows_of(30),
         "death_wall": rows_of(40, ppo__max_x_p25=690, ppo__max_x_p75=702),
         "oscillation": rows_of(10, ppo__walked_per_ground=8.0),
         "reward_saturation": rows_of(10, ppo__reward_clipped=0.2),
@@ -160,4 +165,60 @@ def test_one_update_a_rollout_is_no_frozen_policy(tmp_path: Path) -> None:
     rows = read_metrics(run.metrics_path)
     assert len(rows) == 5
     assert not any("approx_kl" in row for row in rows), "0 by definition, so it says nothing"
+    assert diagnose(rows) == []
+
+
+@pytest.mark.parametrize("value_loss", [0.3, 2.0, 0.0])
+def test_twenty_thousand_rows_are_looked_at_a_bounded_number_of_times(value_loss: float) -> None:
+    looked = 0
+
+    class Counting(list[Row]):
+        def __getitem__(self, key: Any) -> Any:
+            nonlocal looked
+            found = super().__getitem__(key)
+            looked += len(found) if isinstance(key, slice) else 1
+            return found
+
+        def __iter__(self) -> Iterator[Row]:
+            nonlocal looked
+            looked += len(self)
+            return super().__iter__()
+
+    stuck = {"ppo/episodes": 7, "ppo/max_x_p25": 700, "ppo/max_x_p75": 701}
+    doctor = Doctor()
+    doctor.history.rows = Counting()
+    for row in rows_of(20_000 if value_loss == 2.0 else 2_000, value_loss=value_loss):
+        doctor.add({**row, **stuck})
+    assert doctor.findings == []
+    assert looked <= 100 * 20_000, "what a row costs does not grow"
+    assert len(doctor.history.ends) == WALL_ROWS
+
+
+def test_a_running_median_is_that_of_all_numbers_so_far() -> None:
+    values = np.random.default_rng(0).normal(size=200).tolist()
+    median = RunningMedian()
+    for count, value in enumerate(values, start=1):
+        median.add(value)
+        assert median.value() == sorted(values[:count])[count // 2]
+
+
+@pytest.mark.parametrize("loss", ["value_loss", "entropy"])
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf"), "2.0", 10**400])
+def test_a_loss_that_is_no_number_is_missing(loss: str, value: Any) -> None:
+    rows = rows_of(10) + [{**row, loss: value} for row in rows_of(10)]
+    assert [finding.rule for finding in diagnose(rows)] == ["missing_losses"]
+
+
+def test_a_dreamer_that_makes_no_updates_yet_misses_no_losses() -> None:
+    rows: list[Row] = [
+        {"step": i, "learning_rate": 1e-4, "dreamer/updates": 0, "clear_rate": 0.0}
+        for i in range(1, 20)
+    ]
+    assert diagnose(rows) == []
+    rows = [{**row, "dreamer/updates": row["step"]} for row in rows]
+    assert [finding.rule for finding in diagnose(rows)] == ["missing_losses"]
+
+
+def test_a_clear_rate_that_comes_back_is_not_forgotten() -> None:
+    rows = rows_of(10, clear_rate=1.0) + rows_of(9) + rows_of(10, clear_rate=0.6) + rows_of(9)
     assert diagnose(rows) == []

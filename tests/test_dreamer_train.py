@@ -367,3 +367,17 @@ def test_demos_that_the_action_set_lacks_are_refused(
     assert demos_to_episodes.main(flags) == 2
     assert "lacks the buttons of" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_afresh(
+    tmp_path: Path, dreamer: Callable[..., Done]
+) -> None:
+    whole, broken = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "broken")
+    flags = [*QUIET, "--timesteps", 250]
+    assert dreamer(whole.path, *flags).returncode == 0
+    assert dreamer(broken.path, *flags, "--seed", 5).returncode == 0
+    for path in (broken.final_model, *broken.checkpoint_dir.iterdir()):
+        path.unlink()
+    assert list(broken.path.glob("replay/0/*/*.rows")), "rows that no checkpoint covers"
+    assert dreamer(broken.path, *flags).returncode == 0
+    assert_same_tensors(whole.final_model, broken.final_model)

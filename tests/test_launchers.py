@@ -8,7 +8,6 @@ import io
 import os
 import re
 import shutil
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -34,6 +33,7 @@ from scripts import (
     inspect_checkpoint,
     launch,
     run_health,
+    stop_run,
 )
 from train_mario import parse_config
 
@@ -353,10 +353,11 @@ def test_a_launched_training_lives_on_is_refused_twice_and_stops_as_told(
     flags = ["detached", "--run-dir", str(run), *TINY.split()]
     assert launch.main(flags) == 0
     text = capsys.readouterr().out
-    stop = re.search(r"stop: +kill -INT (\d+)", text)
-    assert stop, text
-    trainer = psutil.Process(int(stop[1]))
+    pid = re.search(r"pid: +(\d+)", text)
+    assert pid, text
+    trainer = psutil.Process(int(pid[1]))
     try:
+        assert f"run_mario.sh stop {run}" in text
         assert f"tail -f {run}/trainer.log" in text
         assert os.getsid(trainer.pid) == trainer.pid, "a session of its own"
         assert launch.main(flags) == 2
@@ -364,12 +365,12 @@ def test_a_launched_training_lives_on_is_refused_twice_and_stops_as_told(
         deadline = time.monotonic() + 300
         while not RunReader(run).status().step and time.monotonic() < deadline:
             time.sleep(0.1)
-        trainer.send_signal(signal.SIGINT)
+        assert stop_run.main([str(run)]) == 0
         trainer.wait(300)
     finally:
         if trainer.is_running():
             trainer.kill()
-    assert "stopped by SIGINT" in (run / "trainer.log").read_text()
+    assert "stopped by a stop file" in (run / "trainer.log").read_text()
     assert RunFolder(run).checkpoints()
     command = launch.command_of(launch.RECIPES["detached"], RunFolder(run), [])
     assert command[-2:] == ["--resume-model", str(run)], "called again, it goes on"

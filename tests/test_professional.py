@@ -16,7 +16,7 @@ from mario_checkpoints import read_model_zip
 from mario_cli import UsageError
 from mario_comparison import mean_over_seeds, results_as_markdown
 from mario_results import read_study
-from mario_runs import RunFolder, read_metrics
+from mario_runs import Holder, RunFolder, read_metrics
 from train_mario_professional import main, read_plan, write_recipes
 
 ROOT = Path(__file__).parents[1]
@@ -199,6 +199,40 @@ def test_a_stopped_plan_goes_on_to_the_same_weights(tmp_path: Path, undisturbed:
     assert subprocess.run(command, cwd=ROOT).returncode == 0
     assert_same(tmp_path, undisturbed)
     assert_trained_once(tmp_path, 512)
+
+
+@pytest.mark.slow
+def test_a_plan_that_is_killed_takes_its_trainers_with_it(tmp_path: Path) -> None:
+    storage = tmp_path / "runs"
+    plan = write_plan(tmp_path, steps=10_000_000)
+    process = subprocess.Popen(
+        [sys.executable, "train_mario_professional.py", str(plan), "--storage", str(storage),
+         "--parallel", "2", "--cpus-per-cell", "1"],
+        cwd=ROOT,
+    )  # fmt: skip
+    runs = [RunFolder(storage / "tiny" / f"1-1_seed{seed}" / "1_explore") for seed in (0, 1)]
+    try:
+        while not all(read_metrics(run.metrics_path) for run in runs):
+            assert process.poll() is None
+            time.sleep(0.1)
+        second = subprocess.run(
+            [sys.executable, "train_mario_professional.py", str(plan), "--storage", str(storage)],
+            cwd=ROOT, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert second.returncode == 2
+        assert "another plan trains in" in second.stderr
+        trainers = [Holder.of_folder(run.path) for run in runs]
+    finally:
+        process.kill()
+        process.wait()
+    deadline = time.monotonic() + 120
+    while any(holder and holder.is_alive for holder in trainers):
+        assert time.monotonic() < deadline, "the trainers end with their plan"
+        time.sleep(0.1)
+    for run in runs:
+        assert run.checkpoints(), "and save"
+        log = (run.path / "trainer.log").read_text()
+        assert "stopped by the end of its plan; go on with" in log
 
 
 @pytest.mark.slow

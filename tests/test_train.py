@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import imageio.v2 as imageio
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -32,6 +33,7 @@ from mario_ppo import MarioPPO
 from mario_rollout import play
 from mario_runs import RunFolder, read_metrics
 from mario_training import describe_changes
+from mario_video import write_video
 from train_mario import (
     TrainConfig,
     action_bias,
@@ -252,16 +254,25 @@ def test_a_state_of_another_version_is_refused_in_one_line(
 def test_a_run_that_clears_enough_is_finished(tmp_path: Path, trainer: Callable[..., Done]) -> None:
     run = RunFolder(tmp_path / "run")
     shipped = ROOT / "pretrained" / "ppo_mario_1-1" / "best_eval.zip"
-    done = trainer(
+    flags = [
         *TINY.split(), "--warm-start", shipped, "--learning-rate", "1e-9",
         *"--learning-rate-final 1e-9 --timesteps 1024 --eval-freq 128 --eval-episodes 2".split(),
-        *("--eval-enough", "1", "--run-dir", run.path),
-    )  # fmt: skip
+        *("--checkpoint-freq", "128", "--eval-enough", "1"),
+    ]  # fmt: skip
+    done = trainer(*flags, "--run-dir", run.path)
     assert done.returncode == 0, done.stderr
     assert "finished at 128 steps" in done.stdout
     assert [line["step"] for line in read_metrics(run.metrics_path)] == [128]
     assert [path.stem for path in run.checkpoints()] == ["mario_ppo_128_steps"]
     assert run.final_model.is_file()
+    run.final_model.unlink()  # as if it had been killed before its end
+    again = trainer("--resume-model", run.path)
+    assert "finished at 128 steps" in again.stdout, again.stderr
+    assert run.final_model.is_file()
+    for path in (run.final_model, *run.checkpoint_dir.iterdir()):
+        path.unlink()  # as if it had been killed between evaluation and checkpoint
+    assert trainer(*flags, "--run-dir", run.path).returncode == 0
+    assert [path.stem for path in run.checkpoints()] == ["mario_ppo_128_steps"]
     more = trainer("--resume-model", run.path, "--eval-enough", "0")
     assert "finished at 1,024 steps" in more.stdout, more.stderr
 
@@ -386,6 +397,17 @@ def test_training_outlives_a_full_disk_and_nothing_is_lost(
     assert "Traceback" not in done.stderr
     assert not run.checkpoints() and not run.best_model.exists(), "no half of one"
     assert [line["step"] for line in read_metrics(run.metrics_path)] == list(range(128, 769, 128))
+
+
+def test_a_film_for_which_there_is_no_room_is_one_error_and_ffmpeg_says_nothing(
+    small_disk: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (small_disk / "filler").write_bytes(bytes(3_000_000 - 40_000))
+    noise = np.random.default_rng(0).integers(0, 256, (60, 240, 256, 3), np.uint8)
+    with pytest.raises(OSError, match=r".+"):
+        write_video(small_disk / "film" / "preview.mp4", list(noise), 60)
+    assert capfd.readouterr() == ("", "")
+    assert list((small_disk / "film").iterdir()) == []
 
 
 def test_without_a_flag_the_recipe_of_1_1_is_trained(tmp_path: Path) -> None:
