@@ -16,37 +16,66 @@ what they do is tested here. Standard library only: this runs before anything is
 from __future__ import annotations
 
 import contextlib
+import difflib
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
 import tomllib
 import venv
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+class Command(NamedTuple):
+    """What a word after run_mario.sh stands for."""
+
+    target: str  # a script of the repository, or -m and a module; nothing: Python itself
+    line: str  # what it does, for the help
+
+
 COMMANDS = {
-    "train": "train_mario.py",
-    "eval": "evaluate_mario.py",
-    "smoke": "quick_mario_smoke.py",
-    "test": "scripts/run_tests.py",
-    "watch": "watch_mario.py",
-    "monitor": "auto_update_mario_monitor.py",
-    "render": "render_best_checkpoint.py",
-    "health": "scripts/run_health.py",
-    "diagnose": "scripts/diagnose_latest.py",
-    "backup": "scripts/backup_checkpoints.py",
-    "launch": "scripts/launch.py",
-    "stop": "scripts/stop_run.py",
-    "bench": "bench_throughput.py",
-    "compare": "compare_agents.py",
+    "train": Command("train_mario.py", "train PPO from pixels on a level"),
+    "teach": Command("teach_mario.py", "a teacher that sees the game's memory, then a student"),
+    "dreamer": Command("dreamerv3/dreamer.py", "train DreamerV3"),
+    "plan": Command("train_mario_professional.py", "many runs from one plan, here or on a cluster"),
+    "eval": Command("evaluate_mario.py", "judge a policy and film it"),
+    "watch": Command("watch_mario.py", "a window: a policy plays, or you do"),
+    "monitor": Command("auto_update_mario_monitor.py", "the web page of all runs"),
+    "render": Command("render_best_checkpoint.py", "film a run's best model"),
+    "compare": Command("compare_agents.py", "the curves of several runs side by side"),
+    "search": Command("scripts/search_route.py", "search a way through a level"),
+    "stop": Command("scripts/stop_run.py", "what trains; let a run save and end"),
+    "health": Command("scripts/run_health.py", "is a run alive, and does it learn?"),
+    "diagnose": Command("scripts/diagnose_latest.py", "judge a run's newest checkpoint"),
+    "backup": Command("scripts/backup_checkpoints.py", "copy checkpoints to another place"),
+    "launch": Command("scripts/launch.py", "start a ready-made run apart from this terminal"),
+    "tensorboard": Command("-m tensorboard.main", "TensorBoard: --logdir runs"),
+    "smoke": Command("quick_mario_smoke.py", "what works here, in half a minute"),
+    "bench": Command("bench_throughput.py", "every speed figure, as ratios"),
+    "test": Command("scripts/run_tests.py", "lint, types and tests"),
+    "python": Command("", "this project's Python, with whatever follows"),
 }
-USAGE = f"usage: run_mario.sh {'|'.join(COMMANDS)} [flags of that command]"
+EXAMPLES = (
+    "eval --stage 1-2",
+    "train --run-dir runs/mine",
+    "teach --stages 1-1 --run-dir runs/taught",
+    "watch --human",
+)
+# Flags whose value is a path, whether there is something at it yet or not.
+PATH_FLAGS = {
+    *("--run-dir", "--run", "--runs-root", "--model", "--output", "--output-dir", "--html"),
+    *("--config", "--demos", "--backward-demos", "--warm-start", "--resume-model", "--teacher"),
+    *("--logdir", "--storage", "--json", "--record", "--replay", "--target"),
+    *("--ppo", "--dreamerv3", "--runs"),
+}
 RUN_REQUIREMENTS = "requirements.txt"
 TEST_REQUIREMENTS = "requirements-dev.txt"  # asks for all that the other does, and more
 PROJECT = "pyproject.toml"
@@ -228,14 +257,65 @@ def _try_lock(file: IO[bytes]) -> bool:
     return True
 
 
-def run(python: Path, script: Path, flags: list[str]) -> int:
-    """Run a script of the repository, from its root, and return the exit code.
+def help_text() -> str:
+    """Return what there is, a line a command, and examples."""
+    width = max(map(len, COMMANDS))
+    return "\n".join(
+        [
+            "usage: run_mario.sh COMMAND [flags]      (Windows: run_mario.ps1)",
+            "",
+            *(f"  {name:{width}}  {command.line}" for name, command in COMMANDS.items()),
+            "",
+            "examples:",
+            *(f"  run_mario.sh {example}" for example in EXAMPLES),
+            "",
+            "COMMAND --help says what its flags are. Paths are those of the folder you are in.",
+        ]
+    )
+
+
+def with_unix_flags(words: Iterable[str]) -> Iterator[str]:
+    """Yield words with PowerShell's flags spelt as the commands know them.
+
+    `-EveryS 5` becomes `--every-s 5`, `-Run:mine` becomes `--run mine`, `-Loop` `--loop`.
+    """
+    for word in words:
+        match = re.fullmatch(r"-([A-Z][A-Za-z0-9]*)(?::(.*))?", word)
+        if match is None:
+            yield word
+            continue
+        yield "-" + re.sub(r"(?<![A-Z])([A-Z])", r"-\1", match[1]).lower()
+        if match[2]:
+            yield match[2]
+
+
+def with_own_paths(words: Sequence[str], folder: Path) -> list[str]:
+    """Return words with the paths of the caller's folder as whole ones.
+
+    A path is what follows one of `PATH_FLAGS`, and what stands before every flag and is in that
+    folder. The commands run in the repository.
+    """
+    whole = []
+    flag = ""
+    for word in words:
+        if word.startswith("-"):
+            flag, equals, value = word.partition("=")
+            is_path = bool(equals and value) and flag in PATH_FLAGS
+            whole.append(f"{flag}={folder / value}" if is_path else word)
+        elif word and (flag in PATH_FLAGS or (not flag and (folder / word).exists())):
+            whole.append(str(folder / word))
+        else:
+            whole.append(word)
+    return whole
+
+
+def run(command: list[str]) -> int:
+    """Run a command from the repository's root and return its exit code.
 
     Where the system can, this process becomes the command, so that signals reach it directly.
     """
     # Two torch processes whose idle threads spin slow each other down twentyfold.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    command = [str(python), str(script), *flags]
     if sys.platform == "win32":
         process = subprocess.Popen(command)
         while True:
@@ -249,21 +329,28 @@ def run(python: Path, script: Path, flags: list[str]) -> int:
 
 def main(arguments: list[str]) -> int:
     """Do what the launchers are asked for; 2 is a usage error, 1 a failed installation."""
-    if arguments[:1] in (["-h"], ["--help"], ["help"]):
-        print(USAGE)
-        return 0
-    if not arguments or arguments[0] not in COMMANDS:
-        print(USAGE, file=sys.stderr)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(help_text(), file=sys.stdout if arguments else sys.stderr)
+        return 0 if arguments else 2
+    name, *flags = arguments
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        advice = f"did you mean {close[0]}?" if close else "--help lists what there is"
+        say(f"no command {name!r}: {advice}")
         return 2
-    command, *flags = arguments
-    script = REPOSITORY / COMMANDS[command]
-    if not script.is_file():
-        say(f"{command} needs {COMMANDS[command]}, which is not here yet")
+    target = COMMANDS[name].target
+    if target.endswith(".py") and not (REPOSITORY / target).is_file():
+        say(f"{name} needs {target}, which is not here yet")
         return 2
-    os.chdir(REPOSITORY)
+    folder = Path.cwd()
+    if folder != REPOSITORY and name != "python":
+        flags = with_own_paths(list(with_unix_flags(flags)), folder)
+    else:
+        flags = list(with_unix_flags(flags))
     environment = Environment(REPOSITORY)
     try:
-        environment.ensure(TEST_REQUIREMENTS if command == "test" else RUN_REQUIREMENTS)
+        os.chdir(REPOSITORY)
+        environment.ensure(TEST_REQUIREMENTS if name == "test" else RUN_REQUIREMENTS)
     except FrontDoorError as error:
         say(str(error))
         return 1
@@ -273,7 +360,10 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         say("stopped while installing: the next call starts over")
         return 130
-    return run(environment.python, script, flags)
+    words = [str(REPOSITORY / target)] if target.endswith(".py") else target.split()
+    if name == "python":
+        os.chdir(folder)
+    return run([str(environment.python), *words, *flags])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-# usage: run_mario.ps1 train|eval|smoke|test|watch|monitor|render|health|diagnose|backup|launch|stop|bench|compare [flags of that command]
+# usage: run_mario.ps1 train|teach|dreamer|plan|eval|watch|monitor|render|compare|search|stop|health|diagnose|backup|launch|tensorboard|smoke|bench|test|python [flags of that command]
 #
 # Finds a Python 3.13 and hands everything to front_door.py, which makes .venv, installs and runs.
-# Paths in the flags are relative to the repository.
+# Paths in the flags are those of the folder you are in.
 
 # A file that is called python proves nothing: Windows puts one there that only opens the Store.
 function Test-Python([string[]] $Candidate) {

@@ -1,11 +1,24 @@
 #!/usr/bin/env bash
-# usage: run_mario.sh train|eval|smoke|test|watch|monitor|render|health|diagnose|backup|launch|stop|bench|compare [flags of that command]
+# usage: run_mario.sh train|teach|dreamer|plan|eval|watch|monitor|render|compare|search|stop|health|diagnose|backup|launch|tensorboard|smoke|bench|test|python [flags of that command]
 #
 # Finds a Python 3.13 and hands everything to front_door.py, which makes .venv, installs and runs.
-# Paths in the flags are relative to the repository.
+# Paths in the flags are those of the folder you are in.
+if [ -z "${BASH_VERSION:-}" ]; then
+  exec bash "$0" "$@" # it was called by another shell: sh scripts/run_mario.sh
+fi
 set -eu
+unset CDPATH # else cd prints where it went
 
-scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# This script may be a link to the one in the repository.
+script=${BASH_SOURCE[0]}
+while [ -L "$script" ]; do
+  target=$(readlink "$script")
+  case $target in
+    /*) script=$target ;;
+    *) script=$(dirname "$script")/$target ;;
+  esac
+done
+scripts=$(cd "$(dirname "$script")" && pwd)
 
 # A file that is called python3.13 proves nothing: a pyenv shim may refuse to start, and Debian's
 # Python cannot make an environment (no ensurepip) until python3-venv is installed.

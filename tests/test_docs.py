@@ -104,15 +104,15 @@ def script_and_flags(words: list[str]) -> tuple[str, list[str]]:
         return rest[0], rest[1:]
     if first in ("scripts/run_mario.sh", "scripts/run_mario.ps1"):
         assert rest and rest[0] in front_door.COMMANDS, f"no command {rest[:1]}"
-        return front_door.COMMANDS[rest[0]], rest[1:]
+        return front_door.COMMANDS[rest[0]].target, rest[1:]
     if first.endswith((".sh", ".ps1")):
         launcher = (ROOT / first).with_suffix(".sh").read_text()
         given = re.search(r'run_mario\.sh" (.*) "\$@"', launcher)
         assert given, f"{first} calls no command"
         command, *flags = shlex.split(given[1])
-        return front_door.COMMANDS[command], [*flags, *rest]
+        return front_door.COMMANDS[command].target, [*flags, *rest]
     if first in front_door.COMMANDS:
-        return front_door.COMMANDS[first], rest
+        return front_door.COMMANDS[first].target, rest
     return first, rest
 
 

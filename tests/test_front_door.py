@@ -83,12 +83,71 @@ def test_every_shell_script_parses() -> None:
 
 
 @posix_only
-@pytest.mark.parametrize("arguments", [["dance"], []])
-def test_an_unknown_command_shows_the_usage_and_exits_2(clone: Path, arguments: list[str]) -> None:
-    done = call(clone, *arguments)
-    assert done.returncode == 2
-    assert done.stderr.startswith("usage: run_mario.sh train|eval|smoke|test|")
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("xyzzy", "no command 'xyzzy': --help lists what there is"),
+        ("trian", "no command 'trian': did you mean train?"),
+    ],
+)
+def test_an_unknown_command_is_one_line_and_installs_nothing(
+    clone: Path, word: str, said: str
+) -> None:
+    done = call(clone, word)
+    assert (done.returncode, done.stderr) == (2, f"run_mario: {said}\n")
     assert not (clone / ".venv").exists()
+
+
+@posix_only
+def test_the_help_has_a_line_a_command_and_examples_that_exist(clone: Path) -> None:
+    done = call(clone, "--help")
+    assert done.returncode == 0
+    listed = re.findall(r"^  (\w+)  +\S", done.stdout, re.MULTILINE)
+    assert listed == list(front_door.COMMANDS)
+    examples = re.findall(r"^  run_mario\.sh (\w+)", done.stdout, re.MULTILINE)
+    assert examples and set(examples) <= set(listed)
+    assert (call(clone).returncode, call(clone).stderr) == (2, done.stdout)
+    for command in front_door.COMMANDS.values():
+        assert not command.target.endswith(".py") or (REPOSITORY / command.target).is_file()
+
+
+@posix_only
+def test_it_starts_by_a_link_under_cdpath_and_from_another_shell(
+    clone: Path, tmp_path: Path
+) -> None:
+    link = tmp_path / "mario"
+    link.symlink_to(tmp_path / "other")
+    (tmp_path / "other").symlink_to(os.path.relpath(clone / "scripts" / "run_mario.sh", tmp_path))
+    script = clone / "scripts" / "run_mario.sh"
+    told = environment() | {"CDPATH": f"{tmp_path}:{clone}"}
+    for words in ([link], ["sh", script], ["sh", "run_mario.sh"]):
+        done = subprocess.run(
+            [*words, "trian"],
+            cwd=clone / "scripts",
+            env=told,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == "run_mario: no command 'trian': did you mean train?\n"
+
+
+def test_flags_as_powershell_spells_them_become_those_of_the_commands() -> None:
+    given = "-EveryS 5 -Loop -Run:runs/x --seed -1 -MaxSteps 1200 -h a-B"
+    wanted = "--every-s 5 --loop --run runs/x --seed -1 --max-steps 1200 -h a-B"
+    assert list(front_door.with_unix_flags(given.split())) == wanted.split()
+
+
+def test_paths_are_those_of_the_callers_folder(tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").touch()
+    (tmp_path / "1-1").mkdir()
+    given = "plan.yaml other --stages 1-1 --model x.zip --run-dir=new --ppo a b --html /tmp/y"
+    wanted = (
+        f"{tmp_path}/plan.yaml other --stages 1-1 --model {tmp_path}/x.zip "
+        f"--run-dir={tmp_path}/new --ppo {tmp_path}/a {tmp_path}/b --html /tmp/y"
+    )
+    assert front_door.with_own_paths(given.split(), tmp_path) == wanted.split()
 
 
 @posix_only
@@ -212,9 +271,9 @@ def test_python_is_found_behind_a_broken_shim(clone: Path, tmp_path: Path) -> No
     installed.mkdir(parents=True)
     (installed / "python3.13").symlink_to(BASE_PYTHON)
     found = call(clone, "dance", env=environment(tools, HOME=str(home)))
-    assert found.stderr == f"{front_door.USAGE}\n"
+    assert found.stderr.startswith("run_mario: no command 'dance'")
     named = call(clone, "dance", env=environment(tools, PYTHON=str(BASE_PYTHON)))
-    assert named.stderr == f"{front_door.USAGE}\n"
+    assert named.stderr == found.stderr
 
 
 def errors_of(node: tree_sitter.Node) -> list[str]:
@@ -247,7 +306,7 @@ def test_both_launchers_offer_the_same_commands() -> None:
 
 def test_ci_runs_the_test_command() -> None:
     assert 'run_mario.sh" test' in (REPOSITORY / ".ci" / "run").read_text(encoding="ascii")
-    assert front_door.COMMANDS["test"] == "scripts/run_tests.py"
+    assert front_door.COMMANDS["test"].target == "scripts/run_tests.py"
 
 
 @pytest.mark.parametrize("code", [0, 1])
