@@ -23,8 +23,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastnes import STATE_SIZE, packaged_rom, state
-from fastnes.frame import CYCLES_PER_FRAME, DOTS_PER_FRAME
+from fastnes import packaged_rom
+from fastnes.ram import STAGE, WORLD
+from fastnes.state import check_snapshot
 from mario_cli import UsageError
 from mario_config import EmulatorName, EnvConfig
 from mario_game import STAGES, StageId, stages_text
@@ -453,31 +454,7 @@ def _check(demo: Demo) -> None:
     if not 0 <= demo.noops <= demo.frames:
         raise ValueError(f"{demo.noops} no-ops in {demo.frames} frames")
     if demo.start is not None:
-        _check_start(demo.start)
-
-
-def _check_start(start: np.ndarray) -> None:
-    """Raise ValueError if a snapshot would lead the emulator, which trusts it, out of its memory.
-
-    The compiled code indexes arrays by registers, sprite numbers and colours without a check.
-    """
-    if len(start) != STATE_SIZE:
-        raise ValueError(f"its start is {len(start)} bytes, not {STATE_SIZE}")
-    most = np.full(state.REGISTER_COUNT, 0xFF, np.int64)
-    least = np.zeros_like(most)
-    least[state.PC], most[state.PC] = 0x8000, 0xFFFF  # programs run from ROM
-    least[state.DOT], most[state.DOT] = 1, 341
-    most[state.LINE] = 261
-    most[state.CLOCK], most[state.DOTS_DONE] = CYCLES_PER_FRAME, DOTS_PER_FRAME
-    most[[state.V, state.T]] = 0xFFFF
-    most[state.FINE_X], most[state.SPRITE_COUNT] = 7, 8
-    most[state.SPRITE_LIST] = np.iinfo(np.int64).max
-    most[[state.ERROR, state.ERROR_DETAIL, state.ERROR_PC]] = 0
-    registers = state.registers(start)
-    colours = start[state.PALETTE : state.PALETTE + state.PALETTE_SIZE]
-    sprites = registers[[state.SPRITE_LIST]].view(np.uint8)
-    if (registers < least).any() or (registers > most).any():
-        i = int(np.flatnonzero((registers < least) | (registers > most))[0])
-        raise ValueError(f"its start has {int(registers[i])} in register {i}")
-    if colours.max() > 63 or sprites.max() > 63:
-        raise ValueError("its start has a colour or a sprite beyond 63")
+        row = check_snapshot(demo.start)
+        here = StageId(int(row[WORLD]) + 1, int(row[STAGE]) + 1)
+        if here != (demo.world, demo.stage):
+            raise ValueError(f"its start is in {here}, not in {demo.world}-{demo.stage}")

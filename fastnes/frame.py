@@ -8,8 +8,10 @@ from fastnes.state import (
     CLOCK,
     CTRL,
     CYCLE_PARITY,
+    CYCLES_PER_FRAME,
     DOT,
     DOTS_DONE,
+    DOTS_PER_FRAME,
     ERROR,
     ERROR_NONE,
     ERROR_PC,
@@ -17,10 +19,6 @@ from fastnes.state import (
     PC,
 )
 
-# nes-py runs 29,781 CPU cycles, 89,343 dots, a call; a picture has 89,341 or 89,342. So every
-# pixel is drawn in every call, and the end of a call moves down a line about every 230 calls.
-CYCLES_PER_FRAME = 29781
-DOTS_PER_FRAME = 3 * CYCLES_PER_FRAME
 
 
 @compiled
