@@ -15,12 +15,15 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Annotated
 
+import pydantic
 import torch as th
 import tyro
 
 from mario_checkpoints import (
     Checkpoint,
+    going_on_from,
     newest_checkpoint,
     plain,
     read_model_zip,
@@ -51,7 +54,7 @@ from mario_training import (
     with_file_values,
     with_newer_flags,
 )
-from mario_values import read_yaml
+from mario_values import Amount, Checked, Seed, parse_flags, read_yaml
 
 AGENT = "teacher"
 
@@ -66,7 +69,7 @@ REWARD = RewardConfig(
 
 
 @dataclasses.dataclass(frozen=True)
-class RunFlags:
+class RunFlags(Checked):
     """The run: where it writes, how often it looks at itself."""
 
     run_dir: Path = Path("runs/teacher")
@@ -77,15 +80,15 @@ class RunFlags:
     """A teacher whose weights alone begin a new run, in any stages."""
     demos: Path = Path("demos")
     """A folder of demos along which episodes begin. scripts/search_route.py finds them."""
-    seed: int = 0
+    seed: Seed = 0
     """Seeds network, sampling and environments (environment i: seed + i)."""
-    checkpoint_freq: int = 500_000
+    checkpoint_freq: Amount = 500_000
     """Agent steps between checkpoints; the newest two are kept. 0: only at the end."""
-    eval_freq: int = 2_000_000
+    eval_freq: Amount = 2_000_000
     """Agent steps between evaluations, of each stage, by argmax and sampled. 0: never."""
-    eval_episodes: int = 20
+    eval_episodes: Annotated[int, pydantic.Field(ge=1, le=10_000)] = 20
     """Episodes of each."""
-    threads: int = 1
+    threads: Annotated[int, pydantic.Field(ge=1, le=1024)] = 1
     """Threads of torch and of the emulator."""
 
 
@@ -110,7 +113,7 @@ class TeachConfig:
         if self.env.observation != "scene" or self.env.vec_backend != "batched":
             raise UsageError("a teacher observes scene, in the batched environment")
         rollout = self.teacher.n_steps * self.env.n_envs
-        if self.teacher.batch_size < 2 or rollout % self.teacher.batch_size:
+        if rollout % self.teacher.batch_size:
             raise UsageError(
                 f"batch_size {self.teacher.batch_size} does not divide a rollout of "
                 f"{self.teacher.n_steps} steps x {self.env.n_envs} environments = {rollout}"
@@ -130,17 +133,12 @@ def parse_config(arguments: Sequence[str]) -> TeachConfig:
     arguments = with_stages_flag(with_newer_flags(arguments))
     given, _ = first.parse_known_args(arguments)
     default = TeachConfig()
-    if checkpoints := RunFolder(given.run_dir).checkpoints():
-        default = config_of_content(default, read_model_zip(checkpoints[0])[0], AGENT)
+    if checkpoint := newest_checkpoint(RunFolder(given.run_dir), is_quiet=True):
+        default = config_of_content(default, checkpoint.config, AGENT)
     if given.config:
         default = with_file_values(default, read_yaml(given.config), str(given.config))
-    config = tyro.cli(
-        TeachConfig,
-        args=arguments,
-        default=default,
-        description=__doc__.split("\n\n")[0],
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
+    description, markers = __doc__.split("\n\n")[0], (tyro.conf.OmitArgPrefixes,)
+    config = parse_flags(TeachConfig, arguments, description, default, markers)
     env = dataclasses.replace(config.env, discount=config.teacher.gamma)
     return dataclasses.replace(config, env=env)
 
@@ -262,12 +260,8 @@ def resume(learner: ScenePPO, config: TeachConfig, checkpoint: Checkpoint) -> No
     for name, change in describe_changes(before, config, {"run.run_dir", "run.config"}).items():
         print(f"resuming with {name} {change}")
     load_weights(learner.network, checkpoint.weights, folder)
-    try:
+    with going_on_from(checkpoint.path, advice):
         learner.load_state_dict(checkpoint.state)
-    except KeyError as error:
-        raise UsageError(
-            f"{folder} holds a run of another version, its state lacks {error}: {advice}"
-        ) from error
     print(f"resumed {folder} at {learner.steps:,} steps")
 
 

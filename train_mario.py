@@ -15,9 +15,10 @@ import datetime
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+import pydantic
 import torch as th
 import tyro
 from stable_baselines3.common.callbacks import CallbackList
@@ -40,7 +41,7 @@ from mario_callbacks import (
     save_model,
     save_state,
 )
-from mario_checkpoints import find_checkpoint, read_checkpoint, read_model_zip
+from mario_checkpoints import find_checkpoint, going_on_from, read_checkpoint, read_model_zip
 from mario_cli import UsageError, exit_code, with_stages_flag
 from mario_config import EnvConfig, StagesFlag, buttons_of_actions
 from mario_curriculum import AnywhereStarts, BackwardStarts
@@ -63,10 +64,23 @@ from mario_training import (
     with_file_values,
     with_newer_flags,
 )
-from mario_values import read_yaml
+from mario_values import (
+    Amount,
+    Checked,
+    Count,
+    Positive,
+    Seed,
+    Share,
+    StepSize,
+    Temperature,
+    Weight,
+    parse_flags,
+    read_yaml,
+)
 
 AGENT = "ppo"
 DEFAULT_RECIPE = Path(__file__).parent / "configs" / "ppo_1-1.yaml"
+Bias = Annotated[float, pydantic.Field(ge=-50, le=50)]  # of a logit
 WEIGHTS_ALONE = "--warm-start takes its weights alone"
 
 # --------------------------------------------------------------------------------------------
@@ -75,58 +89,58 @@ WEIGHTS_ALONE = "--warm-start takes its weights alone"
 
 
 @dataclasses.dataclass(frozen=True)
-class PPOFlags:
+class PPOFlags(Checked):
     """PPO (Schulman et al. 2017) on Stable-Baselines3."""
 
-    timesteps: int = 5_000_000
+    timesteps: Count = 5_000_000
     """The run's target in agent steps, all environments together; resuming goes on to the same."""
     device: str = "auto"
     """auto (CUDA if there, else CPU), cpu, cuda or cuda:N."""
     features: Literal["small", "nature"] = "small"
     """CNN 16-32-32-256, or Nature's 32-64-64-512 (about twice the time per gradient pass)."""
-    learning_rate: float = 2.5e-4
+    learning_rate: StepSize = 2.5e-4
     """Adam's step size: 2.5e-4 is the Atari standard."""
-    learning_rate_final: float | None = None
+    learning_rate_final: StepSize | None = None
     """Falls linearly to this over the run. Unset: constant."""
-    n_steps: int = 512
+    n_steps: Annotated[int, pydantic.Field(ge=1, le=10**6)] = 512
     """Agent steps per environment in a rollout; long enough to see a jump pay."""
-    batch_size: int = 256
+    batch_size: Annotated[int, pydantic.Field(ge=2, le=10**8)] = 256
     """Samples in a minibatch; must divide n_steps * n_envs."""
-    n_epochs: int = 4
+    n_epochs: Annotated[int, pydantic.Field(ge=1, le=1000)] = 4
     """Passes over each rollout. With 10, a run collapsed (docs/journey.md, P4)."""
-    gamma: float = 0.9
+    gamma: Share = 0.9
     """Discount. With 0.99 the value is nearly constant along 1-1 and advantages vanish."""
-    gae_lambda: float = 0.95
+    gae_lambda: Share = 0.95
     """GAE's lambda (Schulman et al. 2016): bias against variance."""
-    clip_range: float = 0.2
+    clip_range: Annotated[float, pydantic.Field(gt=0, le=10)] = 0.2
     """PPO's epsilon."""
-    ent_coef: float = 0.01
+    ent_coef: Weight = 0.01
     """Entropy bonus: keeps the policy trying."""
-    ent_coef_final: float | None = None
+    ent_coef_final: Weight | None = None
     """Falls linearly to this over the run. Unset: constant. Low at the end: clears every time."""
-    imitation_coef: float = 0.0
+    imitation_coef: Weight = 0.0
     """Weight of doing what --backward-demos did (DAPG, Rajeswaran et al. 2018), 0 in the end."""
-    imitation_until: float = 0.5
+    imitation_until: Annotated[float, pydantic.Field(gt=0, le=1)] = 0.5
     """Part of the run over which that weight falls linearly to 0."""
-    ema_decay: float = 0.0
+    ema_decay: Share = 0.0
     """Judge and keep a moving average of the weights, with this decay a rollout. 0: the weights."""
-    temperature_final: float = 1.0
+    temperature_final: Temperature = 1.0
     """The policy ends sharpened to this sampling temperature: below 1, samples near its argmax."""
-    temperature_from: float = 0.7
+    temperature_from: Share = 0.7
     """Part of the run after which the temperature begins to fall, geometrically."""
-    vf_coef: float = 0.5
+    vf_coef: Weight = 0.5
     """Weight of the value loss."""
-    max_grad_norm: float = 0.5
+    max_grad_norm: Positive = 0.5
     """Gradients are scaled down to this norm."""
-    target_kl: float | None = None
+    target_kl: Positive | None = None
     """Stop a rollout's updates beyond 1.5 times this KL divergence. Unset: never."""
     normalize_reward: bool = False
     """Divide rewards by the running std of their discounted return (gamma as above)."""
-    norm_reward_clip: float = 10.0
+    norm_reward_clip: Positive = 10.0
     """Normalised rewards are clipped to this, so that one flag cannot shake the value."""
-    action_bias_jump: float = 0.0
+    action_bias_jump: Bias = 0.0
     """Added to the initial logits of actions that press A: e^1 = 2.7 times as likely at first."""
-    action_bias_long_jump: float = 0.0
+    action_bias_long_jump: Bias = 0.0
     """Added to the initial logit of the long jump."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
     """Of the network's arithmetic; auto is bf16 where the CPU or GPU multiplies it natively."""
@@ -135,21 +149,21 @@ class PPOFlags:
 
 
 @dataclasses.dataclass(frozen=True)
-class RNDFlags:
+class RNDFlags(Checked):
     """Random Network Distillation (Burda et al. 2018): pay for screens not seen before."""
 
-    rnd_coef: float = 0.0
+    rnd_coef: Weight = 0.0
     """Weight of the intrinsic advantage. 0 is off and costs nothing."""
-    rnd_lr: float = 1e-4
+    rnd_lr: StepSize = 1e-4
     """Adam's step size of the predictor."""
-    rnd_feature_dim: int = 512
+    rnd_feature_dim: Annotated[int, pydantic.Field(ge=1, le=65_536)] = 512
     """Outputs of target and predictor."""
-    rnd_warmup_steps: int = 512
+    rnd_warmup_steps: Annotated[int, pydantic.Field(ge=1, le=10**6)] = 512
     """Random agent steps per environment that fill the observation normaliser before training."""
 
 
 @dataclasses.dataclass(frozen=True)
-class RunFlags:
+class RunFlags(Checked):
     """The run: where it writes, how often it looks at itself."""
 
     config: Path | None = None
@@ -160,23 +174,23 @@ class RunFlags:
     """A checkpoint (.zip) or a run folder to continue, with its own flags unless given here."""
     warm_start: Path | None = None
     """A model whose weights alone begin a new run, under any stage or reward."""
-    warm_temperature: float = 1.0
+    warm_temperature: Temperature = 1.0
     """Sampling temperature of a warm start's policy. 4 makes one that was sharpened try again."""
-    seed: int = 0
+    seed: Seed = 0
     """Seeds networks, sampling and environments (environment i: seed + i)."""
-    checkpoint_freq: int = 50_000
+    checkpoint_freq: Amount = 50_000
     """Agent steps between checkpoints; the newest two are kept. 0: only at the end."""
-    eval_freq: int = 50_000
+    eval_freq: Amount = 50_000
     """Agent steps between evaluations that keep best_eval.zip. 0: never."""
     eval_protocol: ProtocolName | Literal["auto"] = "auto"
     """fixed, noop or sticky: docs/protocol.md. auto: sticky if --sticky-prob is above 0, else
     noop."""
-    eval_episodes: int = 3
+    eval_episodes: Annotated[int, pydantic.Field(ge=1, le=10_000)] = 3
     """Sampled or sticky episodes of an evaluation and stage. Argmax from no-ops has just 30: each
     is played once."""
     eval_modes: Literal["argmax", "both"] = "argmax"
     """Play argmax only, or argmax and sampled episodes: the worse of the two ranks the model."""
-    eval_enough: float = 0.0
+    eval_enough: Share = 0.0
     """End the run, as finished, once an evaluation clears this share in every mode. 0: never."""
     eval_stages: StagesFlag = ()
     """Stages to evaluate, as --stages; more than are trained shows what is forgotten. Unset: those
@@ -186,15 +200,15 @@ class RunFlags:
     demo_starts: Literal["backward", "anywhere"] = "backward"
     """Where along --backward-demos: first near the goal and moving back, or anywhere with half of
     the episodes at the level's start."""
-    eval_steps: int = 1_000
+    eval_steps: Amount = 1_000
     """Agent steps after which an evaluation episode is cut off; 1-1 takes 260. 0: by the clock."""
-    preview_freq: int = 0
+    preview_freq: Amount = 0
     """Agent steps between preview videos. 0: never."""
-    preview_episodes: int = 1
+    preview_episodes: Annotated[int, pydantic.Field(ge=1, le=1000)] = 1
     """Sampled episodes played for a preview; the best is filmed."""
-    preview_steps: int = 1_000
+    preview_steps: Amount = 1_000
     """Agent steps after which a preview episode is cut off. 0: the clock only."""
-    preview_fps: float = 0.0
+    preview_fps: Annotated[float, pydantic.Field(ge=0, le=1000)] = 0.0
     """Frames a second of the preview. 0: the game's own speed."""
     stop_on_collapse: bool = False
     """Stop, with exit code 1 and a checkpoint, when the doctor sees that learning is over."""
@@ -213,30 +227,15 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         rollout = self.ppo.n_steps * self.env.n_envs
-        if self.ppo.batch_size < 2 or rollout % self.ppo.batch_size:
+        if rollout % self.ppo.batch_size:
             raise UsageError(
                 f"batch_size {self.ppo.batch_size} does not divide a rollout of "
                 f"{self.ppo.n_steps} steps x {self.env.n_envs} environments = {rollout}"
             )
-        for name in ("timesteps", "n_epochs"):
-            if getattr(self.ppo, name) < 1:
-                raise UsageError(f"{name} must be at least 1, not {getattr(self.ppo, name)}")
-        for name, value in {
-            "imitation_until": self.ppo.imitation_until,
-            "temperature_final": self.ppo.temperature_final,
-            "warm_temperature": self.run.warm_temperature,
-        }.items():
-            if value <= 0:
-                raise UsageError(f"{name} must be above 0, not {value}")
-        if self.ppo.imitation_coef < 0:
-            raise UsageError(f"imitation_coef must not be negative: {self.ppo.imitation_coef}")
         if self.ppo.ema_decay == 1:
             raise UsageError("ema_decay 1 would keep the first weights for good; below 1 it moves")
         if self.ppo.imitation_coef and not self.run.backward_demos:
             raise UsageError("--imitation-coef needs the demos of --backward-demos")
-        for name in ("gamma", "gae_lambda", "temperature_from", "ema_decay"):
-            if not 0 <= getattr(self.ppo, name) <= 1:
-                raise UsageError(f"{name} must be in [0, 1], not {getattr(self.ppo, name)}")
 
 
 def parse_config(arguments: Sequence[str]) -> TrainConfig:
@@ -255,22 +254,17 @@ def parse_config(arguments: Sequence[str]) -> TrainConfig:
     given, _ = files.parse_known_args(arguments)
     default = TrainConfig()
     if given.resume_model:
-        default = config_from_dict(read_model_zip(find_checkpoint(given.resume_model))[0])
+        default = config_from_dict(read_model_zip(find_checkpoint(given.resume_model, True))[0])
     config_path = given.config or (None if given.resume_model else DEFAULT_RECIPE)
     if config_path:
         default = with_file_values(default, read_yaml(config_path), str(config_path))
-    config = tyro.cli(
-        TrainConfig,
-        args=arguments,
-        default=default,
-        description=__doc__.split("\n\n")[0],
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
+    description, markers = __doc__.split("\n\n")[0], (tyro.conf.OmitArgPrefixes,)
+    config = parse_flags(TrainConfig, arguments, description, default, markers)
     env = dataclasses.replace(config.env, discount=config.ppo.gamma)
     run = config.run
     if run.run_dir is None:
         if run.resume_model:
-            run_dir = find_checkpoint(run.resume_model).parents[2]
+            run_dir = find_checkpoint(run.resume_model, True).parents[2]
         else:
             now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
             run_dir = Path("runs") / f"ppo_{stages_label(env.stages)}_{now}"
@@ -411,12 +405,8 @@ def resume(model: MarioPPO, config: TrainConfig) -> None:
     for name, change in describe_changes(before, config, {"run"}).items():
         print(f"resuming with {name.rpartition('.')[2]} {change}")
     load_weights(model, weights, path)
-    try:
+    with going_on_from(path, WEIGHTS_ALONE):
         restore_state(model, state)
-    except KeyError as error:
-        raise UsageError(
-            f"{path} is of another version, its state lacks {error}: {WEIGHTS_ALONE}"
-        ) from error
     print(f"resumed {path} at {model.num_timesteps:,} steps")
 
 

@@ -20,7 +20,6 @@ from fastnes.state import (
 )
 
 
-
 @compiled
 def dots_to_event(regs):
     """Return how many dots bring the PPU to its next event, that dot included.

@@ -189,9 +189,9 @@ def check_snapshots(rows: np.ndarray) -> None:
     if wrong.any():
         i, register = np.argwhere(wrong)[0].tolist()
         raise SnapshotError(
-            f"no snapshot: {_NAMES[register]} is {regs[i, register]}, "
-            f"not {_LEAST[register]} to {_MOST[register]}"
+            f"no snapshot: it has {regs[i, register]} in register {register} ({_NAMES[register]}), "
+            f"which holds {_LEAST[register]} to {_MOST[register]}"
         )
     sprites = np.ascontiguousarray(regs[:, SPRITE_LIST]).view(np.uint8)
     if (sprites >= SPRITES).any():
-        raise SnapshotError(f"no snapshot: it lists sprite {sprites.max()} of {SPRITES}")
+        raise SnapshotError(f"no snapshot: it lists a sprite beyond {SPRITES - 1}")
