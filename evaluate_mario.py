@@ -17,7 +17,7 @@ from typing import Annotated
 import pydantic
 from tqdm import tqdm
 
-from mario_cli import exit_code, with_stages_flag
+from mario_cli import UsageError, exit_code, with_stages_flag
 from mario_config import EmulatorName, EnvConfig, StagesFlag, in_process
 from mario_demos import record, save_demo
 from mario_judge import (
@@ -78,6 +78,9 @@ def write_demo(path: Path, episode: Episode, config: EnvConfig, model: str) -> N
 
 def write_evaluation(flags: EvaluateFlags) -> None:
     """Evaluate, write summary.json and evaluation.mp4, and print the summary."""
+    for folder in filter(None, (flags.output_dir, flags.demos)):
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"{folder} is a file: name a folder to write to")
     model = choose_model(flags.model, flags.stages)
     policy = load_policy(model)
     config = in_stages(policy.env_config, flags.stages)
@@ -106,6 +109,7 @@ def write_evaluation(flags: EvaluateFlags) -> None:
             model=model.as_posix(),
             on_episode=count,
         )
+    print(*summary_lines(summary), sep="\n", flush=True)  # before anything is written
     output = flags.output_dir or Path("runs") / f"evaluation_{flags.protocol}_{summary.mode}"
     summary.write(output / "summary.json")
     played = protocol_config(config, flags.protocol)
@@ -117,7 +121,6 @@ def write_evaluation(flags: EvaluateFlags) -> None:
             stage = f"{episode.stage}_" if len(config.stages) > 1 else ""
             path = flags.demos / f"{stage}{episode.seed}.npz"
             write_demo(path, episode, played, summary.model)
-    print(*summary_lines(summary), sep="\n")
     print(f"  written   {output}")
 
 

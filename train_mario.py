@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import psutil
 import pydantic
 import torch as th
 import tyro
@@ -52,6 +53,7 @@ from mario_networks import SmallCNN, TwoHeadCnnPolicy
 from mario_ppo import MarioPPO, linear_schedule
 from mario_reward import reward_signature
 from mario_runs import RunFolder, write_json
+from mario_runtime import observation_space
 from mario_sb3 import WorkerDied, make_vec_env
 from mario_starts import Starts
 from mario_training import (
@@ -80,6 +82,7 @@ from mario_values import (
 
 AGENT = "ppo"
 DEFAULT_RECIPE = Path(__file__).parent / "configs" / "ppo_1-1.yaml"
+LEAST_SCREEN = 36  # px, what the three convolutions leave something of
 Bias = Annotated[float, pydantic.Field(ge=-50, le=50)]  # of a logit
 WEIGHTS_ALONE = "--warm-start takes its weights alone"
 
@@ -232,6 +235,8 @@ class TrainConfig:
                 f"batch_size {self.ppo.batch_size} does not divide a rollout of "
                 f"{self.ppo.n_steps} steps x {self.env.n_envs} environments = {rollout}"
             )
+        if self.env.screen_size < LEAST_SCREEN:
+            raise UsageError(f"screen_size must be at least {LEAST_SCREEN} for the convolutions")
         if self.ppo.ema_decay == 1:
             raise UsageError("ema_decay 1 would keep the first weights for good; below 1 it moves")
         if self.ppo.imitation_coef and not self.run.backward_demos:
@@ -425,10 +430,27 @@ def load_weights(model: MarioPPO, weights: dict[str, th.Tensor], path: Path) -> 
         raise UsageError(f"{path} does not fit these flags: {reason}") from error
 
 
+def refuse_too_large(config: TrainConfig) -> None:
+    """Raise a UsageError if a rollout's observations do not fit into this machine's memory."""
+    screens = int(np.prod(observation_space(config.env).shape))
+    needed, there = rollout_steps(config) * screens, psutil.virtual_memory().total
+    if needed > there:
+        raise UsageError(
+            f"a rollout of {config.ppo.n_steps} steps x {config.env.n_envs} environments takes "
+            f"{needed / 2**30:.0f} GiB, this machine has {there / 2**30:.0f}: lower one of them"
+        )
+
+
+def rollout_steps(config: TrainConfig) -> int:
+    """Return the agent steps of a rollout, all environments together."""
+    return config.ppo.n_steps * config.env.n_envs
+
+
 def train(config: TrainConfig) -> int:
     """Run the training that the flags describe and return the exit code."""
     assert config.run.run_dir
     run = RunFolder(config.run.run_dir)
+    refuse_too_large(config)
     resolve_device(config.ppo.device)  # a wrong device is said before anything is written
     with run.locked():
         if run.checkpoints() and not config.run.resume_model:
