@@ -61,10 +61,11 @@ def read_file(path: Path, most: int) -> bytes:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _BINARY)
     except (OSError, ValueError) as error:  # ValueError: a null in its name
         raise BadFile(f"cannot read {path}: {getattr(error, 'strerror', error)}") from error
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(handle)
+        raise BadFile(f"cannot read {path}: it is not a regular file")
     with os.fdopen(handle, "rb") as file:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise BadFile(f"cannot read {path}: it is not a regular file")
         if status.st_size > most:
             raise BadFile(f"{path} has over {most / 2**20:.3g} MiB: not what it should be")
         try:

@@ -344,7 +344,10 @@ def _checked(reader: _Reader, value: Any, where: str) -> Any:
     try:
         return reader.adapter.validate_json(json.dumps(value, default=_plain), strict=True)
     except pydantic.ValidationError as error:
-        reason = error.errors()[0]["msg"]
+        first = error.errors()[0]
+        if beyond := _beyond(first.get("ctx", {})):
+            raise UsageError(f"{where} {beyond}, not {_shown(value)}") from None
+        reason = first["msg"]
         close = difflib.get_close_matches(str(value), reader.choices, 1)
         meant = f"; did you mean {close[0]}?" if close else ""
         raise UsageError(
@@ -354,6 +357,14 @@ def _checked(reader: _Reader, value: Any, where: str) -> Any:
         raise UsageError(f"{where}: {error}") from None
     except (TypeError, ValueError, RecursionError) as error:  # what JSON does not hold
         raise UsageError(f"{where} is {_shown(value)}: {str(error)[:80]}") from None
+
+
+def _beyond(limits: Mapping[str, Any]) -> str:
+    """Return what a number out of its range must be, from pydantic's account of it."""
+    if limits.get("ge") == 0:
+        return "must not be negative"
+    words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+    return next((f"must be {words[key]} {limits[key]}" for key in words if key in limits), "")
 
 
 def _whole(text: str, where: str) -> int:

@@ -128,7 +128,7 @@ def test_a_packed_bomb_a_pipe_and_a_folder_are_refused(tmp_path: Path) -> None:
         load_tensors(bomb, "m")
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", tmp_path):
-        with pytest.raises(BadFile, match=r"regular file|directory"):
+        with pytest.raises(BadFile, match="not a regular file"):
             read_file(path, 10)
     (tmp_path / "long").write_bytes(bytes(11))
     with pytest.raises(BadFile, match="has over"):
@@ -296,7 +296,7 @@ def test_yaml_that_is_none_is_one_line(tmp_path: Path, content: bytes, message: 
         ({"run_dir": ""}, "is empty"),
         ({"clip_range": [1]}, "clip_range"),
         ({True: 1}, "no flag"),
-        ({"seed": -1}, "seed is -1"),
+        ({"seed": -1}, "seed must not be negative"),
     ],
 )
 def test_values_of_a_file_are_checked_and_named(values: dict[Any, Any], message: str) -> None:
