@@ -181,6 +181,8 @@ class Trainer:
         if self.demos is not None and from_demos:
             parts.append(self.demos.sample(from_demos))
         rows = np.concatenate(parts, axis=1)  # [T, B]
+        if rows["action"].max() >= self.agent.n_actions or not np.isfinite(rows["reward"]).all():
+            raise UsageError(f"{self.replay.folder} holds an action or a reward that none is")
 
         def column(name: str) -> torch.Tensor:
             return torch.from_numpy(np.ascontiguousarray(rows[name]))
