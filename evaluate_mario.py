@@ -12,11 +12,12 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
-import tyro
+import pydantic
 from tqdm import tqdm
 
-from mario_cli import exit_code, with_stages_flag
+from mario_cli import UsageError, exit_code, with_stages_flag
 from mario_config import EmulatorName, EnvConfig, StagesFlag, in_process
 from mario_demos import record, save_demo
 from mario_judge import (
@@ -29,16 +30,17 @@ from mario_judge import (
 )
 from mario_policies import choose_model, load_policy, trained_elsewhere
 from mario_rollout import Episode, best_episode, game_fps, in_stages, pressed_buttons
+from mario_values import Amount, Checked, Seed, parse_flags
 from mario_video import film, write_video
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluateFlags:
+class EvaluateFlags(Checked):
     """What to judge, and how."""
 
     model: Path | None = None
     """A model zip, a run folder or a shipped policy's folder. Unset: the stage's shipped policy."""
-    episodes: int = 20
+    episodes: Annotated[int, pydantic.Field(ge=1, le=10**6)] = 20
     """Episodes of each stage; episode i has the seed --seed + i. Argmax under fixed or noop plays
     all that there are instead: 1 or 30."""
     deterministic: bool = False
@@ -47,15 +49,15 @@ class EvaluateFlags:
     """fixed: one start; noop: 1-30 random no-ops; sticky: noop and sticky buttons at 0.25."""
     emulator: EmulatorName = "fast"
     """fast, or nes-py, the reference: the same figures, thirty times slower."""
-    seed: int = JUDGE_SEED
+    seed: Seed = JUDGE_SEED
     """First episode's seed: its no-ops, its sticky frames, its action samples. Trainings seed
     nothing near it."""
     stages: StagesFlag = ()
     """Judge in these stages, each apart, as 1-1 or 1-1,8-4 (--stage 1-2 says the same of one).
     Unset: where the policy was trained."""
-    max_steps: int = 0
+    max_steps: Amount = 0
     """Agent steps after which an episode is cut off. 0: only the game's clock ends it."""
-    n_envs: int = 30
+    n_envs: Annotated[int, pydantic.Field(ge=1, le=4096)] = 30
     """Episodes played side by side."""
     output_dir: Path | None = None
     """Unset: evaluation_<protocol>_<argmax|sampled> in the current folder's runs/."""
@@ -76,6 +78,9 @@ def write_demo(path: Path, episode: Episode, config: EnvConfig, model: str) -> N
 
 def write_evaluation(flags: EvaluateFlags) -> None:
     """Evaluate, write summary.json and evaluation.mp4, and print the summary."""
+    for folder in filter(None, (flags.output_dir, flags.demos)):
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"{folder} is a file: name a folder to write to")
     model = choose_model(flags.model, flags.stages)
     policy = load_policy(model)
     config = in_stages(policy.env_config, flags.stages)
@@ -104,6 +109,7 @@ def write_evaluation(flags: EvaluateFlags) -> None:
             model=model.as_posix(),
             on_episode=count,
         )
+    print(*summary_lines(summary), sep="\n", flush=True)  # before anything is written
     output = flags.output_dir or Path("runs") / f"evaluation_{flags.protocol}_{summary.mode}"
     summary.write(output / "summary.json")
     played = protocol_config(config, flags.protocol)
@@ -115,7 +121,6 @@ def write_evaluation(flags: EvaluateFlags) -> None:
             stage = f"{episode.stage}_" if len(config.stages) > 1 else ""
             path = flags.demos / f"{stage}{episode.seed}.npz"
             write_demo(path, episode, played, summary.model)
-    print(*summary_lines(summary), sep="\n")
     print(f"  written   {output}")
 
 
@@ -124,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
 
     def task() -> None:
-        write_evaluation(tyro.cli(EvaluateFlags, args=with_stages_flag(given), description=__doc__))
+        write_evaluation(parse_flags(EvaluateFlags, with_stages_flag(given), __doc__))
 
     return exit_code(task)
 

@@ -16,9 +16,16 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 
-from mario_checkpoints import plain, save_checkpoint, write_model_zip, write_with_state
+from mario_checkpoints import (
+    plain,
+    refuse_not_finite,
+    save_checkpoint,
+    write_model_zip,
+    write_with_state,
+)
 from mario_cli import UsageError
 from mario_config import EnvConfig, in_process
+from mario_files import fill
 from mario_judge import ModelEvaluation
 from mario_networks import PPOPolicy
 from mario_ppo import MarioPPO
@@ -96,10 +103,12 @@ def restore_state(model: MarioPPO, state: dict[str, Any]) -> None:
             statistics.mean, statistics.var = np.float64(saved["mean"]), np.float64(saved["var"])
             statistics.count = saved["count"]
             if exact:
-                venv.returns = saved["returns"].numpy().copy()
+                fill(venv.returns, saved["returns"], "the returns")
         elif isinstance(venv, VecMonitor) and exact:
-            venv.episode_returns = state["monitor"]["returns"].numpy().copy()
-            venv.episode_lengths = state["monitor"]["lengths"].numpy().copy()
+            returns, lengths = np.zeros(model.n_envs, np.float32), np.zeros(model.n_envs, np.int32)
+            fill(returns, state["monitor"]["returns"], "the episodes' returns")
+            fill(lengths, state["monitor"]["lengths"], "the episodes' lengths", 0)
+            venv.episode_returns, venv.episode_lengths = returns, lengths
         elif isinstance(venv, MarioVecEnv) and exact:
             venv.env.load_state_dict(state["environments"])
         elif not hasattr(venv, "venv"):
@@ -118,7 +127,12 @@ def wrappers_of(model: MarioPPO) -> list[VecEnv]:
 
 
 def save_model(path: Path, model: MarioPPO, content: dict[str, Any]) -> None:
-    """Write a model file; content is train_config.json's."""
+    """Write a model file; content is train_config.json's.
+
+    Raises:
+        FloatingPointError: the weights are not finite; nothing is written.
+    """
+    refuse_not_finite(model.policy.state_dict())
     write_model_zip(path, model.save, content)
 
 

@@ -18,7 +18,7 @@ class Failure(RuntimeError):
     """What was asked for is right, and could not be done; the message says why."""
 
 
-FAILURES = (Failure, FloatingPointError, OSError, subprocess.CalledProcessError)
+FAILURES = (Failure, FloatingPointError, MemoryError, OSError, subprocess.CalledProcessError)
 
 
 def exit_code(task: Callable[[], int | None], stopped: str = "") -> int:

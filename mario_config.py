@@ -19,8 +19,9 @@ from mario_game import (
     stages_text,
     with_stages_field,
 )
-from mario_values import with_values
+from mario_values import Amount, Checked, Positive, Share, Weight, with_values
 
+MOST_X = 65_535  # px, of which the game counts
 EmulatorName = Literal["fast", "nes-py"]
 
 
@@ -53,47 +54,47 @@ StagesFlag = Annotated[
 
 
 @dataclasses.dataclass(frozen=True)
-class RewardConfig:
+class RewardConfig(Checked):
     """The reward: a sum of named terms, times `reward_scale`. Distances in px, agent steps."""
 
-    base_reward_scale: float = 1.0
+    base_reward_scale: Weight = 1.0
     """Times the classic game reward: progress + clock + death, clipped to +-15 a step. 0 is off."""
-    forward_reward_scale: float = 0.0
+    forward_reward_scale: Weight = 0.0
     """Per px forward. 0.15 makes a full run of 1-1 (3,121 px) 468, beside a flag bonus of 200."""
     forward_mode: Literal["new_max", "positive_delta"] = "new_max"
     """new_max pays new ground only; positive_delta any step right: exploitable, kept to show it."""
-    backward_penalty_scale: float = 0.0
+    backward_penalty_scale: Weight = 0.0
     """Subtracted per px moved left. Small: a step back is sometimes the right move."""
-    flag_bonus: float = 0.0
+    flag_bonus: Weight = 0.0
     """Once, on the flag pole or the axe."""
-    death_penalty: float = 0.0
+    death_penalty: Weight = 0.0
     """Subtracted once, at death (a pit, an enemy, the clock)."""
-    stall_steps: int = 0
+    stall_steps: Amount = 0
     """Agent steps without new ground after which stall_penalty is due. 0 is off."""
-    stall_penalty: float = 0.0
+    stall_penalty: Weight = 0.0
     """Subtracted every step of a stall. 0: it punishes waiting for the right moment."""
-    end_on_stall_steps: int = 0
+    end_on_stall_steps: Amount = 0
     """Agent steps without new ground after which the episode is truncated. 0 is off."""
-    end_on_stall_penalty: float = 0.0
+    end_on_stall_penalty: Weight = 0.0
     """Subtracted once, when a stall ends the episode."""
-    milestone_step: int = 0
+    milestone_step: Amount = 0
     """Distance in px between milestones. 0 is off."""
-    milestone_bonus: float = 0.0
+    milestone_bonus: Weight = 0.0
     """For each milestone passed for the first time."""
-    hurdle_x: tuple[int, ...] = ()
+    hurdle_x: tuple[Annotated[int, pydantic.Field(ge=0, le=MOST_X)], ...] = ()
     """x in px of hard places; passing each pays hurdle_bonus, once an episode."""
-    hurdle_bonus: float = 0.0
+    hurdle_bonus: Weight = 0.0
     """For each hurdle passed for the first time."""
-    time_penalty_per_step: float = 0.0
+    time_penalty_per_step: Weight = 0.0
     """Subtracted every agent step. 0 while learning to clear; 0.02 to fine-tune for speed."""
-    goal_potential_scale: float = 0.0
+    goal_potential_scale: Weight = 0.0
     """Times gamma Phi(s') - Phi(s), Phi = px gained toward the goal line (Ng et al. 1999)."""
-    reward_scale: float = 1.0
+    reward_scale: Positive = 1.0
     """Times the whole sum. Small, so that the value loss does not drown the policy's gradient."""
 
 
 @dataclasses.dataclass(frozen=True)
-class EnvConfig:
+class EnvConfig(Checked):
     """The environment: which stage, seen how, on which emulator."""
 
     stages: StagesFlag = (StageId(1, 1),)
@@ -101,59 +102,53 @@ class EnvConfig:
     --stage 2 say the same of one."""
     stage_sampling: Literal["uniform", "failure"] = "uniform"
     """How a stage is drawn: each alike, or those more often that are cleared less often."""
-    goal_line_x: int | None = None
+    goal_line_x: Annotated[int, pydantic.Field(ge=1, le=MOST_X)] | None = None
     """x in px of the goal. Unset: as measured from the ROM (`STAGES`)."""
     emulator: EmulatorName = "fast"
     """fast is fastnes, compiled by Numba; nes-py is the reference that it equals."""
     vec_backend: Literal["batched", "subproc", "dummy"] = "batched"
     """batched (fast only): one process, threads; subproc: a worker process an environment; dummy:
     one process, one after the other."""
-    n_envs: int = 8
+    n_envs: Annotated[int, pydantic.Field(ge=1, le=4096)] = 8
     """Environments side by side."""
-    frame_skip: int = 4
+    frame_skip: Annotated[int, pydantic.Field(ge=1, le=60)] = 4
     """Emulated frames per agent step, the buttons held. 4 is the Atari standard."""
     observation: Literal["pixels", "rgb", "ram", "scene"] = "pixels"
     """pixels: gray screens, shrunk and stacked; rgb: the screen in colour; ram: the machine's 2,048
     bytes; scene: what stands and moves around Mario. The last two are never drawn."""
-    frame_stack: int = 4
+    frame_stack: Annotated[int, pydantic.Field(ge=1, le=32)] = 4
     """Screens in an observation: what shows speed and direction."""
-    screen_size: int = 84
+    screen_size: Annotated[int, pydantic.Field(ge=8, le=240)] = 84
     """Height and width of an observation in px."""
     show_buttons: bool = False
     """Draw what the last action pressed above the picture: a held A, which no screen shows, does
     not jump again."""
-    noop_max: int = 30
+    noop_max: Annotated[int, pydantic.Field(ge=0, le=1000)] = 30
     """Every episode starts with 1 to this many frames without buttons. 0: one fixed start."""
-    sticky_prob: float = 0.0
+    sticky_prob: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.0
     """Chance that an emulated frame keeps the last buttons (Machado et al. 2018: 0.25)."""
     action_set: Literal["right_only", "simple", "complex", "fast", "agile", "full"] = "simple"
     """right_only 5, simple 7, complex 12, fast 5 (full speed only), agile 7 (fast, down, and the
     jump to the left), full 15 actions."""
     long_jump_action: bool = False
     """Add one action that holds a jump for long_jump_hold_steps agent steps."""
-    long_jump_hold_steps: int = 4
+    long_jump_hold_steps: Annotated[int, pydantic.Field(ge=1, le=60)] = 4
     """Agent steps that the long jump holds its buttons: 16 frames reach full height."""
     long_jump_base_action: str = "right+A+B"
     """Buttons of the long jump, joined by +."""
-    max_episode_steps: int = 0
+    max_episode_steps: Amount = 0
     """Agent steps after which an episode is truncated. 0: only the game's own clock ends it."""
-    discount: Annotated[float, tyro.conf.Suppress] = 1.0
+    discount: Annotated[Share, tyro.conf.Suppress] = 1.0
     """gamma of the potential term. No flag: the trainer sets it to its own gamma."""
     reward: RewardConfig = dataclasses.field(default_factory=RewardConfig)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.stages:
             raise UsageError("stages must name at least one stage")
         for stage in self.stages:
             if stage not in STAGES:
                 raise UsageError(f"no stage {stage}; stages are 1-1 to 8-4")
-        for name in ("n_envs", "frame_skip", "frame_stack", "screen_size", "long_jump_hold_steps"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if not 0 <= self.sticky_prob < 1:
-            raise UsageError(f"sticky_prob must be in [0, 1), not {self.sticky_prob}")
-        if self.noop_max < 0 or self.max_episode_steps < 0:
-            raise UsageError("noop_max and max_episode_steps must not be negative")
         if self.vec_backend == "batched" and self.emulator != "fast":
             raise UsageError(
                 f"the batched backend needs --emulator fast; with {self.emulator} use "
@@ -184,6 +179,8 @@ def env_config_from_dict(values: dict[str, Any]) -> EnvConfig:
     Raises:
         UsageError: a key or a value does not fit.
     """
+    if not isinstance(values, dict):
+        raise UsageError("an environment config is a mapping")
     try:
         return with_values(EnvConfig(), with_stages_field(values), "environment config")
     except (TypeError, ValueError) as error:

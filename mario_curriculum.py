@@ -10,6 +10,7 @@ import numpy as np
 from mario_cli import UsageError
 from mario_config import EnvConfig
 from mario_demos import Demo, Waypoint, snapshots
+from mario_files import fill
 from mario_starts import StageStarts, Start
 
 STEPS = 8  # agent steps between two places of a demo, 96 px at full speed
@@ -76,6 +77,11 @@ class DemoStarts:
             self.levels.count(stage, cleared)
         else:
             self.count_place(stage, place, cleared)
+
+    def has(self, number: int) -> bool:
+        """Return whether there is a start of a number."""
+        place, stage = divmod(number, len(self.places))
+        return number >= 0 and place <= self.places[stage]
 
     def scalars(self) -> dict[str, float]:
         """Return each stage's clear rate, if there are several."""
@@ -179,8 +185,9 @@ class BackwardStarts(DemoStarts):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state_dict` returned."""
-        for name in ("front", "tried", "reached"):
-            getattr(self, name)[...] = state[name]
+        most = {"front": self.places, "tried": self.pace.episodes, "reached": self.pace.episodes}
+        for name, limit in most.items():
+            fill(getattr(self, name), state[name], f"the curriculum's {name}", 0, limit)
         super().load_state_dict(state)
 
 
@@ -229,5 +236,5 @@ class FrontierStarts(DemoStarts):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state_dict` returned."""
-        self.rates[...] = state["rates"]
+        fill(self.rates, state["rates"], "the places' rates", 0, 1)
         super().load_state_dict(state)

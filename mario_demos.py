@@ -23,10 +23,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastnes import STATE_SIZE, packaged_rom, state
-from fastnes.frame import CYCLES_PER_FRAME, DOTS_PER_FRAME
+from fastnes import packaged_rom
+from fastnes.ram import STAGE, WORLD
+from fastnes.state import STATE_SIZE, EmulationError, check_snapshot
 from mario_cli import UsageError
 from mario_config import EmulatorName, EnvConfig
+from mario_files import BROKEN_ARCHIVE, MEMBER, BadFile, parse_npy, read_archive, read_file
 from mario_game import STAGES, StageId, stages_text
 from mario_runs import atomic_write
 from mario_runtime import MarioVectorEnv
@@ -124,7 +126,10 @@ def _open_game(
 
 def _press(env: FastMarioEnv | NesPyMarioEnv, buttons: int, world: int, stage: int) -> _Frame:
     """Run one frame. A flag counts on the demo's own stage: a warp's does not."""
-    _, _, terminated, _, info = env.step(buttons)
+    try:
+        _, _, terminated, _, info = env.step(buttons)
+    except EmulationError as error:  # from a start that no play leads to
+        raise UsageError(f"the demo of {world}-{stage} breaks the game: {error}") from error
     at_home = (info["world"], info["stage"]) == (world, stage)
     return _Frame(
         x=info["x_pos"],
@@ -396,20 +401,16 @@ def load_demo(path: Path) -> Demo:
     Raises:
         UsageError: missing, torn, another kind of file, or of another ROM; one line that says so.
     """
+    content = read_file(Path(path), MAX_FILE_BYTES)
     try:
-        arrays = _read_arrays(Path(path))
+        arrays = _read_arrays(content, str(path))
         header = json.loads(arrays.pop("header").tobytes())
         if not isinstance(header, dict) or header.pop("format", None) != FORMAT:
             raise UsageError(f"{path} is not a demo of format {FORMAT}")
         start = arrays.pop("start")
         demo = Demo(**header, **arrays, start=start if len(start) else None)
         _check(demo)
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
-    except (
-        *(zipfile.BadZipFile, zlib.error, EOFError, KeyError, TypeError, ValueError),
-        *(RuntimeError, SyntaxError, MemoryError),  # from zipfile and numpy, on hostile headers
-    ) as error:
+    except (BadFile, *BROKEN_ARCHIVE, KeyError, TypeError, RecursionError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UsageError(f"{path} is not a whole demo file ({reason})") from error
     if demo.rom_sha256 != packaged_rom().sha256:
@@ -420,16 +421,18 @@ def load_demo(path: Path) -> Demo:
     return demo
 
 
-def _read_arrays(path: Path) -> dict[str, Any]:
+def _read_arrays(content: bytes, path: str) -> dict[str, Any]:
     """Return the arrays of a demo file, by name, each of the dtype it must have."""
-    with zipfile.ZipFile(path) as archive:
+    if content.count(MEMBER) > len(ARRAYS):
+        raise ValueError("its members are not a demo's")
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
         members = archive.infolist()
         if sorted(m.filename for m in members) != sorted(f"{name}.npy" for name in ARRAYS):
             raise ValueError("its members are not a demo's")
         if sum(member.file_size for member in members) > MAX_FILE_BYTES:
             raise ValueError(f"it unpacks to over {MAX_FILE_BYTES >> 20} MiB")
-    with np.load(path, allow_pickle=False) as archive:
-        arrays = {name: archive[name] for name in ARRAYS}
+    files = read_archive(content, path, lambda _: True, lambda _: True)
+    arrays = {name: parse_npy(files[f"{name}.npy"], f"{path}: {name}") for name in ARRAYS}
     for name, array in arrays.items():
         if array.dtype.str != ARRAYS[name] or array.ndim != 1:
             raise ValueError(f"{name} is {array.dtype}{list(array.shape)}")
@@ -453,31 +456,9 @@ def _check(demo: Demo) -> None:
     if not 0 <= demo.noops <= demo.frames:
         raise ValueError(f"{demo.noops} no-ops in {demo.frames} frames")
     if demo.start is not None:
-        _check_start(demo.start)
-
-
-def _check_start(start: np.ndarray) -> None:
-    """Raise ValueError if a snapshot would lead the emulator, which trusts it, out of its memory.
-
-    The compiled code indexes arrays by registers, sprite numbers and colours without a check.
-    """
-    if len(start) != STATE_SIZE:
-        raise ValueError(f"its start is {len(start)} bytes, not {STATE_SIZE}")
-    most = np.full(state.REGISTER_COUNT, 0xFF, np.int64)
-    least = np.zeros_like(most)
-    least[state.PC], most[state.PC] = 0x8000, 0xFFFF  # programs run from ROM
-    least[state.DOT], most[state.DOT] = 1, 341
-    most[state.LINE] = 261
-    most[state.CLOCK], most[state.DOTS_DONE] = CYCLES_PER_FRAME, DOTS_PER_FRAME
-    most[[state.V, state.T]] = 0xFFFF
-    most[state.FINE_X], most[state.SPRITE_COUNT] = 7, 8
-    most[state.SPRITE_LIST] = np.iinfo(np.int64).max
-    most[[state.ERROR, state.ERROR_DETAIL, state.ERROR_PC]] = 0
-    registers = state.registers(start)
-    colours = start[state.PALETTE : state.PALETTE + state.PALETTE_SIZE]
-    sprites = registers[[state.SPRITE_LIST]].view(np.uint8)
-    if (registers < least).any() or (registers > most).any():
-        i = int(np.flatnonzero((registers < least) | (registers > most))[0])
-        raise ValueError(f"its start has {int(registers[i])} in register {i}")
-    if colours.max() > 63 or sprites.max() > 63:
-        raise ValueError("its start has a colour or a sprite beyond 63")
+        if len(demo.start) != STATE_SIZE:
+            raise ValueError(f"its start is {len(demo.start)} bytes, not {STATE_SIZE}")
+        row = check_snapshot(demo.start)
+        here = StageId(int(row[WORLD]) + 1, int(row[STAGE]) + 1)
+        if here != (demo.world, demo.stage):
+            raise ValueError(f"its start is in {here}, not in {demo.world}-{demo.stage}")

@@ -40,10 +40,8 @@ def load_policy(path: Path) -> Policy:
         "student": student_policy,
     }
     agent = config.get("agent")
-    if agent not in readers:
-        raise BadModelFile(f"{path} is of agent {agent!r}; known: {', '.join(readers)}")
-    if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
-        raise BadModelFile(f"{path} holds weights that are not finite")
+    if not isinstance(agent, str) or agent not in readers:
+        raise BadModelFile(f"{path} is of agent {agent!r:.40}; known: {', '.join(readers)}")
     return readers[agent](config, tensors, str(path))
 
 
@@ -60,7 +58,7 @@ def ppo_policy(config: dict[str, Any], tensors: dict[str, torch.Tensor], name: s
             channels_last=True,
         )
         policy.load_state_dict(tensors)
-    except (KeyError, TypeError, UsageError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
         raise BadModelFile(f"{name}: its {CONFIG_MEMBER} is incomplete: {error}") from error
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]

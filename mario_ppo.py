@@ -36,7 +36,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
 from mario_buffer import ImageRolloutBuffer
-from mario_checkpoints import plain
+from mario_checkpoints import check_weights, load_optimizer, plain
 from mario_losses import Clipping, imitation_loss, ppo_losses, weighted_sum
 from mario_networks import SmallCNN, TwoHeadCnnPolicy
 from precision import Precision, resolve_precision
@@ -515,8 +515,10 @@ class MarioPPO(PPO):
         state = copy.deepcopy(state)
         for name in _COUNTERS:
             setattr(self, name, state["counters"][name])
-        self.policy.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.policy.optimizer, state["optimizer"])
         self._average = state["average"]
+        if self._average is not None:
+            check_weights(self._average, self.policy.state_dict())
         if self.rnd is not None and state["rnd"] is not None:
             self.rnd.load_state_dict(state["rnd"])
         self._last_obs = None

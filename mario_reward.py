@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from mario_cli import UsageError
 from mario_config import EnvConfig
+from mario_files import fill
 from mario_game import N_AREA_POINTERS, STAGES, GameFacts, StageId, has_cleared
 
 # Faster than anything Mario does in a frame on this ROM (3 px): more is no movement.
@@ -83,7 +85,9 @@ class RewardShaper:
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
         """Continue from what `state_dict` returned."""
         for name in self.STATE:
-            getattr(self, name)[...] = state[name]
+            fill(getattr(self, name), state[name], name)
+        if any(tuple(stage) not in STAGES for stage in self.began.tolist()):
+            raise UsageError("an episode began in no stage")
 
     @property
     def max_x(self) -> np.ndarray:

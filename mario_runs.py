@@ -73,6 +73,8 @@ def atomic_write(path: Path, write: bytes | Callable[[Path], None]) -> None:
     prefix = f".{path.stem}.{os.getpid()}_"
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=path.suffix)
     os.close(handle)
+    Path(name).unlink()  # mkstemp's mode is its own; made anew, the file has what umask allows
+    os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     temporary = Path(name)
     try:
         if callable(write):
@@ -81,7 +83,6 @@ def atomic_write(path: Path, write: bytes | Callable[[Path], None]) -> None:
             temporary.write_bytes(write)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -29,6 +29,7 @@ from fastnes import BatchMachine, area_resize
 from fastnes.state import RAM_SIZE
 from mario_cli import UsageError
 from mario_config import EnvConfig, RewardConfig, buttons_of_actions
+from mario_files import fill
 from mario_game import (
     FRAMES_PER_SECOND,
     LEVEL_1_1_GOAL_X,
@@ -491,15 +492,19 @@ class MarioVectorEnv(VectorEnv):
         """Continue from what `state_dict` returned for as many environments.
 
         Raises:
-            UsageError: it is of another number of environments or another observation.
+            UsageError: it is of another number of environments or another observation, or holds
+                what no environment can: a machine's register, a start that there is not.
         """
         if np.shape(state["stack"]) != self.observations.shape:
             raise UsageError(
                 f"environments were {np.shape(state['stack'])}, now they are "
                 f"{self.observations.shape}"
             )
-        for name in self.MACHINE_STATE:
-            getattr(self.machines, name)[...] = state["machines"][name]
+        machines = {name: np.asarray(state["machines"][name]) for name in self.MACHINE_STATE}
+        try:
+            self.machines.load(**machines)
+        except ValueError as error:
+            raise UsageError(f"no state of these environments: {error}") from error
         shaper = dict(state["shaper"])
         if "began" not in shaper:  # an older version's, which kept it as text
             [shaper["began"]] = [[parse_stages(name)[0] for name in state["start_stages"]]]
@@ -508,10 +513,15 @@ class MarioVectorEnv(VectorEnv):
         self.max_x, self.cleared = self.shaper.max_x, self.shaper.cleared.copy()
         self._name_start_stages(np.arange(self.num_envs))
         self.starts.load_state_dict(state["starts"])
-        self.sticky.state[...] = np.asarray(state["sticky"]).view(np.uint64)
+        sticky = np.zeros(self.num_envs, np.int64)
+        fill(sticky, state["sticky"], "sticky")
+        self.sticky.state[...] = sticky.view(np.uint64)
         for name in self.STATE:
-            getattr(self, name)[...] = state[name]
-        self.observations[...] = state["stack"]
+            least, most = {"held": (-1, 0xFF), "steps": (0, None)}.get(name, (None, None))
+            fill(getattr(self, name), state[name], name, least, most)
+        if not all(map(self.starts.has, self.start_numbers.tolist())):
+            raise UsageError("an episode began at a start that there is not")
+        fill(self.observations, state["stack"], "the observations")
         for rng, content in zip(self.generators, state["generators"], strict=True):
             rng.bit_generator.state = json.loads(content)
 

@@ -10,50 +10,55 @@ Symbols: T steps of a rollout, E environments, N = T E samples, B of them in a m
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+import pydantic
 import torch as th
 from torch import nn
 
+from mario_checkpoints import load_optimizer
+from mario_cli import UsageError
+from mario_files import fill
 from mario_losses import Clipping, Targets, gae, ppo_losses, weighted_sum
 from mario_runtime import MarioVectorEnv
 from mario_scene_flat import HIDDEN_SIZE, SEEN_SIZE, split_scene
 from mario_teacher import SceneNetwork
 from mario_training import EpisodeMeans
+from mario_values import Checked, Count, Positive, Share, StepSize, Weight
 
 LEAST_OF_STAGE = 64  # samples of a stage in a rollout from which its own advantages are normalised
 
 
 @dataclasses.dataclass(frozen=True)
-class ScenePPOFlags:
+class ScenePPOFlags(Checked):
     """PPO (Schulman et al. 2017) on scenes."""
 
-    timesteps: int = 20_000_000
+    timesteps: Count = 20_000_000
     """The run's target in agent steps, all environments together; resuming goes on to the same."""
-    n_steps: int = 64
+    n_steps: Annotated[int, pydantic.Field(ge=1, le=10**6)] = 64
     """Agent steps per environment in a rollout."""
-    batch_size: int = 2048
+    batch_size: Annotated[int, pydantic.Field(ge=2, le=10**8)] = 2048
     """Samples in a minibatch; must divide n_steps * n_envs."""
-    n_epochs: int = 3
+    n_epochs: Annotated[int, pydantic.Field(ge=1, le=1000)] = 3
     """Passes over each rollout."""
-    learning_rate: float = 5e-4
+    learning_rate: StepSize = 5e-4
     """Adam's step size at first."""
-    learning_rate_final: float = 1e-4
+    learning_rate_final: StepSize = 1e-4
     """It falls linearly to this over the run."""
-    gamma: float = 0.99
+    gamma: Share = 0.99
     """Discount. A way that ends twenty steps later is seen to be none only by a long horizon."""
-    gae_lambda: float = 0.95
+    gae_lambda: Share = 0.95
     """GAE's lambda (Schulman et al. 2016): bias against variance."""
-    clip_range: float = 0.2
+    clip_range: Annotated[float, pydantic.Field(gt=0, le=10)] = 0.2
     """PPO's epsilon."""
-    ent_coef: float = 0.01
+    ent_coef: Weight = 0.01
     """Entropy bonus: keeps the policy trying."""
-    ent_coef_final: float = 0.003
+    ent_coef_final: Weight = 0.003
     """It falls linearly to this over the run."""
-    vf_coef: float = 0.5
+    vf_coef: Weight = 0.5
     """Weight of the value loss."""
-    max_grad_norm: float = 0.5
+    max_grad_norm: Positive = 0.5
     """Gradients are scaled down to this norm."""
 
 
@@ -101,9 +106,11 @@ class ReturnScale:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state_dict` returned."""
-        self.returns[...] = state["returns"]
-        for name in ("mean", "square", "count"):
-            setattr(self, name, state[name])
+        fill(self.returns, state["returns"], "scale.returns")
+        self.mean, self.square = float(state["mean"]), float(state["square"])
+        self.count = int(state["count"])
+        if not np.isfinite([self.mean, self.square]).all() or self.count < 0:
+            raise UsageError("the scale of rewards is not finite")
 
 
 def normalized_by_group(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
@@ -287,7 +294,7 @@ class ScenePPO:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state_dict` returned, with the network's weights loaded already."""
         self.steps = int(state["steps"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         self.generator.set_state(state["generator"])
         self.scale.load_state_dict(state["scale"])
         self.env.load_state_dict(state["env"])

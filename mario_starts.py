@@ -8,6 +8,7 @@ import numpy as np
 
 from fastnes import start_screen, start_snapshot
 from mario_config import EnvConfig
+from mario_files import fill
 
 
 class Start(NamedTuple):
@@ -30,6 +31,9 @@ class Starts(Protocol):
 
     def scalars(self) -> dict[str, float]:
         """Return what to log of it, by name."""
+
+    def has(self, number: int) -> bool:
+        """Return whether there is a start of a number."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` needs to go on exactly: arrays and numbers."""
@@ -79,10 +83,14 @@ class StageStarts:
         rates = zip(self.stages, self.clear_rates.tolist(), strict=True)
         return {f"stage/{stage}/clear_rate": rate for stage, rate in rates}
 
+    def has(self, number: int) -> bool:
+        """As `Starts`."""
+        return 0 <= number < len(self.stages)
+
     def state_dict(self) -> dict[str, Any]:
         """As `Starts`."""
         return {"clear_rates": self.clear_rates.copy()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """As `Starts`."""
-        self.clear_rates[...] = state["clear_rates"]
+        fill(self.clear_rates, state["clear_rates"], "the stages' clear rates", 0, 1)

@@ -12,58 +12,71 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+import pydantic
 import torch as th
 from gymnasium import spaces
 from torch import nn
 from torch.nn import functional as F
 
+from mario_checkpoints import load_optimizer
 from mario_cli import UsageError
 from mario_config import EnvConfig
+from mario_files import fill
 from mario_networks import EXTRACTORS, FeaturesName, TwoHeadCnnPolicy
 from mario_runtime import MarioVectorEnv, action_space, observation_space
 from mario_scene import read_scene
 from mario_scene_flat import flatten_scene
 from mario_teacher import Teachers
 from mario_training import EpisodeMeans
+from mario_values import (
+    Amount,
+    Checked,
+    Count,
+    Positive,
+    Share,
+    StepSize,
+    Temperature,
+    Weight,
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class StudentFlags:
+class StudentFlags(Checked):
     """Imitation of a teacher, from pixels."""
 
-    timesteps: int = 1_000_000
+    timesteps: Count = 1_000_000
     """The run's target in agent steps, all environments together; resuming goes on to the same."""
-    n_envs: int = 64
+    n_envs: Annotated[int, pydantic.Field(ge=1, le=10_000)] = 64
     """Environments side by side."""
-    n_steps: int = 64
+    n_steps: Annotated[int, pydantic.Field(ge=1, le=10**6)] = 64
     """Agent steps per environment between updates."""
-    replay_size: int = 150_000
+    replay_size: Annotated[int, pydantic.Field(ge=1, le=10**7)] = 150_000
     """States kept to learn from, 7 KB each; the oldest go."""
-    batch_size: int = 256
+    batch_size: Annotated[int, pydantic.Field(ge=2, le=10**6)] = 256
     """Samples in a minibatch; must divide n_steps * n_envs."""
-    passes: int = 4
+    passes: Annotated[int, pydantic.Field(ge=1, le=1000)] = 4
     """Samples learnt from for each new one."""
     features: FeaturesName = "small"
     """CNN 16-32-32-256, Nature's 32-64-64-512, or fine, which looks at smaller things; the others
     take twice small's time per gradient pass."""
-    learning_rate: float = 1e-3
+    learning_rate: StepSize = 1e-3
     """Adam's step size at first."""
-    learning_rate_final: float = 1e-4
+    learning_rate_final: StepSize = 1e-4
     """It falls linearly to this over the run."""
-    temperature: float = 1.0
+    temperature: Temperature = 1.0
     """Of the teacher's distribution: below 1 the student learns to be surer than the teacher."""
-    drive_until: int = 100_000
+    drive_until: Amount = 100_000
     """Agent steps over which the part of the environments that the teacher drives falls from 1."""
-    drive_final: float = 0.1
+    drive_final: Share = 0.1
     """What it falls to."""
-    vf_coef: float = 0.1
+    vf_coef: Weight = 0.1
     """Weight of saying the teacher's value."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: Positive = 1.0
     """Gradients are scaled down to this norm."""
-    end_on_stall_steps: int = 120
+    end_on_stall_steps: Amount = 120
     """Agent steps without new ground after which an episode is cut off: one wall fills no batch."""
 
 
@@ -156,8 +169,9 @@ class Replay:
         if len(pixels) != expected or np.shape(state["ages"]) != self.ages[:used].shape:
             raise UsageError("the replay is of another size: leave --student.replay-size as it was")
         self.frames[:used] = np.frombuffer(pixels, np.uint8).reshape(self.frames[:used].shape)
-        for name in ("ages", "logits", "values"):
-            getattr(self, name)[:used] = state[name]
+        fill(self.ages[:used], state["ages"], "replay.ages", 0)
+        for name in ("logits", "values"):
+            fill(getattr(self, name)[:used], state[name], f"replay.{name}")
         self.steps = int(state["steps"])
 
 
@@ -299,7 +313,7 @@ class Student:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state_dict` returned, with the network's weights loaded already."""
         self.steps = int(state["steps"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         self.generator.set_state(state["generator"])
         self.env.load_state_dict(state["env"])
         self.replay.load_state_dict(state["replay"])

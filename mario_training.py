@@ -27,6 +27,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from mario_cli import UsageError
 from mario_config import EnvConfig, in_process
 from mario_doctor import Doctor
+from mario_files import fill
 from mario_game import StageId, stages_label, stages_text, with_stages_field
 from mario_judge import (
     NOOP_MAX,
@@ -428,8 +429,8 @@ class EpisodeMeans:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state_dict` returned."""
-        self.returns[...] = state["returns"]
-        self.lengths[...] = state["lengths"]
+        fill(self.returns, state["returns"], "episodes.returns")
+        fill(self.lengths, state["lengths"], "episodes.lengths", 0)
         for name, values in self.kept.items():
             values.clear()
             values.extend(state["kept"][name])

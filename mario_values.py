@@ -11,20 +11,152 @@ import dataclasses
 import difflib
 import functools
 import json
+import math
 import re
 import types
 import typing
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import pydantic
+import tyro
 import yaml
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from mario_cli import UsageError
+from mario_files import read_file
 
 # Older names to those of today: a mapping, and the names that the dataclass it is meant for knows.
 OlderNames = Callable[[dict[str, Any], Collection[str]], dict[str, Any]]
+
+
+# What numbers may be, where a field is declared. Each holds for files and the command line.
+Count = Annotated[int, pydantic.Field(ge=1, le=10**12)]
+Amount = Annotated[int, pydantic.Field(ge=0, le=10**12)]  # 0 is mostly "never" or "off"
+Seed = Annotated[int, pydantic.Field(ge=0, lt=2**32)]
+Threads = Annotated[int, pydantic.Field(ge=0, le=1024)]
+Share = Annotated[float, pydantic.Field(ge=0, le=1)]
+Weight = Annotated[float, pydantic.Field(ge=0, le=1e6)]
+Positive = Annotated[float, pydantic.Field(gt=0, le=1e6)]
+StepSize = Annotated[float, pydantic.Field(ge=0, le=1)]  # of an optimiser
+Temperature = Annotated[float, pydantic.Field(ge=1e-3, le=1e3)]
+
+MAX_YAML_BYTES = 2**18
+MAX_YAML_VALUES = 100_000  # with those repeated by reference
+MOST_DIGITS = 40
+UNITS = {"k": 1_000, "m": 1_000_000}
+
+
+def whole_number(text: str) -> int:
+    """Return the whole number that a person writes as 700000, 700_000, 7e5, 700k or 0.7M.
+
+    Raises:
+        ValueError: it is none.
+    """
+    words = text.strip().lower().replace("_", "")
+    unit = UNITS.get(words[-1:], 1)
+    digits = words[:-1] if unit > 1 else words
+    if re.fullmatch(rf"[-+]?\d{{1,{MOST_DIGITS}}}", digits):
+        return int(digits) * unit
+    if not re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d{1,2})?", digits[:MOST_DIGITS]):
+        raise ValueError(f"{text[:40]!r} is not a whole number")
+    value = round(float(digits[:MOST_DIGITS]) * unit, 6)
+    if not value.is_integer():
+        raise ValueError(f"{text[:40]!r} is not a whole number")
+    return int(value)
+
+
+class Checked:
+    """A dataclass of flags that looks at its values when it is made, whoever makes it."""
+
+    def __post_init__(self) -> None:
+        """Check each field that is no dataclass against its declared type and range.
+
+        Raises:
+            UsageError: one does not fit; the message names its flag.
+        """
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if not _is_config(value):
+                _checked(_reader(type(self), field.name), value, flag_name(field.name))
+
+
+def flag_name(field: str) -> str:
+    """Return a field's flag: "--n-envs"."""
+    return f"--{field.rstrip('_').replace('_', '-')}"
+
+
+_FLAGS = ConstructorRegistry()
+
+
+@_FLAGS.primitive_rule
+def _whole_flag(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[int] | None:
+    """Read whole numbers of a command line by `whole_number`."""
+    if info.type is not int:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="INT",
+        instance_from_str=lambda words: whole_number(words[0]),
+        is_instance=lambda value: isinstance(value, int) and not isinstance(value, bool),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+@_FLAGS.primitive_rule
+def _path_flag(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] | None:
+    """Read paths of a command line; an empty one would be the current folder."""
+    if info.type is not Path:
+        return None
+
+    def path(words: list[str]) -> Path:
+        return _path(words[0], "a path on the command line")
+
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=path,
+        is_instance=lambda value: isinstance(value, Path),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+def _path(text: str, where: str) -> Path:
+    """Return a path that is not empty."""
+    if not text.strip():
+        raise UsageError(f"{where} is empty: name a file or a folder")
+    if "\0" in text:
+        raise UsageError(f"{where} has a null in it")
+    return Path(text)
+
+
+def parse_flags[Config](
+    kind: type[Config],
+    arguments: Sequence[str] | None,
+    description: str | None,
+    default: Config | None = None,
+    markers: Sequence[Any] = (),
+) -> Config:
+    """Return a command line as a dataclass of flags, `Checked` ones checked.
+
+    Args:
+        kind: the dataclass.
+        arguments: the command line; None is this process's own.
+        description: what --help says first.
+        default: the values of flags that are not given.
+        markers: of `tyro.conf`.
+
+    Raises:
+        UsageError: a value is out of its range.
+        SystemExit: --help (0), or the arguments do not parse (2).
+    """
+    with _FLAGS:
+        if default is None:
+            return tyro.cli(kind, args=arguments, description=description, config=markers)
+        return tyro.cli(
+            kind, args=arguments, description=description, config=markers, default=default
+        )
 
 
 class _Loader(yaml.SafeLoader):
@@ -42,17 +174,35 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file.
 
     Raises:
-        UsageError: it cannot be read, is not YAML, or holds something else.
+        UsageError: it cannot be read, is no UTF-8, not YAML, or holds something else.
     """
+    content = read_file(path, MAX_YAML_BYTES)
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        kind = "UTF-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "no UTF-8 text"
+        raise UsageError(f"{path} is {kind} (byte {error.start}): save it as UTF-8") from error
+    try:
+        found = yaml.load(text, _Loader)
+        if _count(found, {}) > MAX_YAML_VALUES:
+            raise ValueError("it repeats too much by reference")
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(f"{path} is not YAML: {reason}") from error
+    if not isinstance(found, dict):
         raise UsageError(f"{path} must hold a mapping of flags to values")
-    return content
+    return found
+
+
+def _count(content: Any, known: dict[int, int]) -> int:
+    """Return the values in YAML's content, each as often as it is referred to."""
+    if not isinstance(content, dict | list | tuple | set):
+        return 1
+    if id(content) not in known:
+        known[id(content)] = MAX_YAML_VALUES  # what holds itself has no end
+        items = content.values() if isinstance(content, dict) else content
+        known[id(content)] = 1 + sum(_count(item, known) for item in items)
+    return known[id(content)]
 
 
 def with_values[Config](
@@ -154,37 +304,109 @@ class _Reader(NamedTuple):
 
     adapter: pydantic.TypeAdapter[Any]
     takes_fractions: bool
+    takes_numbers: bool
+    takes_text: bool
+    takes_paths: bool
+    choices: tuple[str, ...]
 
 
 @functools.cache
 def _reader(kind: Hashable, field: str) -> _Reader:
     """Return the reader of a dataclass's field; made once, which takes a millisecond."""
     hint = typing.get_type_hints(typing.cast(Any, kind), include_extras=True)[field]
-    return _Reader(pydantic.TypeAdapter(hint), _takes(hint, float))
+    return _Reader(
+        pydantic.TypeAdapter(hint),
+        takes_fractions=_takes(hint, float),
+        takes_numbers=_takes(hint, int),
+        takes_text=_takes(hint, str),
+        takes_paths=_takes(hint, Path),
+        choices=_choices(hint),
+    )
 
 
 def _checked(reader: _Reader, value: Any, where: str) -> Any:
     """Return a value as a field has it.
 
-    A number without a fraction may stand for a whole one: YAML reads 1e6 as a float.
+    A number without a fraction may stand for a whole one: YAML reads 1e6 as a float. So may "900k".
 
     Raises:
         UsageError: it does not fit.
     """
     if isinstance(value, float) and value.is_integer() and not reader.takes_fractions:
         value = int(value)
+    is_number = reader.takes_numbers and not reader.takes_text
+    if isinstance(value, str) and is_number and value[-1:].lower() in UNITS:
+        value = _whole(value, where)
+    if isinstance(value, str) and reader.takes_paths:
+        _path(value, where)
+    if not _is_sane(value):
+        raise UsageError(f"{where} is {_shown(value)}: no number of a flag")
     try:
-        return reader.adapter.validate_json(json.dumps(value, default=str), strict=True)
+        return reader.adapter.validate_json(json.dumps(value, default=_plain), strict=True)
     except pydantic.ValidationError as error:
-        reason = error.errors()[0]["msg"]
-        raise UsageError(f"{where} is {value!r:.40}: {reason[0].lower()}{reason[1:]}") from None
+        first = error.errors()[0]
+        if beyond := _beyond(first.get("ctx", {})):
+            raise UsageError(f"{where} {beyond}, not {_shown(value)}") from None
+        reason = first["msg"]
+        close = difflib.get_close_matches(str(value), reader.choices, 1)
+        meant = f"; did you mean {close[0]}?" if close else ""
+        raise UsageError(
+            f"{where} is {_shown(value)}: {reason[0].lower()}{reason[1:]}{meant}"
+        ) from None
     except UsageError as error:  # a field's own reader
         raise UsageError(f"{where}: {error}") from None
+    except (TypeError, ValueError, RecursionError) as error:  # what JSON does not hold
+        raise UsageError(f"{where} is {_shown(value)}: {str(error)[:80]}") from None
+
+
+def _beyond(limits: Mapping[str, Any]) -> str:
+    """Return what a number out of its range must be, from pydantic's account of it."""
+    if limits.get("ge") == 0:
+        return "must not be negative"
+    words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+    return next((f"must be {words[key]} {limits[key]}" for key in words if key in limits), "")
+
+
+def _whole(text: str, where: str) -> int:
+    try:
+        return whole_number(text)
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}") from None
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON has for what it does not know: NumPy's numbers, paths, dates."""
+    return value.item() if hasattr(value, "item") else str(value)
+
+
+def _is_sane(value: Any) -> bool:
+    """Return whether all numbers in a value are finite, and whole ones fit 64 bits."""
+    if isinstance(value, list | tuple):
+        return all(map(_is_sane, value))
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**63
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _shown(value: Any) -> str:
+    """Return a value for an error, not at length."""
+    if isinstance(value, int) and not _is_sane(value):
+        return "a number of too many digits"
+    return f"{value!r:.40}"
+
+
+def _choices(hint: Any) -> tuple[str, ...]:
+    """Return the words that a hint's literals allow."""
+    if typing.get_origin(hint) is Literal:
+        return tuple(word for word in typing.get_args(hint) if isinstance(word, str))
+    parts = typing.get_args(hint) if typing.get_origin(hint) is not None else ()
+    parts = parts[:1] if typing.get_origin(hint) is Annotated else parts
+    return tuple(word for part in parts for word in _choices(part))
 
 
 def _takes(hint: Any, kind: type) -> bool:
     """Return whether a hint is a type, or a union that has it."""
-    if typing.get_origin(hint) is typing.Annotated:
+    if typing.get_origin(hint) is Annotated:
         hint = typing.get_args(hint)[0]
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         return any(_takes(part, kind) for part in typing.get_args(hint))

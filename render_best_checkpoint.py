@@ -12,9 +12,9 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import tyro
+import pydantic
 from tqdm import tqdm
 
 from mario_cli import UsageError, exit_code, with_stages_flag
@@ -24,6 +24,7 @@ from mario_policies import choose_model, find_model, load_policy, trained_elsewh
 from mario_rollout import Episode, fastest_clear, furthest, game_fps, in_stages
 from mario_runs import CONFIG_MEMBER, write_json
 from mario_status import best_run, newest_model, newest_run
+from mario_values import Amount, Checked, Count, Seed, parse_flags
 from mario_video import film, film_with_captions, write_video
 
 MODES = ("deterministic", "stochastic")
@@ -32,7 +33,7 @@ RANKS = {"default": furthest, "fastest_clear": fastest_clear}
 
 
 @dataclasses.dataclass(frozen=True)
-class RenderFlags:
+class RenderFlags(Checked):
     """Whom to film, on which seeds, and how."""
 
     model: Path | None = None
@@ -46,10 +47,10 @@ class RenderFlags:
     stages: StagesFlag = ()
     """Play in these stages, as 1-1 or 1-1,8-4 (--stage 1-2 says the same of one). Unset: where the
     policy was trained."""
-    seeds: int = 16
+    seeds: Count = 16
     """Episodes of each stage and policy mode; their seeds are --seed-base, --seed-base + 1, ...
     Argmax under fixed or noop plays all that there are instead: 1 or 30."""
-    seed_base: int = 0
+    seed_base: Seed = 0
     """First seed: an episode's no-ops, sticky frames and action samples."""
     policy_modes: str = "deterministic,stochastic"
     """deterministic (argmax), stochastic (sampled), or both, joined by a comma."""
@@ -57,9 +58,9 @@ class RenderFlags:
     """fixed: one start; noop: 1-30 random no-ops; sticky: noop and sticky buttons at 0.25."""
     rank_by: Literal["default", "fastest_clear"] = "default"
     """default: clears, then max-x, then return; fastest_clear: clears in the fewest steps."""
-    max_steps: int = 0
+    max_steps: Amount = 0
     """Agent steps after which an episode is cut off. 0: only the game's clock ends it."""
-    fps: float = 0.0
+    fps: Annotated[float, pydantic.Field(ge=0, le=1000)] = 0.0
     """Agent steps shown a second. 0: the game's own speed."""
     gif: bool = True
     """Write best.gif too."""
@@ -181,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
 
     def task() -> None:
-        render(tyro.cli(RenderFlags, args=with_stages_flag(given), description=__doc__))
+        render(parse_flags(RenderFlags, with_stages_flag(given), __doc__))
 
     return exit_code(task)
 

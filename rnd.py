@@ -20,6 +20,9 @@ import torch as th
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from torch import nn
 
+from mario_checkpoints import check_weights, load_optimizer
+from mario_files import fill
+
 OBSERVATION_CLIP = 5.0  # section 2.4: normalised pixels are clipped to [-5, 5]
 # Frames handled at once: with 256, a sum of squared uint8 pixels stays below 2**24, so that the
 # float32 sums in `pixel_moments` are exact integers and do not depend on the summation order.
@@ -291,13 +294,16 @@ class RND:
         Raises:
             RuntimeError: when the networks' shapes differ
         """
+        check_weights(state["networks"], self.networks.state_dict())
         self.networks.load_state_dict(state["networks"])
         rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
-        self.observation_rms.mean = state["observation_mean"].numpy().copy()
-        self.observation_rms.var = state["observation_var"].numpy().copy()
+        mean, var = map(np.zeros_like, (self.observation_rms.mean, self.observation_rms.var))
+        fill(mean, state["observation_mean"], "the observations' mean")
+        fill(var, state["observation_var"], "the observations' variance", 0)
+        self.observation_rms.mean, self.observation_rms.var = mean, var
         self.observation_rms.count = state["observation_count"]
         self.return_rms.mean = np.asarray(state["return_mean"])
         self.return_rms.var = np.asarray(state["return_var"])

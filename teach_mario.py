@@ -16,14 +16,16 @@ import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
+import pydantic
 import torch as th
 import tyro
 from torch import nn
 
 from mario_checkpoints import (
     Checkpoint,
+    going_on_from,
     newest_checkpoint,
     plain,
     read_model_zip,
@@ -61,7 +63,7 @@ from mario_training import (
     with_file_values,
     with_newer_flags,
 )
-from mario_values import read_yaml
+from mario_values import Amount, Checked, Seed, Share, parse_flags, read_yaml
 
 PhaseName = Literal["teacher", "student"]
 PHASES: tuple[PhaseName, ...] = ("teacher", "student")
@@ -78,7 +80,7 @@ REWARD = RewardConfig(
 
 
 @dataclasses.dataclass(frozen=True)
-class RunFlags:
+class RunFlags(Checked):
     """The run: where it writes, how often it looks at itself."""
 
     run_dir: Path = Path("runs/teach")
@@ -94,17 +96,17 @@ class RunFlags:
     """A YAML file of any of these flags; the command line wins."""
     demos: Path = Path("demos")
     """A folder of demos along which episodes begin. scripts/search_route.py finds them."""
-    seed: int = 0
+    seed: Seed = 0
     """Seeds networks, sampling and environments (environment i: seed + i)."""
-    checkpoint_freq: int = 500_000
+    checkpoint_freq: Amount = 500_000
     """Agent steps between checkpoints; the newest two are kept. 0: only at the end."""
-    eval_freq: int = 200_000
+    eval_freq: Amount = 200_000
     """Agent steps between evaluations, of each stage, by argmax and sampled. 0: never."""
-    eval_episodes: int = 50
+    eval_episodes: Annotated[int, pydantic.Field(ge=1, le=10_000)] = 50
     """Episodes of each."""
-    eval_enough: float = 0.0
+    eval_enough: Share = 0.0
     """End a phase, as finished, once an evaluation clears this share in both modes. 0: never."""
-    threads: int = 1
+    threads: Annotated[int, pydantic.Field(ge=1, le=1024)] = 1
     """Threads of torch and of the emulator."""
 
 
@@ -135,7 +137,7 @@ class TeachConfig:
             "student": (self.student.n_steps, self.student.n_envs, self.student.batch_size),
         }
         for name, (n_steps, n_envs, batch_size) in rollouts.items():
-            if batch_size < 2 or n_steps * n_envs % batch_size:
+            if n_steps * n_envs % batch_size:
                 raise UsageError(
                     f"{name}.batch_size {batch_size} does not divide a rollout of {n_steps} steps "
                     f"x {n_envs} environments = {n_steps * n_envs}"
@@ -171,13 +173,11 @@ def parse_config(arguments: Sequence[str]) -> TeachConfig:
     given, _ = first.parse_known_args(arguments)
     default = TeachConfig()
     for phase in PHASES:  # the student's folder knows all that the teacher's does
-        if checkpoints := RunFolder(given.run_dir / phase).checkpoints():
-            default = config_of_content(default, read_model_zip(checkpoints[0])[0], phase)
+        if checkpoint := newest_checkpoint(RunFolder(given.run_dir / phase), is_quiet=True):
+            default = config_of_content(default, checkpoint.config, phase)
     if given.config:
         default = with_file_values(default, read_yaml(given.config), str(given.config))
-    return tyro.cli(
-        TeachConfig, args=arguments, default=default, description=__doc__.split("\n\n")[0]
-    )
+    return parse_flags(TeachConfig, arguments, __doc__.split("\n\n")[0], default)
 
 
 class Learner(Protocol):
@@ -395,12 +395,8 @@ def resume(learner: Learner, config: TeachConfig, checkpoint: Checkpoint, phase:
     targets = [getattr(one, phase.name).timesteps for one in (before, config)]
     refuse_fewer_steps(targets[0], targets[1], checkpoint.state["steps"])
     load_weights(learner.network, checkpoint.weights, folder)
-    try:
+    with going_on_from(checkpoint.path, advice):
         learner.load_state_dict(checkpoint.state)
-    except KeyError as error:
-        raise UsageError(
-            f"{folder} holds a run of another version, its state lacks {error}: {advice}"
-        ) from error
     print(f"resumed {folder} at {learner.steps:,} steps")
 
 

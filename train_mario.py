@@ -15,9 +15,11 @@ import datetime
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+import psutil
+import pydantic
 import torch as th
 import tyro
 from stable_baselines3.common.callbacks import CallbackList
@@ -38,7 +40,7 @@ from mario_callbacks import (
     save_model,
     save_state,
 )
-from mario_checkpoints import find_checkpoint, read_checkpoint, read_model_zip
+from mario_checkpoints import find_checkpoint, going_on_from, read_checkpoint, read_model_zip
 from mario_cli import UsageError, exit_code, with_stages_flag
 from mario_config import EnvConfig, StagesFlag, buttons_of_actions
 from mario_curriculum import AnywhereStarts, BackwardStarts
@@ -49,6 +51,7 @@ from mario_networks import EXTRACTORS, FeaturesName, TwoHeadCnnPolicy
 from mario_ppo import MarioPPO, linear_schedule
 from mario_reward import reward_signature
 from mario_runs import RunFolder, run_of_checkpoint, write_json
+from mario_runtime import observation_space
 from mario_sb3 import WorkerDied, make_vec_env
 from mario_starts import Starts
 from mario_training import (
@@ -63,10 +66,24 @@ from mario_training import (
     with_file_values,
     with_newer_flags,
 )
-from mario_values import read_yaml
+from mario_values import (
+    Amount,
+    Checked,
+    Count,
+    Positive,
+    Seed,
+    Share,
+    StepSize,
+    Temperature,
+    Weight,
+    parse_flags,
+    read_yaml,
+)
 
 AGENT = "ppo"
 DEFAULT_RECIPE = Path(__file__).parent / "configs" / "ppo_1-1.yaml"
+LEAST_SCREEN = 36  # px, what the three convolutions leave something of
+Bias = Annotated[float, pydantic.Field(ge=-50, le=50)]  # of a logit
 WEIGHTS_ALONE = "--warm-start takes its weights alone"
 
 # --------------------------------------------------------------------------------------------
@@ -75,59 +92,59 @@ WEIGHTS_ALONE = "--warm-start takes its weights alone"
 
 
 @dataclasses.dataclass(frozen=True)
-class PPOFlags:
+class PPOFlags(Checked):
     """PPO (Schulman et al. 2017) on Stable-Baselines3."""
 
-    timesteps: int = 5_000_000
+    timesteps: Count = 5_000_000
     """The run's target in agent steps, all environments together; resuming goes on to the same."""
     device: str = "auto"
     """auto (CUDA if there, else CPU), cpu, cuda or cuda:N."""
     features: FeaturesName = "small"
     """CNN 16-32-32-256, Nature's 32-64-64-512, or fine, which looks at smaller things; the others
     take twice small's time per gradient pass."""
-    learning_rate: float = 2.5e-4
+    learning_rate: StepSize = 2.5e-4
     """Adam's step size: 2.5e-4 is the Atari standard."""
-    learning_rate_final: float | None = None
+    learning_rate_final: StepSize | None = None
     """Falls linearly to this over the run. Unset: constant."""
-    n_steps: int = 512
+    n_steps: Annotated[int, pydantic.Field(ge=1, le=10**6)] = 512
     """Agent steps per environment in a rollout; long enough to see a jump pay."""
-    batch_size: int = 256
+    batch_size: Annotated[int, pydantic.Field(ge=2, le=10**8)] = 256
     """Samples in a minibatch; must divide n_steps * n_envs."""
-    n_epochs: int = 4
+    n_epochs: Annotated[int, pydantic.Field(ge=1, le=1000)] = 4
     """Passes over each rollout. With 10, a run collapsed (docs/journey.md, P4)."""
-    gamma: float = 0.9
+    gamma: Share = 0.9
     """Discount. With 0.99 the value is nearly constant along 1-1 and advantages vanish."""
-    gae_lambda: float = 0.95
+    gae_lambda: Share = 0.95
     """GAE's lambda (Schulman et al. 2016): bias against variance."""
-    clip_range: float = 0.2
+    clip_range: Annotated[float, pydantic.Field(gt=0, le=10)] = 0.2
     """PPO's epsilon."""
-    ent_coef: float = 0.01
+    ent_coef: Weight = 0.01
     """Entropy bonus: keeps the policy trying."""
-    ent_coef_final: float | None = None
+    ent_coef_final: Weight | None = None
     """Falls linearly to this over the run. Unset: constant. Low at the end: clears every time."""
-    imitation_coef: float = 0.0
+    imitation_coef: Weight = 0.0
     """Weight of doing what --backward-demos did (DAPG, Rajeswaran et al. 2018), 0 in the end."""
-    imitation_until: float = 0.5
+    imitation_until: Annotated[float, pydantic.Field(gt=0, le=1)] = 0.5
     """Part of the run over which that weight falls linearly to 0."""
-    ema_decay: float = 0.0
+    ema_decay: Share = 0.0
     """Judge and keep a moving average of the weights, with this decay a rollout. 0: the weights."""
-    temperature_final: float = 1.0
+    temperature_final: Temperature = 1.0
     """The policy ends sharpened to this sampling temperature: below 1, samples near its argmax."""
-    temperature_from: float = 0.7
+    temperature_from: Share = 0.7
     """Part of the run after which the temperature begins to fall, geometrically."""
-    vf_coef: float = 0.5
+    vf_coef: Weight = 0.5
     """Weight of the value loss."""
-    max_grad_norm: float = 0.5
+    max_grad_norm: Positive = 0.5
     """Gradients are scaled down to this norm."""
-    target_kl: float | None = None
+    target_kl: Positive | None = None
     """Stop a rollout's updates beyond 1.5 times this KL divergence. Unset: never."""
     normalize_reward: bool = False
     """Divide rewards by the running std of their discounted return (gamma as above)."""
-    norm_reward_clip: float = 10.0
+    norm_reward_clip: Positive = 10.0
     """Normalised rewards are clipped to this, so that one flag cannot shake the value."""
-    action_bias_jump: float = 0.0
+    action_bias_jump: Bias = 0.0
     """Added to the initial logits of actions that press A: e^1 = 2.7 times as likely at first."""
-    action_bias_long_jump: float = 0.0
+    action_bias_long_jump: Bias = 0.0
     """Added to the initial logit of the long jump."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
     """Of the network's arithmetic; auto is bf16 where the CPU or GPU multiplies it natively."""
@@ -136,21 +153,21 @@ class PPOFlags:
 
 
 @dataclasses.dataclass(frozen=True)
-class RNDFlags:
+class RNDFlags(Checked):
     """Random Network Distillation (Burda et al. 2018): pay for screens not seen before."""
 
-    rnd_coef: float = 0.0
+    rnd_coef: Weight = 0.0
     """Weight of the intrinsic advantage. 0 is off and costs nothing."""
-    rnd_lr: float = 1e-4
+    rnd_lr: StepSize = 1e-4
     """Adam's step size of the predictor."""
-    rnd_feature_dim: int = 512
+    rnd_feature_dim: Annotated[int, pydantic.Field(ge=1, le=65_536)] = 512
     """Outputs of target and predictor."""
-    rnd_warmup_steps: int = 512
+    rnd_warmup_steps: Annotated[int, pydantic.Field(ge=1, le=10**6)] = 512
     """Random agent steps per environment that fill the observation normaliser before training."""
 
 
 @dataclasses.dataclass(frozen=True)
-class RunFlags:
+class RunFlags(Checked):
     """The run: where it writes, how often it looks at itself."""
 
     config: Path | None = None
@@ -161,23 +178,23 @@ class RunFlags:
     """A checkpoint (.zip) or a run folder to continue, with its own flags unless given here."""
     warm_start: Path | None = None
     """A model whose weights alone begin a new run, under any stage or reward."""
-    warm_temperature: float = 1.0
+    warm_temperature: Temperature = 1.0
     """Sampling temperature of a warm start's policy. 4 makes one that was sharpened try again."""
-    seed: int = 0
+    seed: Seed = 0
     """Seeds networks, sampling and environments (environment i: seed + i)."""
-    checkpoint_freq: int = 50_000
+    checkpoint_freq: Amount = 50_000
     """Agent steps between checkpoints; the newest two are kept. 0: only at the end."""
-    eval_freq: int = 50_000
+    eval_freq: Amount = 50_000
     """Agent steps between evaluations that keep best_eval.zip. 0: never."""
     eval_protocol: ProtocolName | Literal["auto"] = "auto"
     """fixed, noop or sticky: docs/protocol.md. auto: sticky if --sticky-prob is above 0, else
     noop."""
-    eval_episodes: int = 3
+    eval_episodes: Annotated[int, pydantic.Field(ge=1, le=10_000)] = 3
     """Sampled or sticky episodes of an evaluation and stage. Argmax from no-ops has just 30: each
     is played once."""
     eval_modes: Literal["argmax", "both"] = "argmax"
     """Play argmax only, or argmax and sampled episodes: the worse of the two ranks the model."""
-    eval_enough: float = 0.0
+    eval_enough: Share = 0.0
     """End the run, as finished, once an evaluation clears this share in every mode. 0: never."""
     eval_stages: StagesFlag = ()
     """Stages to evaluate, as --stages; more than are trained shows what is forgotten. Unset: those
@@ -187,15 +204,15 @@ class RunFlags:
     demo_starts: Literal["backward", "anywhere"] = "backward"
     """Where along --backward-demos: first near the goal and moving back, or anywhere with half of
     the episodes at the level's start."""
-    eval_steps: int = 1_000
+    eval_steps: Amount = 1_000
     """Agent steps after which an evaluation episode is cut off; 1-1 takes 260. 0: by the clock."""
-    preview_freq: int = 0
+    preview_freq: Amount = 0
     """Agent steps between preview videos. 0: never."""
-    preview_episodes: int = 1
+    preview_episodes: Annotated[int, pydantic.Field(ge=1, le=1000)] = 1
     """Sampled episodes played for a preview; the best is filmed."""
-    preview_steps: int = 1_000
+    preview_steps: Amount = 1_000
     """Agent steps after which a preview episode is cut off. 0: the clock only."""
-    preview_fps: float = 0.0
+    preview_fps: Annotated[float, pydantic.Field(ge=0, le=1000)] = 0.0
     """Frames a second of the preview. 0: the game's own speed."""
     stop_on_collapse: bool = False
     """Stop, with exit code 1 and a checkpoint, when the doctor sees that learning is over."""
@@ -214,30 +231,17 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         rollout = self.ppo.n_steps * self.env.n_envs
-        if self.ppo.batch_size < 2 or rollout % self.ppo.batch_size:
+        if rollout % self.ppo.batch_size:
             raise UsageError(
                 f"batch_size {self.ppo.batch_size} does not divide a rollout of "
                 f"{self.ppo.n_steps} steps x {self.env.n_envs} environments = {rollout}"
             )
-        for name in ("timesteps", "n_epochs"):
-            if getattr(self.ppo, name) < 1:
-                raise UsageError(f"{name} must be at least 1, not {getattr(self.ppo, name)}")
-        for name, value in {
-            "imitation_until": self.ppo.imitation_until,
-            "temperature_final": self.ppo.temperature_final,
-            "warm_temperature": self.run.warm_temperature,
-        }.items():
-            if value <= 0:
-                raise UsageError(f"{name} must be above 0, not {value}")
-        if self.ppo.imitation_coef < 0:
-            raise UsageError(f"imitation_coef must not be negative: {self.ppo.imitation_coef}")
+        if self.env.screen_size < LEAST_SCREEN:
+            raise UsageError(f"screen_size must be at least {LEAST_SCREEN} for the convolutions")
         if self.ppo.ema_decay == 1:
             raise UsageError("ema_decay 1 would keep the first weights for good; below 1 it moves")
         if self.ppo.imitation_coef and not self.run.backward_demos:
             raise UsageError("--imitation-coef needs the demos of --backward-demos")
-        for name in ("gamma", "gae_lambda", "temperature_from", "ema_decay"):
-            if not 0 <= getattr(self.ppo, name) <= 1:
-                raise UsageError(f"{name} must be in [0, 1], not {getattr(self.ppo, name)}")
 
 
 def parse_config(arguments: Sequence[str]) -> TrainConfig:
@@ -256,17 +260,12 @@ def parse_config(arguments: Sequence[str]) -> TrainConfig:
     given, _ = files.parse_known_args(arguments)
     default = TrainConfig()
     if given.resume_model:
-        default = config_from_dict(read_model_zip(find_checkpoint(given.resume_model))[0])
+        default = config_from_dict(read_model_zip(find_checkpoint(given.resume_model, True))[0])
     config_path = given.config or (None if given.resume_model else DEFAULT_RECIPE)
     if config_path:
         default = with_file_values(default, read_yaml(config_path), str(config_path))
-    config = tyro.cli(
-        TrainConfig,
-        args=arguments,
-        default=default,
-        description=__doc__.split("\n\n")[0],
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
+    description, markers = __doc__.split("\n\n")[0], (tyro.conf.OmitArgPrefixes,)
+    config = parse_flags(TrainConfig, arguments, description, default, markers)
     env = dataclasses.replace(config.env, discount=config.ppo.gamma)
     run = config.run
     if run.run_dir is None:
@@ -287,7 +286,7 @@ def run_to_go_on_in(model: Path) -> Path:
     """
     if model.is_dir():
         return model
-    if (run := run_of_checkpoint(find_checkpoint(model))) is None:
+    if (run := run_of_checkpoint(find_checkpoint(model, True))) is None:
         raise UsageError(f"{model} is no checkpoint in its run folder: --run-dir names a new one")
     return run
 
@@ -428,12 +427,8 @@ def resume(model: MarioPPO, config: TrainConfig) -> None:
         before.ppo.timesteps, config.ppo.timesteps, state["learner"]["counters"]["num_timesteps"]
     )
     load_weights(model, weights, path)
-    try:
+    with going_on_from(path, WEIGHTS_ALONE):
         restore_state(model, state)
-    except KeyError as error:
-        raise UsageError(
-            f"{path} is of another version, its state lacks {error}: {WEIGHTS_ALONE}"
-        ) from error
     print(f"resumed {path} at {model.num_timesteps:,} steps")
 
 
@@ -452,10 +447,27 @@ def load_weights(model: MarioPPO, weights: dict[str, th.Tensor], path: Path) -> 
         raise UsageError(f"{path} does not fit these flags: {reason}") from error
 
 
+def refuse_too_large(config: TrainConfig) -> None:
+    """Raise a UsageError if a rollout's observations do not fit into this machine's memory."""
+    screens = int(np.prod(observation_space(config.env).shape))
+    needed, there = rollout_steps(config) * screens, psutil.virtual_memory().total
+    if needed > there:
+        raise UsageError(
+            f"a rollout of {config.ppo.n_steps} steps x {config.env.n_envs} environments takes "
+            f"{needed / 2**30:.0f} GiB, this machine has {there / 2**30:.0f}: lower one of them"
+        )
+
+
+def rollout_steps(config: TrainConfig) -> int:
+    """Return the agent steps of a rollout, all environments together."""
+    return config.ppo.n_steps * config.env.n_envs
+
+
 def train(config: TrainConfig) -> int:
     """Run the training that the flags describe and return the exit code."""
     assert config.run.run_dir
     run = RunFolder(config.run.run_dir)
+    refuse_too_large(config)
     resolve_device(config.ppo.device)  # a wrong device is said before anything is written
     with run.locked():
         if run.checkpoints() and not config.run.resume_model:

@@ -49,7 +49,7 @@ from mario_policies import load_policy
 from mario_results import RunFacts
 from mario_runs import Holder, RunFolder, RunLocked, provenance, read_metrics, write_json
 from mario_training import as_variable, with_file_values
-from mario_values import read_yaml
+from mario_values import Amount, Checked, Count, Weight, parse_flags, read_yaml
 from train_mario import TrainConfig
 
 ROOT = Path(__file__).parent
@@ -63,7 +63,7 @@ REFRESH_S = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
-class ProfessionalFlags:
+class ProfessionalFlags(Checked):
     """Which plan, where, and on what."""
 
     plan: tyro.conf.Positional[Path]
@@ -74,13 +74,13 @@ class ProfessionalFlags:
     """local: processes here; ray: tasks of a Ray cluster."""
     ray_address: str | None = None
     """The cluster, as ray.init takes it. Unset: RAY_ADDRESS, or one started here."""
-    parallel: int = 0
+    parallel: Amount = 0
     """Trainings side by side on the local engine. 0: one for every two cores."""
-    cpus_per_cell: int = 2
+    cpus_per_cell: Count = 2
     """Cores of a training: its torch threads, and what Ray sets aside for it."""
-    gpus_per_cell: float = 0.0
+    gpus_per_cell: Weight = 0.0
     """GPUs that Ray sets aside for a training."""
-    episodes: int = 100
+    episodes: Count = 100
     """Episodes (noop) that judge each last phase, argmax and sampled."""
     output: Path | None = None
     """Also keep what counts of every chain in this study, such as results/mine, beside its other
@@ -565,11 +565,14 @@ def run_chains(flags: ProfessionalFlags, chains: list[Chain]) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse and run; an expected failure is one line and exit code 1 or 2, Ctrl-C 130."""
-    flags = tyro.cli(ProfessionalFlags, args=arguments, description=__doc__)
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):  # in the background, SIGINT may be ignored
             signal.signal(number, signal.default_int_handler)
-    return exit_code(lambda: run_plan(flags), stopped="stopped; the same command goes on")
+
+    def task() -> int:
+        return run_plan(parse_flags(ProfessionalFlags, arguments, __doc__))
+
+    return exit_code(task, stopped="stopped; the same command goes on")
 
 
 if __name__ == "__main__":

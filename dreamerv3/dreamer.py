@@ -32,11 +32,14 @@ from dreamerv3.envs.mario import (
 )
 from dreamerv3.flags import AGENT, DreamerConfig, config_as_dict, config_from_dict, parse_config
 from dreamerv3.models import Batch
+from dreamerv3.optim import LaProp
 from dreamerv3.policy import DreamerPolicy, make_agent
 from dreamerv3.recurrence import draw_noise, noisy
 from dreamerv3.replay import Replay, read_index, relabel
 from mario_checkpoints import (
     Checkpoint,
+    going_on_from,
+    load_optimizer,
     newest_checkpoint,
     refuse_broken,
     save_checkpoint,
@@ -103,6 +106,8 @@ class Trainer:
                 circular=True,
                 read_only=True,
             )
+            if not self.demos.can_sample():
+                raise UsageError(f"{config.run.seed_demos} holds no whole sequence of steps")
         self.replay = Replay(
             config.run.run_dir / "replay",
             row,
@@ -178,6 +183,8 @@ class Trainer:
         if self.demos is not None and from_demos:
             parts.append(self.demos.sample(from_demos))
         rows = np.concatenate(parts, axis=1)  # [T, B]
+        if rows["action"].max() >= self.agent.n_actions or not np.isfinite(rows["reward"]).all():
+            raise UsageError(f"{self.replay.folder} holds an action or a reward that none is")
 
         def column(name: str) -> torch.Tensor:
             return torch.from_numpy(np.ascontiguousarray(rows[name]))
@@ -239,7 +246,7 @@ class Trainer:
         Raises:
             UsageError: it is of other environments, or rows of its replay are gone.
         """
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"], LaProp.STATE)
         self.optimizer.param_groups[0].update(self.optimizer.defaults)  # flags may have changed
         self.step, self.updates, self.owed, self.summed = state["counters"]
         self.sums = state["sums"]
@@ -393,12 +400,8 @@ def resume(trainer: Trainer, checkpoint: Checkpoint) -> None:
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise UsageError(f"{folder} holds another model: {reason}") from error
-    try:
+    with going_on_from(checkpoint.path, advice):
         trainer.load_state_dict(checkpoint.state)
-    except KeyError as error:
-        raise UsageError(
-            f"{folder} holds a run of another version, its state lacks {error}: {advice}"
-        ) from error
     print(f"resumed {folder} at {trainer.step:,} steps, {trainer.updates:,} updates")
 
 

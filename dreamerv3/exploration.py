@@ -9,30 +9,32 @@ agent is paid in imagination for going there.
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
+import pydantic
 import torch
 from torch import Tensor, nn
 
 from dreamerv3.networks import Linear, NormSiLU, init_weights
+from mario_values import Amount, Checked, Weight
 
 
 @dataclasses.dataclass(frozen=True)
-class ExplorationConfig:
+class ExplorationConfig(Checked):
     """How data is collected."""
 
     behaviour: Literal["greedy", "random", "plan2explore"] = "greedy"
     """greedy: the actor, for the reward; random: uniform actions; plan2explore: the actor, for
     reward and disagreement."""
-    prefill: int = 1000
+    prefill: Amount = 1000
     """Environment steps by uniform actions before the first update."""
-    extrinsic_scale: float = 1.0
+    extrinsic_scale: Weight = 1.0
     """Weight of the reward's normalised advantage."""
-    intrinsic_scale: float = 0.3
+    intrinsic_scale: Weight = 0.3
     """Weight of the disagreement's normalised advantage (plan2explore)."""
-    members: int = 8
+    members: Annotated[int, pydantic.Field(ge=1, le=64)] = 8
     """Networks in the ensemble."""
-    units: int = 128
+    units: Annotated[int, pydantic.Field(ge=1, le=16_384)] = 128
     """Hidden units of each."""
 
 

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import pydantic
 import tyro
 
 from dreamerv3.exploration import ExplorationConfig
 from dreamerv3.models import ModelConfig
-from mario_checkpoints import read_model_zip
+from mario_checkpoints import newest_checkpoint
 from mario_cli import UsageError, with_stages_flag
 from mario_config import EnvConfig
 from mario_curriculum import STEPS, BackwardPace, BackwardStarts
@@ -25,96 +26,86 @@ from mario_training import (
     with_file_values,
     with_newer_flags,
 )
-from mario_values import read_yaml
+from mario_values import (
+    Amount,
+    Checked,
+    Count,
+    Positive,
+    Seed,
+    Share,
+    Threads,
+    parse_flags,
+    read_yaml,
+)
 
 AGENT = "dreamerv3"
 CONFIGS = Path(__file__).with_name("configs.yaml")
 
 
-def whole_number(text: str) -> int:
-    """Return 700000 for "7e5"."""
-    value = float(text)
-    if not value.is_integer():
-        raise ValueError(f"{text} is not a whole number")
-    return int(value)
-
-
-Whole = Annotated[
-    int,
-    tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="INT",
-        instance_from_str=lambda words: whole_number(words[0]),
-        is_instance=lambda value: isinstance(value, int),
-        str_from_instance=lambda value: [str(value)],
-    ),
-]
-
-
 @dataclasses.dataclass(frozen=True)
-class RunConfig:
+class RunConfig(Checked):
     """The run: where it writes, how often it looks at itself."""
 
     run_dir: Path = Path("logs/dreamer")
     """The run folder; one that holds a run is continued."""
     config: tuple[str, ...] = ()
     """Overlays of dreamerv3/configs.yaml by name, or YAML files of any of these flags, in order."""
-    timesteps: Whole = 1_000_000
+    timesteps: Count = 1_000_000
     """Agent steps, all environments together."""
-    seed: int = 0
+    seed: Seed = 0
     """Seeds networks, sampling, replay and environments (environment i: seed + i)."""
     relabel: bool = False
     """Recompute the replay's rewards if they were made under other reward flags."""
     seed_demos: Path | None = None
     """A folder of episodes (scripts/demos_to_episodes.py) that every batch holds some of."""
-    log_every: int = 1000
+    log_every: Count = 1000
     """Agent steps between lines of metrics.jsonl."""
-    checkpoint_freq: int = 10_000
+    checkpoint_freq: Count = 10_000
     """Agent steps between checkpoints; the newest two are kept."""
-    eval_freq: int = 25_000
+    eval_freq: Amount = 25_000
     """Agent steps between evaluations (noop protocol, argmax and sampled) and the preview, the
     best of the sampled episodes. 0: never."""
-    eval_episodes: int = 16
+    eval_episodes: Annotated[int, pydantic.Field(ge=1, le=10_000)] = 16
     """Episodes of each."""
-    eval_steps: int = 1_000
+    eval_steps: Amount = 1_000
     """Agent steps after which an evaluation episode is cut off. 0: by the clock."""
-    threads: int = 0
+    threads: Threads = 0
     """Threads of torch. 0: one a core."""
 
 
 @dataclasses.dataclass(frozen=True)
-class ReplayConfig:
+class ReplayConfig(Checked):
     """The replay, and how much is learnt from it."""
 
-    batch: int = 16
+    batch: Annotated[int, pydantic.Field(ge=1, le=65_536)] = 16
     """Sequences in a batch."""
-    length: int = 64
+    length: Annotated[int, pydantic.Field(ge=2, le=65_536)] = 64
     """Steps in a sequence."""
-    train_ratio: float = 32.0
+    train_ratio: Positive = 32.0
     """Replayed steps for every environment step."""
-    capacity: Whole = 1_000_000
+    capacity: Count = 1_000_000
     """Steps kept on disk, about 4 KB each; the oldest go."""
-    demo_fraction: float = 0.25
+    demo_fraction: Share = 0.25
     """Share of a batch that is taken from --seed-demos."""
-    demo_until: float = 0.8
+    demo_until: Share = 0.8
     """Clear rate of the last 100 episodes from which demos are left out: they help no more."""
 
 
 @dataclasses.dataclass(frozen=True)
-class CurriculumConfig:
+class CurriculumConfig(Checked):
     """Starts along demos, from the goal backward (`mario_curriculum.BackwardStarts`)."""
 
     backward_demos: Path | None = None
     """A demo file or a folder of them. Unset: every episode begins at the level's start."""
-    backward_share: float = 0.5
+    backward_share: Share = 0.5
     """Share of episodes that begin along a demo, until its start is reached."""
-    backward_steps: int = STEPS
+    backward_steps: Annotated[int, pydantic.Field(ge=1, le=10**6)] = STEPS
     """Agent steps between two places of a demo."""
-    backward_window: int = 3
+    backward_window: Annotated[int, pydantic.Field(ge=1, le=10**6)] = 3
     """Places, from the furthest back toward the goal, that episodes begin at."""
-    backward_episodes: int = 20
+    backward_episodes: Annotated[int, pydantic.Field(ge=1, le=10**6)] = 20
     """Episodes, begun in the window, that the clear rate is taken of."""
-    backward_threshold: float = 0.5
+    backward_threshold: Share = 0.5
     """Clear rate from which the window moves back by one place."""
 
     def starts(self, env: EnvConfig) -> Starts | None:
@@ -151,24 +142,6 @@ class DreamerConfig:
     def __post_init__(self) -> None:
         if self.env.vec_backend != "batched":
             raise UsageError("DreamerV3 plays the batched environment: --env.vec-backend batched")
-        for group, names in {
-            "run": ("timesteps", "log_every", "checkpoint_freq", "eval_episodes"),
-            "replay": ("batch", "capacity"),
-            "model": ("deter", "hidden", "stoch", "blocks", "units", "depth", "imagined_steps"),
-        }.items():
-            for name in names:
-                if getattr(getattr(self, group), name) < 1:
-                    raise UsageError(f"{name} must be at least 1")
-        if self.replay.length < 2 or self.model.horizon < 2 or self.model.classes < 2:
-            raise UsageError("replay.length, model.horizon and model.classes must be at least 2")
-        if not (self.replay.train_ratio > 0 and self.model.learning_rate > 0):
-            raise UsageError("replay.train_ratio and model.learning_rate must be above 0")
-        if not 0 <= self.replay.demo_fraction <= 1:
-            raise UsageError("replay.demo_fraction must be in [0, 1]")
-        curriculum = self.curriculum
-        for name in ("backward_steps", "backward_window", "backward_episodes"):
-            if getattr(curriculum, name) < 1:
-                raise UsageError(f"curriculum.{name} must be at least 1")
         if 0 < self.model.imagined_starts < self.replay.batch:
             raise UsageError("model.imagined_starts must be at least replay.batch, or 0 for all")
         if self.model.deter % self.model.blocks:
@@ -191,11 +164,12 @@ def parse_config(arguments: Sequence[str], description: str = "") -> DreamerConf
     arguments = with_stages_flag(with_newer_flags(arguments), "env.")
     given, _ = first.parse_known_args(arguments)
     default = DreamerConfig()
-    if given.run_dir and (checkpoints := RunFolder(given.run_dir).checkpoints()):
-        default = config_from_dict(read_model_zip(checkpoints[0])[0])
+    run = RunFolder(given.run_dir) if given.run_dir else None
+    if run and (checkpoint := newest_checkpoint(run, is_quiet=True)):
+        default = config_from_dict(checkpoint.config)
     for name in given.config:
         default = with_overlay(default, name)
-    config = tyro.cli(DreamerConfig, args=arguments, default=default, description=description)
+    config = parse_flags(DreamerConfig, arguments, description, default)
     env = dataclasses.replace(config.env, discount=config.model.discount)
     return dataclasses.replace(config, env=env)
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
+import pydantic
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -33,63 +34,66 @@ from dreamerv3.networks import (
 )
 from dreamerv3.optim import LaProp
 from dreamerv3.recurrence import draw_noise, no_noise, noisy
+from mario_values import Amount, Checked, Positive, Share, Weight
 from precision import Precision, resolve_precision
+
+Size = Annotated[int, pydantic.Field(ge=1, le=16_384)]
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Checked):
     """Sizes, losses and the optimiser. Sizes are those of the paper's 1M-parameter model."""
 
-    deter: int = 512
+    deter: Size = 512
     """Units of the deterministic state."""
-    hidden: int = 64
+    hidden: Size = 64
     """Units of the layers around it."""
-    stoch: int = 32
+    stoch: Size = 32
     """Categoricals of the stochastic state."""
-    classes: int = 4
+    classes: Annotated[int, pydantic.Field(ge=2, le=1024)] = 4
     """Classes of each."""
-    blocks: int = 8
+    blocks: Size = 8
     """Blocks of the GRU."""
-    units: int = 64
+    units: Size = 64
     """Units of the heads' layers."""
-    depth: int = 4
+    depth: Size = 4
     """Channels of the convolutions, times mults."""
-    mults: tuple[int, ...] = (2, 3, 4, 4)
+    mults: tuple[Annotated[int, pydantic.Field(ge=1, le=256)], ...] = (2, 3, 4, 4)
     """One factor a convolution, from the image inward."""
-    strides: tuple[int, ...] = (2, 2, 2, 2)
+    strides: tuple[Annotated[int, pydantic.Field(ge=1, le=16)], ...] = (2, 2, 2, 2)
     """One stride a convolution; together they take the screen to 4 x 4. A kernel is twice that."""
     image_norm: bool = True
     """RMSNorm after each convolution, as in the paper; without it an update is a fifth faster."""
-    actor_layers: int = 3
+    actor_layers: Annotated[int, pydantic.Field(ge=1, le=32)] = 3
     """Hidden layers of actor and critics; reward and continuation have one."""
 
-    free_nats: float = 1.0
+    free_nats: Weight = 1.0
     """Below this a KL divergence is not pushed further."""
-    dyn_scale: float = 1.0
+    dyn_scale: Weight = 1.0
     """Weight of the prior's loss."""
-    rep_scale: float = 0.1
+    rep_scale: Weight = 0.1
     """Weight of the posterior's loss."""
-    replay_value_scale: float = 0.3
+    replay_value_scale: Weight = 0.3
     """Weight of the critic's loss on replayed states, which also trains the model."""
-    imitation_scale: float = 0.0
+    imitation_scale: Weight = 0.0
     """Weight of the actor's log likelihood of the demos' actions. 0 is off."""
 
-    horizon: int = 333
+    horizon: Annotated[int, pydantic.Field(ge=2, le=10**6)] = 333
     """Steps that a reward matters for: the discount is 1 - 1 / horizon."""
-    imagined_steps: int = 15
+    imagined_steps: Annotated[int, pydantic.Field(ge=1, le=1000)] = 15
     """Length of an imagined trajectory."""
-    imagined_starts: int = 0
+    imagined_starts: Amount = 0
     """Replayed states that imagination starts from: every sequence's last, and others at random.
     0: all of them. The rest of the batch gets the critic's own value as its bootstrap."""
-    lambda_: float = 0.95
+    lambda_: Share = 0.95
     """Mix of n-step returns."""
-    entropy_scale: float = 3e-4
+    entropy_scale: Weight = 3e-4
     """Weight of the actor's entropy."""
-    return_range_limit: float = 1.0
+    return_range_limit: Positive = 1.0
     """Advantages are divided by the returns' 5-95 % range, if that is larger than this."""
-    slow_critic_scale: float = 1.0
+    slow_critic_scale: Weight = 1.0
     """Weight of the critic's distance to its slow copy."""
-    slow_critic_rate: float = 0.02
+    slow_critic_rate: Share = 0.02
     """Share of the critic that its slow copy takes over each update."""
 
     precision: Precision = "auto"
@@ -97,11 +101,11 @@ class ModelConfig:
     does. What the recurrence learns from, losses and weights stay float32."""
     compile_losses: bool = False
     """torch.compile what an update computes: minutes of warm-up, and other random numbers."""
-    learning_rate: float = 4e-5
+    learning_rate: Annotated[float, pydantic.Field(gt=0, le=1)] = 4e-5
     """LaProp's step size, for all networks."""
-    agc: float = 0.3
+    agc: Positive = 0.3
     """A gradient's norm is at most this share of its tensor's."""
-    warmup_steps: int = 1000
+    warmup_steps: Amount = 1000
     """Updates until the full learning rate."""
 
     @property
@@ -601,7 +605,7 @@ class Agent(nn.Module):
         """Take one gradient step on a batch and return metrics, each [].
 
         Raises:
-            FloatingPointError: a loss is not finite; nothing was changed.
+            FloatingPointError: a loss or a gradient is not finite; no weight was changed.
         """
         losses, metrics = self.losses(batch)
         total = torch.stack(list(losses.values())).sum()

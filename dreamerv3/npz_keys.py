@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,8 +17,10 @@ import tyro
 
 from dreamerv3.replay import is_whole, read_index
 from mario_cli import UsageError, exit_code
+from mario_files import parse_npy, read_archive, read_file
 
 SHOWN_ROWS = 1024
+MAX_NPZ_BYTES = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +45,11 @@ def describe_npz(path: Path) -> list[str]:
     Raises:
         UsageError: it is not one, or holds Python objects.
     """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return [describe(name, archive[name]) for name in archive.files]
-    except (ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise UsageError(f"{path} is not an npz of plain arrays: {error}") from error
+    files = read_archive(
+        read_file(path, MAX_NPZ_BYTES), str(path), lambda name: name.endswith(".npy"), bool
+    )
+    names = {name.removesuffix(".npy"): content for name, content in files.items()}
+    return [describe(name, parse_npy(names[name], f"{path}: {name}")) for name in names]
 
 
 def describe_replay(folder: Path) -> list[str]:

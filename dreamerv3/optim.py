@@ -37,6 +37,8 @@ class LaProp(Optimizer):
     All tensors of the parameters are handled by one `foreach` call per operation.
     """
 
+    STATE = frozenset({"square", "momentum"})  # what it keeps of each parameter
+
     def __init__(
         self,
         params: Iterable[Tensor],
@@ -69,11 +71,18 @@ class LaProp(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """Update every parameter that has a gradient; the gradients are used up."""
+        """Update every parameter that has a gradient; the gradients are used up.
+
+        Raises:
+            FloatingPointError: a gradient is not finite; parameters and state are as before.
+        """
         lr = self.learning_rate()
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             grads = [p.grad for p in params]
+            self.grad_norm = clip_adaptively(params, grads, group["agc"])
+            if not torch.isfinite(self.grad_norm):
+                raise FloatingPointError("the gradient is not finite: no step was taken")
             step = group["step"] = group.get("step", 0) + 1
             for p in params:
                 if not self.state[p]:
@@ -82,7 +91,6 @@ class LaProp(Optimizer):
             momenta = [self.state[p]["momentum"] for p in params]
             beta1, beta2 = group["betas"]
 
-            self.grad_norm = clip_adaptively(params, grads, group["agc"])
             torch._foreach_mul_(squares, beta2)
             torch._foreach_addcmul_(squares, grads, grads, 1 - beta2)
             scales = torch._foreach_sqrt(squares)

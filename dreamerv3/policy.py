@@ -92,7 +92,7 @@ def policy_from_tensors(
         exploration = with_values(ExplorationConfig(), config["exploration"], "exploration")
         with torch.device("meta"):  # shapes without memory
             expected = make_agent(model, exploration, env).state_dict()
-    except (AttributeError, KeyError, TypeError, UsageError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, UsageError) as error:
         raise BadModelFile(f"{name}: its config is incomplete: {error}") from error
     for key in sorted(expected.keys() | tensors.keys()):
         if key not in expected or key not in tensors or expected[key].shape != tensors[key].shape:

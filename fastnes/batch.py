@@ -98,6 +98,7 @@ class BatchMachine:
         self.frames_run = self._machines.frames_run
         self.terminated = self._machines.terminated
         self._screens: dict[int, np.ndarray] = {}  # palette indices, of restored machines
+        self._shows_nothing = np.zeros(n, bool)  # set by `load`: its last step cannot be run again
         self._open()
         for row in self.states:
             state.power_on(row, self.rom.reset_vector)
@@ -134,7 +135,8 @@ class BatchMachine:
         Raises:
             SnapshotError: not a snapshot.
         """
-        self.restore_many([i], state.check_snapshot(snapshot)[None], [screen])
+        row = np.asarray(snapshot)
+        self.restore_many([i], row[None], [screen])
 
     def restore_many(
         self,
@@ -160,9 +162,11 @@ class BatchMachine:
                 f"{len(numbers)} snapshots are uint8{[len(numbers), STATE_SIZE]},"
                 f" not {rows.dtype}{list(rows.shape)}"
             )
+        state.check_snapshots(rows)
         self.states[numbers] = rows
         self.frames_run[numbers] = 0
         self.terminated[numbers] = False
+        self._shows_nothing[numbers] = False
         self.ram_before[numbers] = rows[:, :RAM_SIZE]
         shown = [None] * len(numbers) if screens is None else screens
         for i, screen in zip(numbers.tolist(), shown, strict=True):
@@ -170,6 +174,34 @@ class BatchMachine:
                 self._screens.pop(i, None)
             else:
                 self._screens[i] = screen
+
+    def load(
+        self,
+        states: np.ndarray,
+        ram_before: np.ndarray,
+        frames_run: np.ndarray,
+        terminated: np.ndarray,
+    ) -> None:
+        """Set all machines, and what their last step was, to what these attributes once were.
+
+        Until the next step, `screen` shows a black picture: what was drawn is not known.
+
+        Raises:
+            SnapshotError: not snapshots.
+            ValueError: arrays of another shape or type, or negative frames.
+        """
+        given = {"ram_before": ram_before, "frames_run": frames_run, "terminated": terminated}
+        for name, array in given.items():
+            own = getattr(self, name)
+            if np.shape(array) != own.shape or np.asarray(array).dtype != own.dtype:
+                raise ValueError(f"{name} is {own.dtype}{list(own.shape)} here")
+        if (np.asarray(frames_run) < 0).any():
+            raise ValueError("a step of fewer than no frames")
+        self.restore_many(np.arange(self.n), states)
+        self.ram_before[...] = ram_before
+        self.terminated[...] = terminated
+        self._shows_nothing[:] = True
+        self.frames_run[...] = frames_run
 
     def step(
         self,
@@ -236,6 +268,7 @@ class BatchMachine:
         if frames > buttons.shape[1]:
             buttons = np.pad(buttons, ((0, 0), (0, frames - buttons.shape[1])))
             self._machines = self._machines._replace(buttons=buttons)
+        self._shows_nothing[numbers] = False
         buttons[numbers, :frames] = pressed if pressed.ndim == 2 else pressed[:, None]
 
     def _run(self, numbers: np.ndarray, frames: int, output: Output) -> None:
@@ -255,7 +288,7 @@ class BatchMachine:
         It is drawn when asked for, by running the last step again from the state before it.
         """
         frames = int(self.frames_run[i])
-        if frames == 0:
+        if frames == 0 or self._shows_nothing[i]:
             return self._screens.get(i, np.full((HEIGHT, WIDTH), BLACK, np.uint8)).copy()
         again = new_machines(1, frames)
         again.states[0] = self._machines.before[i]

@@ -8,19 +8,16 @@ from fastnes.state import (
     CLOCK,
     CTRL,
     CYCLE_PARITY,
+    CYCLES_PER_FRAME,
     DOT,
     DOTS_DONE,
+    DOTS_PER_FRAME,
     ERROR,
     ERROR_NONE,
     ERROR_PC,
     LINE,
     PC,
 )
-
-# nes-py runs 29,781 CPU cycles, 89,343 dots, a call; a picture has 89,341 or 89,342. So every
-# pixel is drawn in every call, and the end of a call moves down a line about every 230 calls.
-CYCLES_PER_FRAME = 29781
-DOTS_PER_FRAME = 3 * CYCLES_PER_FRAME
 
 
 @compiled

@@ -123,15 +123,75 @@ def check_error(row: np.ndarray) -> None:
         raise EmulationError(f"{text} (near program counter ${int(regs[ERROR_PC]):04X})")
 
 
+# --- what may be in a snapshot ------------------------------------------------------------------
+# nes-py runs 29,781 CPU cycles, 89,343 dots, a frame call; a picture has 89,341 or 89,342. So every
+# pixel is drawn in every call, and the end of a call moves down a line about every 230 calls.
+CYCLES_PER_FRAME = 29781
+DOTS_PER_FRAME = 3 * CYCLES_PER_FRAME
+SPRITES = 64
+
+# Registers that are no byte: the least and the most that each holds between two frame calls. The
+# compiled code indexes memory by registers without looking, and counts up to them.
+_RANGES = {
+    PC: (0x8000, 0xFFFF),  # programs run from ROM
+    CLOCK: (0, CYCLES_PER_FRAME),
+    CYCLE_PARITY: (0, 1),
+    LINE: (0, 261),
+    DOT: (1, 341),
+    DOTS_DONE: (0, DOTS_PER_FRAME),
+    ODD_FRAME: (0, 1),
+    VBLANK: (0, 1),
+    SPRITE_0_HIT: (0, 1),
+    V: (0, 0xFFFF),
+    T: (0, 0xFFFF),
+    FINE_X: (0, 7),
+    SECOND_WRITE: (0, 1),
+    SPRITES_HELD: (0, 1),
+    SPRITE_COUNT: (0, 8),
+    SPRITE_LIST: (0, np.iinfo(np.int64).max),  # eight bytes, looked at apart
+    ROW_0_FRESH: (0, 1),
+    STROBE: (0, 1),
+    # A machine that met an error is not gone on with.
+    ERROR: (ERROR_NONE, ERROR_NONE),
+    ERROR_DETAIL: (0, 0),
+    ERROR_PC: (0, 0),
+}
+_LEAST, _MOST = np.array(
+    [_RANGES.get(register, (0, 0xFF)) for register in range(REGISTER_COUNT)], np.int64
+).T
+_NAMES = (
+    "PC SP A X Y P CLOCK CYCLE_PARITY LINE DOT DOTS_DONE ODD_FRAME CTRL MASK VBLANK SPRITE_0_HIT V "
+    "T FINE_X SECOND_WRITE READ_BUFFER OAM_ADDRESS SPRITES_HELD SPRITE_COUNT SPRITE_LIST "
+    "ROW_0_FRESH BUTTONS STROBE SHIFT ERROR ERROR_DETAIL ERROR_PC"
+).split()
+assert len(_NAMES) == REGISTER_COUNT
+
+
 def check_snapshot(snapshot: np.ndarray) -> np.ndarray:
-    """Return `snapshot` if it is a uint8[STATE_SIZE] array.
+    """Return `snapshot` if it is one: uint8[STATE_SIZE], every register within its range.
 
     Raises:
-        SnapshotError: wrong type or length.
+        SnapshotError: wrong type or length, or a register that no machine has.
     """
     array = np.asarray(snapshot)
     if array.dtype != np.uint8 or array.shape != (STATE_SIZE,):
         raise SnapshotError(
             f"a snapshot is uint8[{STATE_SIZE}], not {array.dtype}{list(array.shape)}"
         )
+    check_snapshots(array[None])
     return array
+
+
+def check_snapshots(rows: np.ndarray) -> None:
+    """Raise SnapshotError if a row of uint8[m, STATE_SIZE] holds a register that no machine has."""
+    regs = np.ascontiguousarray(rows[:, REGISTERS:]).view(np.int64)
+    wrong = (regs < _LEAST) | (regs > _MOST)
+    if wrong.any():
+        i, register = np.argwhere(wrong)[0].tolist()
+        raise SnapshotError(
+            f"no snapshot: it has {regs[i, register]} in register {register} ({_NAMES[register]}), "
+            f"which holds {_LEAST[register]} to {_MOST[register]}"
+        )
+    sprites = np.ascontiguousarray(regs[:, SPRITE_LIST]).view(np.uint8)
+    if (sprites >= SPRITES).any():
+        raise SnapshotError(f"no snapshot: it lists a sprite beyond {SPRITES - 1}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
+import io
 import re
 import sys
 import zipfile
@@ -21,6 +21,7 @@ import tyro
 
 from mario_checkpoints import read_model_zip
 from mario_cli import exit_code
+from mario_files import parse_json
 from mario_game import with_stages_field
 from mario_policies import find_model
 
@@ -50,9 +51,10 @@ def describe(path: Path) -> Iterator[str]:
     """
     path = find_model(path)
     config, tensors = read_model_zip(path)
-    with zipfile.ZipFile(path) as archive:
+    content = path.read_bytes()  # its members were looked at by now
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
         members = {member.filename: member.file_size for member in archive.infolist()}
-        data = json.loads(archive.read("data")) if "data" in members else {}
+        data = parse_json(archive.read("data"), f"{path}: data") if "data" in members else {}
     parameters = sum(tensor.numel() for tensor in tensors.values())
     state = path.with_suffix(".state")
     provenance = config.get("provenance", {})

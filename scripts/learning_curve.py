@@ -32,17 +32,18 @@ from mario_keeping import (
     told_by,
 )
 from mario_results import Point, Row, RunFacts, study_of
+from mario_values import Checked, Count, parse_flags
 
 DIAGNOSIS = "diagnosis.json"
 
 
 @dataclasses.dataclass(frozen=True)
-class CurveFlags:
+class CurveFlags(Checked):
     """Which run, how coarse, where to."""
 
     run: tyro.conf.Positional[Path]
     """The run folder."""
-    every: int = KEPT_EVERY
+    every: Count = KEPT_EVERY
     """Agent steps between rows; a row is the last line of metrics.jsonl up to there."""
     output: Path | None = None
     """A CSV file of the curve. Unset: standard output."""
@@ -89,8 +90,7 @@ def run(flags: CurveFlags) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse and run; exit 2 if there is nothing to read."""
-    flags = tyro.cli(CurveFlags, args=arguments, description=__doc__)
-    return exit_code(lambda: run(flags))
+    return exit_code(lambda: run(parse_flags(CurveFlags, arguments, __doc__)))
 
 
 if __name__ == "__main__":

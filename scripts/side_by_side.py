@@ -13,19 +13,21 @@ import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import imageio.v2 as imageio
 import numpy as np
+import pydantic
 import tyro
 from PIL import Image, ImageDraw
 
 from mario_cli import UsageError, exit_code
+from mario_values import Checked, Count, parse_flags
 from mario_video import CAPTION_COLOR, CAPTION_FONT, CAPTION_HEIGHT, scaled, write_video
 
 
 @dataclasses.dataclass(frozen=True)
-class SideFlags:
+class SideFlags(Checked):
     """Which films, how large."""
 
     films: tyro.conf.Positional[tuple[Path, ...]]
@@ -34,11 +36,11 @@ class SideFlags:
     """A .gif or .mp4 file."""
     titles: tuple[str, ...] = ()
     """One a film."""
-    width: int = 256
+    width: Annotated[int, pydantic.Field(ge=16, le=4096)] = 256
     """Of each, in px."""
-    every: int = 1
+    every: Count = 1
     """Show only each so many frames: a GIF shrinks with it."""
-    hold_s: float = 1.0
+    hold_s: Annotated[float, pydantic.Field(ge=0, le=3600)] = 1.0
     """How long the end stays."""
 
 
@@ -90,13 +92,18 @@ def write(flags: SideFlags) -> None:
         raise UsageError(f"{len(flags.films)} films need as many titles, not {len(flags.titles)}")
     if missing := [film for film in flags.films if not film.is_file()]:
         raise UsageError(f"there is no film {missing[0]}")
+    if flags.output.suffix not in (".gif", ".mp4") or flags.output.is_dir():
+        raise UsageError(f"{flags.output} is to be a .gif or an .mp4")
     rates = set()
     reader: Any
     for film in flags.films:
-        with imageio.get_reader(film) as reader:
-            rates.add(reader.get_meta_data()["fps"])
-    if len(rates) != 1 or flags.every < 1 or flags.width < 16:
-        raise UsageError("give films of one frame rate, --every of at least 1, --width of 16")
+        try:
+            with imageio.get_reader(film) as reader:
+                rates.add(reader.get_meta_data()["fps"])
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise UsageError(f"{film} is no film: {' '.join(str(error).split())[:100]}") from error
+    if len(rates) != 1:
+        raise UsageError("give films of one frame rate")
     fps = rates.pop() / flags.every
     frames = list(beside(flags))[:: flags.every]
     if flags.output.suffix == ".gif":
@@ -108,8 +115,7 @@ def write(flags: SideFlags) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse and write."""
-    flags = tyro.cli(SideFlags, args=arguments, description=__doc__)
-    return exit_code(lambda: write(flags))
+    return exit_code(lambda: write(parse_flags(SideFlags, arguments, __doc__)))
 
 
 if __name__ == "__main__":

@@ -297,7 +297,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(
         (["--config", "nothing"], "no config 'nothing'; there are: defaults, size1m"),
         (["--replay.batch", "0"], "batch must be at least 1"),
         (["--model.imagined-starts", "5"], "imagined_starts must be at least replay.batch"),
-        (["--model.learning-rate", "nan"], "must be above 0"),
+        (["--model.learning-rate", "nan"], "learning-rate is nan"),
         (["--model.blocks", "7"], "not a multiple of model.blocks"),
         (["--env.world", "9"], "no stage '9-1'"),
         (["--env.screen-size", "84"], "do not take 84 px to 4 px"),

@@ -112,7 +112,7 @@ def test_runs_are_found_inside_their_root_only(tiny_run: Path, tmp_path: Path) -
         ("--max-steps -1", "--max-steps"),
         ("--model nowhere.zip", "there is no model file nowhere.zip"),
         ("--auto --runs-root nowhere", "there are no runs in nowhere"),
-        ("--seeds 0", "episodes must be at least 1, not 0"),
+        ("--seeds 0", "--seeds must be at least 1, not 0"),
     ],
 )
 def test_what_does_not_fit_is_one_line(

@@ -14,6 +14,7 @@ from dreamerv3.replay import row_type
 from mario_config import EnvConfig
 from mario_curriculum import BackwardStarts
 from mario_demos import Demo, DemoPlayer
+from mario_files import fill
 from mario_game import GameFacts, read_facts, stages_text
 from mario_reward import RewardShaper, reward_signature
 from mario_runtime import MarioVectorEnv, observation_space
@@ -147,7 +148,10 @@ class MarioStreams:
         self.venv.load_state_dict(venv_state)
         self.images = self.venv.observations
         for name in self.STATE:
-            setattr(self, name, np.asarray(state[name]).copy())
+            own = np.zeros_like(getattr(self, name))
+            most = self.venv.single_action_space.n - 1 if name == "actions" else None
+            fill(own, state[name], name, None if name == "returns" else 0, most)
+            setattr(self, name, own)
 
 
 def _with_starts(
