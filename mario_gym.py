@@ -185,6 +185,7 @@ class MarioEnv(gym.Env[np.ndarray, int]):
         return {
             tuple(sorted(ord(KEYS[name]) for name, bit in BUTTON_BITS.items() if byte & bit)): i
             for i, byte in reversed(list(enumerate(self.batch.buttons.tolist())))
+            if byte  # no key at all is play's own `noop`
         }
 
     def close(self) -> None:
