@@ -251,7 +251,7 @@ def test_wrong_options_are_one_line(options: dict[str, Any]) -> None:
         ({"render_mode": "ansi"}, "render_mode"),
         ({"emulator": "nes-py"}, "emulator"),
         ({"noop_max": "many"}, "noop_max"),
-        ({"reward": {"flag_bonuses": 3}}, "flag_bonus"),
+        ({"reward": {"flag_bonuses": 3}}, "flag-bonus"),
     ],
     ids=str,
 )
