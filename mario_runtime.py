@@ -149,8 +149,8 @@ def make_single_env(
         `render()` returns the full screen, uint8[240, 256, 3].
     """
     buttons = buttons_of_actions(config)
-    stages = config.stages
-    env = SeveralStagesEnv(config) if len(stages) > 1 else game_env(config, stages[0])
+    several = len(config.stages) > 1
+    env: gym.Env = SeveralStagesEnv(config) if several else game_env(config, config.stages[0])
     if on_frame:
         env = FrameListener(env, on_frame)
     env = ActionSetWrapper(env, buttons)
