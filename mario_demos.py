@@ -30,10 +30,11 @@ from mario_cli import UsageError
 from mario_config import EmulatorName, EnvConfig
 from mario_files import BROKEN_ARCHIVE, MEMBER, BadFile, parse_npy, read_archive, read_file
 from mario_game import STAGES, StageId, stages_text
+from mario_reference import NesPyMarioEnv
 from mario_runs import atomic_write
 from mario_runtime import MarioVectorEnv
 from mario_starts import StageStarts, Start
-from mario_wrappers import FastMarioEnv, NesPyMarioEnv
+from mario_wrappers import FastMarioEnv
 
 AGENT_FRAMES = 4  # frames of an agent step, in which a demo's length is counted
 FORMAT = 1

@@ -19,7 +19,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -202,14 +202,15 @@ def parse_npy(content: bytes, name: str) -> np.ndarray:
             raise ValueError("its header is too long")
         header = ast.literal_eval(content[8 + width : 8 + width + size].decode("ascii").strip())
         data = memoryview(content)[8 + width + size :]
-        dtype, shape = np.dtype(header["descr"]), header["shape"]
+        dtype = np.dtype(header["descr"])
+        shape: Any = header["shape"]
         if dtype.hasobject or dtype.itemsize == 0:
             raise ValueError("it holds Python objects, or nothing")
         if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
             raise ValueError(f"its shape is {shape!r:.40}")
         if math.prod(shape) * dtype.itemsize != len(data):
             raise ValueError(f"{len(data)} bytes of {dtype}{list(shape)}"[:80])
-        order = "F" if header["fortran_order"] else "C"
+        order: Literal["F", "C"] = "F" if header["fortran_order"] else "C"
         return np.frombuffer(data, dtype).reshape(shape, order=order).copy()
     except (
         *(ValueError, SyntaxError, TypeError, KeyError, OverflowError, IndexError),

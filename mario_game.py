@@ -10,13 +10,12 @@ from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from gym_super_mario_bros.actions import COMPLEX_MOVEMENT, RIGHT_ONLY, SIMPLE_MOVEMENT
 
 from fastnes import ram
 from mario_cli import UsageError
 
 SCREEN_SHAPE = (240, 256)
-FRAMES_PER_SECOND = 60
+FRAMES_PER_SECOND = 60.0988  # of the NTSC console: 236.25 MHz / 11 / 4 / 89,341.5 dots
 # An area pointer: 2 bits of type (water, ground, underground, castle), 5 bits of offset.
 N_AREA_POINTERS = 128
 
@@ -137,10 +136,14 @@ def with_stages_field(values: dict[str, Any]) -> dict[str, Any]:
 # Actions
 # --------------------------------------------------------------------------------------------
 
+# The first three are gym-super-mario-bros's, in its order (tests/test_runtime.py compares).
+_RIGHT_ONLY = [["NOOP"], ["right"], ["right", "A"], ["right", "B"], ["right", "A", "B"]]
+_SIMPLE = [*_RIGHT_ONLY, ["A"], ["left"]]
+_COMPLEX = [*_SIMPLE, ["left", "A"], ["left", "B"], ["left", "A", "B"], ["down"], ["up"]]
 ACTION_SETS: dict[str, list[list[str]]] = {
-    "right_only": RIGHT_ONLY,
-    "simple": SIMPLE_MOVEMENT,
-    "complex": COMPLEX_MOVEMENT,
+    "right_only": _RIGHT_ONLY,
+    "simple": _SIMPLE,
+    "complex": _COMPLEX,
     # Full speed only. On 1-1 simple's seven are learnt as fast (results/ablations).
     "fast": [["right", "B"], ["right", "A", "B"], ["NOOP"], ["left"], ["A"]],
     # fast, the jump to the left, and down, which pipes need: what teachers and students play with.
@@ -150,7 +153,7 @@ ACTION_SETS: dict[str, list[list[str]]] = {
     ],
     # complex, and what it lacks: standing to throw or swim (B, A+B) and the jump while crouched.
     # Pipes need down, vines up, water A; the mazes need left at full speed.
-    "full": [*COMPLEX_MOVEMENT, ["B"], ["A", "B"], ["down", "A"]],
+    "full": [*_COMPLEX, ["B"], ["A", "B"], ["down", "A"]],
 }
 
 

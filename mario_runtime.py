@@ -21,6 +21,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
 from gymnasium.wrappers import FrameStackObservation
@@ -40,19 +41,28 @@ from mario_game import (
     parse_stages,
     read_facts,
 )
+from mario_inputs import (
+    checked_actions,
+    checked_mask,
+    checked_options,
+    checked_seeds,
+    needs_reset,
+    noops_of,
+    stages_of_options,
+)
 from mario_reward import RewardShaper, reward_signature
 from mario_scene import read_scene
 from mario_scene_flat import SCENE_SIZE, flatten_scene
-from mario_starts import StageStarts, Starts
+from mario_snapshots import EnvSnapshot, restore_env, snapshot_env, snapshots_of_options
+from mario_starts import NO_NUMBER, StageStarts, Starts, stage_start
 from mario_wrappers import (
     ActionSetWrapper,
     AreaResizeObservation,
+    EpisodeOrder,
     FastClearRewardWrapper,
-    FastMarioEnv,
     FrameListener,
     LongJumpActionWrapper,
     MaxAndSkipFrame,
-    NesPyMarioEnv,
     NoopResetEnv,
     RamObservation,
     ScreenObservation,
@@ -62,8 +72,8 @@ from mario_wrappers import (
     StageSuccessWrapper,
     StickyFrames,
     button_marks,
-    chosen_noops,
     draw_key,
+    game_env,
 )
 
 # What users import from here, whichever room of this floor or the one below it stands in.
@@ -141,9 +151,8 @@ def make_single_env(
         `render()` returns the full screen, uint8[240, 256, 3].
     """
     buttons = buttons_of_actions(config)
-    game = FastMarioEnv if config.emulator == "fast" else NesPyMarioEnv
-    stages = config.stages
-    env: gym.Env = SeveralStagesEnv(config) if len(stages) > 1 else game(*stages[0])
+    several = len(config.stages) > 1
+    env: gym.Env = SeveralStagesEnv(config) if several else game_env(config, config.stages[0])
     if on_frame:
         env = FrameListener(env, on_frame)
     env = ActionSetWrapper(env, buttons)
@@ -169,6 +178,7 @@ def make_single_env(
         env = gym.wrappers.TimeLimit(env, config.max_episode_steps)
     if config.observation == "pixels":
         env = FrameStackObservation(env, config.frame_stack, padding_type="reset")
+    env = EpisodeOrder(env)
     if seed is not None:
         env.reset(seed=seed)
     return env
@@ -206,6 +216,7 @@ class MarioVectorEnv(VectorEnv):
         threads: int | None = None,
         starts: Starts | None = None,
         autoreset: bool = True,
+        copy: bool = False,
     ) -> None:
         """Make them.
 
@@ -215,9 +226,11 @@ class MarioVectorEnv(VectorEnv):
             starts: where episodes begin, by default at the config's stages.
             autoreset: begin the next episode within the step that ends one. Else whoever plays
                 calls `reset(options={"reset_mask": ...})`.
+            copy: return copies of the arrays, which may be kept.
         """
         n = self.num_envs = config.n_envs
         self.config = config
+        self.copy = copy
         mode = AutoresetMode.SAME_STEP if autoreset else AutoresetMode.DISABLED
         self.metadata = {
             "autoreset_mode": mode,
@@ -257,6 +270,7 @@ class MarioVectorEnv(VectorEnv):
         self.frames = np.zeros(n, dtype=np.int64)
         self.max_x, self.cleared = self.shaper.max_x, self.shaper.cleared.copy()
         self.reward_terms: dict[str, np.ndarray] = {}
+        self.is_over = np.ones(n, dtype=bool)  # to be reset before the next step
         self._all = np.ones(n, dtype=bool)
 
     # -- episodes ------------------------------------------------------------------------------
@@ -264,7 +278,7 @@ class MarioVectorEnv(VectorEnv):
     def reset(
         self,
         *,
-        seed: int | Sequence[int | None] | None = None,
+        seed: int | np.integer | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin an episode everywhere, or where `options["reset_mask"]` (bool[n]) says.
@@ -273,35 +287,76 @@ class MarioVectorEnv(VectorEnv):
             seed: environment i's generator is seeded with seed + i, or with the i-th of several;
                 None leaves a generator as it is.
             options: see above; `noops`, an int or int[n], are the no-ops of these episodes instead
-                of those drawn.
+                of those drawn; `stage`, as "3-2", or one for each environment, is where they begin
+                instead of where the next ones would, and counts for no curriculum; `snapshot`, one
+                or a list of one for each (or None), is an episode to go on with.
 
         Raises:
-            UsageError: seeds, a mask or no-ops for another number of environments.
+            UsageError: an option that there is not, or seeds or options that do not fit.
         """
         n = self.num_envs
-        seeds = [seed + i for i in range(n)] if isinstance(seed, int) else seed or [None] * n
-        mask = (options or {}).get("reset_mask", self._all)
-        noops = chosen_noops(options["noops"]) if options and "noops" in options else None
-        fits = len(seeds) == n and np.shape(mask) == (n,)
-        if not fits or (noops is not None and noops.shape not in ((), (n,))):
-            raise UsageError(f"seeds, reset_mask and noops must have one entry for each of {n}")
+        options = checked_options(options)
+        seeds = checked_seeds(seed, n)
+        mask = checked_mask(options.get("reset_mask", self._all), n)
+        noops, stages = noops_of(options, n), stages_of_options(options, n)
+        snapshots = snapshots_of_options(options, n)
+        for snapshot in snapshots:
+            if snapshot is not None:
+                snapshot.check_fits(self)
         envs = np.flatnonzero(mask)
+        fresh = np.array([i for i in envs.tolist() if snapshots[i] is None], dtype=np.int64)
         for i in envs.tolist():
+            if (snapshot := snapshots[i]) is not None:
+                restore_env(self, i, snapshot)
             if (own := seeds[i]) is not None:
                 self.generators[i] = gym.utils.seeding.np_random(own)[0]
-        self.begin_episodes(envs, None if noops is None else np.broadcast_to(noops, n))
+        if len(fresh):
+            self.begin_episodes(fresh, noops, stages)
         self.terminations[envs] = self.truncations[envs] = False
-        return self.observations, self._start_infos()
+        return self._seen(), self._start_infos(mask)
 
-    def begin_episodes(self, envs: np.ndarray, noops: np.ndarray | None = None) -> None:
+    def snapshot(self, i: int) -> EnvSnapshot:
+        """Return all that the next step of environment i depends on, a copy.
+
+        It holds the machine with its screen, the reward's state, the held sticky buttons, the
+        stack of screens, the step count and the random generator. Drawing the screen takes about
+        as long as a step.
+        """
+        return snapshot_env(self, i)
+
+    def restore(self, i: int, snapshot: EnvSnapshot) -> None:
+        """Put environment i where it was at a snapshot, of this or of another such environment.
+
+        Raises:
+            UsageError: it is of other observations, or no snapshot.
+        """
+        snapshots_of_options({"snapshot": snapshot}, 1)
+        snapshot.check_fits(self)
+        restore_env(self, i, snapshot)
+        self.terminations[i] = self.truncations[i] = False
+
+    def _seen(self) -> np.ndarray:
+        """Return the observations, a copy if copies were asked for."""
+        return self.observations.copy() if self.copy else self.observations
+
+    def begin_episodes(
+        self,
+        envs: np.ndarray,
+        noops: np.ndarray | None = None,
+        stages: Sequence[StageId | None] | None = None,
+    ) -> None:
         """Put environments at the start: snapshot, no-ops, reward, observation.
 
         Args:
             envs: which of them.
             noops: int64[n], frames without buttons at a level's start instead of those drawn.
+            stages: of each of n, where to begin instead of where was drawn.
         """
+        self.is_over[envs] = False
         for i in envs:
             start = self.starts.draw(self.generators[i])
+            if stages is not None and (chosen := stages[i]) is not None:
+                start = stage_start(chosen, NO_NUMBER)
             self.start_numbers[i] = start.number
             self.machines.restore(i, start.snapshot, start.screen)
             self.held[i] = -1
@@ -342,18 +397,18 @@ class MarioVectorEnv(VectorEnv):
         self.held[i] = 0
         self.sticky.skip(frames, i)
 
-    def _start_infos(self) -> dict[str, Any]:
-        """Return what a reset says."""
+    def _start_infos(self, mask: np.ndarray | None = None) -> dict[str, Any]:
+        """Return what a reset says of the environments in a mask, by default all."""
         infos = read_facts(self.machines.ram_before)._asdict()
         infos["max_x"] = self.shaper.max_x
         infos["start_stage"] = self.start_stages.copy()
         infos["from_start"] = self.from_start.copy()
-        return with_masks(infos, self._all)
+        return with_masks(infos, self._all if mask is None else mask)
 
     # -- steps ---------------------------------------------------------------------------------
 
     def step(
-        self, actions: np.ndarray
+        self, actions: npt.ArrayLike
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Do one action in every environment; see the class for what is returned.
 
@@ -366,12 +421,12 @@ class MarioVectorEnv(VectorEnv):
             (object[n]) and `final_info` hold the last ones of the episode that ended.
 
         Raises:
-            UsageError: an action that there is not.
+            UsageError: an action that there is not, or not one for each environment.
+            ResetNeeded: an environment was never reset, or its episode is over and autoreset off.
         """
-        actions = np.asarray(actions, dtype=np.int64)
-        if actions.min() < 0 or actions.max() >= len(self.buttons):
-            wrong = actions[(actions < 0) | (actions >= len(self.buttons))][0]
-            raise UsageError(f"action {wrong} is not in 0..{len(self.buttons) - 1}")
+        actions = checked_actions(actions, self.num_envs, len(self.buttons))
+        if self.is_over.any():
+            raise needs_reset(np.flatnonzero(self.is_over))
         if self.is_drawn:
             for i in range(self.config.frame_stack - 1):
                 self.observations[:, i] = self.observations[:, i + 1]
@@ -392,7 +447,10 @@ class MarioVectorEnv(VectorEnv):
             self._look(np.arange(self.num_envs))
         ended = self.terminations | self.truncations
         infos = self._end_episodes(ended) if ended.any() else self._step_infos(self._all)
-        return self.observations, self.rewards, self.terminations, self.truncations, infos
+        results = self.rewards, self.terminations, self.truncations
+        if self.copy:
+            results = self.rewards.copy(), self.terminations.copy(), self.truncations.copy()
+        return self._seen(), *results, infos
 
     def _look(self, envs: np.ndarray) -> None:
         """Fill the observations of environments that see no stack of screens."""
@@ -419,8 +477,10 @@ class MarioVectorEnv(VectorEnv):
         """Count the episodes that ended and, with autoreset, begin the next ones."""
         envs = np.flatnonzero(ended)
         for i in envs:
-            self.starts.count(int(self.start_numbers[i]), bool(self.cleared[i]))
+            if self.start_numbers[i] != NO_NUMBER:
+                self.starts.count(int(self.start_numbers[i]), bool(self.cleared[i]))
         if self.metadata["autoreset_mode"] is AutoresetMode.DISABLED:
+            self.is_over[envs] = True
             return self._step_infos(self._all)
         last = np.full(self.num_envs, None, dtype=object)
         for i in envs:
@@ -519,9 +579,11 @@ class MarioVectorEnv(VectorEnv):
         for name in self.STATE:
             least, most = {"held": (-1, 0xFF), "steps": (0, None)}.get(name, (None, None))
             fill(getattr(self, name), state[name], name, least, most)
-        if not all(map(self.starts.has, self.start_numbers.tolist())):
+        numbers = [one for one in self.start_numbers.tolist() if one != NO_NUMBER]
+        if not all(map(self.starts.has, numbers)):
             raise UsageError("an episode began at a start that there is not")
         fill(self.observations, state["stack"], "the observations")
+        self.is_over[:] = False
         for rng, content in zip(self.generators, state["generators"], strict=True):
             rng.bit_generator.state = json.loads(content)
 

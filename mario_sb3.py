@@ -16,7 +16,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from mario_cli import Failure, UsageError
 from mario_config import EnvConfig
+from mario_inputs import checked_seed
 from mario_runtime import MarioVectorEnv, make_single_env
+from mario_snapshots import EnvSnapshot
 from mario_starts import Starts
 
 
@@ -35,10 +37,19 @@ class MarioVecEnv(VecEnv):
         self.env = env
         self.render_mode = "rgb_array"
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
+        self.metadata = env.metadata | self.metadata  # render_fps, for VecVideoRecorder
+
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        """Set the seeds of the next `reset()`: environment i's is seed + i.
+
+        Raises:
+            UsageError: it is no whole number from 0 on.
+        """
+        return super().seed(checked_seed(seed))
 
     def reset(self) -> np.ndarray:
-        """Begin an episode everywhere, with the seeds of the last `seed()` call if there is one."""
-        observations, infos = self.env.reset(seed=self._seeds)
+        """Begin an episode everywhere, with what `seed()` and `set_options()` said before."""
+        observations, infos = self.env.reset(seed=self._seeds, options=_together(self._options))
         self._reset_seeds()
         self._reset_options()
         self.reset_infos = _rows(infos, range(self.num_envs))
@@ -74,16 +85,30 @@ class MarioVecEnv(VecEnv):
         return [EnvView(self.env, i) for i in self._get_indices(indices)]
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        return [getattr(view, attr_name) for view in self.views(indices)]
+        return [view.get_wrapper_attr(attr_name) for view in self.views(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
         raise AttributeError(f"{attr_name!r} of one environment cannot be set in a batch")
 
     def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> Any:
-        return [getattr(view, method_name)(*args, **kwargs) for view in self.views(indices)]
+        views = self.views(indices)
+        return [view.get_wrapper_attr(method_name)(*args, **kwargs) for view in views]
 
     def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> list[bool]:
         return [False] * len(list(self._get_indices(indices)))
+
+
+def _together(options: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the options of single environments as a batch's reset takes them.
+
+    Raises:
+        UsageError: no-ops are chosen for some environments, and not for all.
+    """
+    names = {name for own in options for name in own}
+    together = {name: [own.get(name) for own in options] for name in names}
+    if None in together.get("noops", ()):
+        raise UsageError("choose the no-ops of all environments, or of none")
+    return together or None
 
 
 def _rows(infos: dict[str, Any], envs: Sequence[int]) -> list[dict[str, Any]]:
@@ -106,7 +131,7 @@ def _rows(infos: dict[str, Any], envs: Sequence[int]) -> list[dict[str, Any]]:
 
 
 class EnvView:
-    """One environment of a batch, as far as SB3 asks for it."""
+    """One environment of a batch, with what SB3 and its users ask a single one for."""
 
     render_mode = "rgb_array"
 
@@ -116,6 +141,12 @@ class EnvView:
         self.action_space = env.single_action_space
         self.observation_space = env.single_observation_space
         self.metadata = env.metadata
+        self.spec = env.spec
+
+    @property
+    def unwrapped(self) -> EnvView:
+        """The environment itself: a batch's have no wrappers."""
+        return self
 
     @property
     def np_random(self) -> np.random.Generator:
@@ -126,8 +157,38 @@ class EnvView:
         """Return the full screen, uint8[240, 256, 3]."""
         return self.env.machines.rgb(self.index)
 
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin this environment's next episode now, the others going on."""
+        where = np.arange(self.env.num_envs) == self.index
+        seeds: list[int | None] = [None] * self.env.num_envs
+        seeds[self.index] = seed
+        observations, infos = self.env.reset(
+            seed=seeds, options={**(options or {}), "reset_mask": where}
+        )
+        return observations[self.index].copy(), _rows(infos, [self.index])[0]
+
+    def snapshot(self) -> EnvSnapshot:
+        """Return this environment, as `MarioVectorEnv.snapshot`."""
+        return self.env.snapshot(self.index)
+
+    def restore(self, snapshot: EnvSnapshot) -> None:
+        """Put this environment where it was at a snapshot."""
+        self.env.restore(self.index, snapshot)
+
+    def has_wrapper_attr(self, name: str) -> bool:
+        """Return whether there is an attribute of that name."""
+        return hasattr(self, name)
+
     def get_wrapper_attr(self, name: str) -> Any:
-        """Return an attribute, as gymnasium's wrappers do."""
+        """Return an attribute, as gymnasium's wrappers do.
+
+        Raises:
+            AttributeError: there is none of that name.
+        """
+        if not hasattr(self, name):
+            raise AttributeError(f"an environment of a batch has no attribute {name!r}")
         return getattr(self, name)
 
 

@@ -9,6 +9,9 @@ import numpy as np
 from fastnes import start_screen, start_snapshot
 from mario_config import EnvConfig
 from mario_files import fill
+from mario_game import StageId
+
+NO_NUMBER = -1  # of an episode whose start a caller chose: it counts for no curriculum
 
 
 class Start(NamedTuple):
@@ -18,6 +21,11 @@ class Start(NamedTuple):
     screen: np.ndarray  # uint8[240, 256] palette indices, what the snapshot shows
     number: int  # of the stage or place among those of its `Starts`
     at_level_start: bool  # not along a demo: the random no-ops come first, and it counts as a clear
+
+
+def stage_start(stage: StageId, number: int) -> Start:
+    """Return the beginning of a stage, under a number of one's own."""
+    return Start(start_snapshot(*stage), start_screen(*stage), number, at_level_start=True)
 
 
 class Starts(Protocol):
@@ -69,8 +77,7 @@ class StageStarts:
 
     def start_of(self, number: int) -> Start:
         """Return the start of the stage with this number."""
-        stage = self.stages[number]
-        return Start(start_snapshot(*stage), start_screen(*stage), number, at_level_start=True)
+        return stage_start(self.stages[number], number)
 
     def count(self, number: int, cleared: bool) -> None:
         """As `Starts`."""

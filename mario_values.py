@@ -79,7 +79,8 @@ class Checked:
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
             if not _is_config(value):
-                _checked(_reader(type(self), field.name), value, flag_name(field.name))
+                reader = _reader(typing.cast(Hashable, type(self)), field.name)
+                _checked(reader, value, flag_name(field.name))
 
 
 def flag_name(field: str) -> str:

@@ -8,14 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import cv2
 import gymnasium as gym
 import numpy as np
-from gym_super_mario_bros.smb_env import SuperMarioBrosEnv
 
-from fastnes import BatchMachine, start_screen, start_snapshot
+from fastnes import BatchMachine, area_resize, start_screen, start_snapshot
 from fastnes.state import RAM_SIZE
-from mario_cli import UsageError
 from mario_config import EnvConfig
 from mario_game import (
     FRAMES_PER_SECOND,
@@ -26,42 +23,18 @@ from mario_game import (
     has_cleared,
     read_facts,
 )
+from mario_inputs import checked_action, checked_seed, chosen_noops, needs_reset
 from mario_reward import RewardShaper
 from mario_starts import StageStarts
 
 
-class NesPyMarioEnv(SuperMarioBrosEnv):
-    """gym-super-mario-bros's single-stage environment, seen through this project's facts.
+class FastMarioEnv(gym.Env):
+    """gym-super-mario-bros's single-stage environment on fastnes: equal to it, bit for bit.
 
     One emulated frame a step; the action is a button byte. Observations are gray, uint8[240, 256].
-    Its own interventions (start screen, pre-level and area-change timers, busy frames) stay; its
-    reward, which pays score, coins and power-ups too, is not computed. As there, info holds the
-    game as the frame left it, before the interventions; the screen is of after them.
+    Info holds the game as the frame left it, before the interventions of gym-super-mario-bros; the
+    screen is of after them. `mario_reference.NesPyMarioEnv` is the same on nes-py.
     """
-
-    observation_space = gym.spaces.Box(0, 255, SCREEN_SHAPE, np.uint8)
-
-    def __init__(self, world: int, stage: int) -> None:
-        super().__init__(target=(world, stage), render_mode="rgb_array")
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
-        _, info = super().reset(seed=seed, options=options)
-        return self.observation("grayscale"), info
-
-    def step(self, action: int) -> Any:
-        _, _, terminated, truncated, info = super().step(int(action))
-        return self.observation("grayscale"), 0.0, terminated, truncated, info
-
-    def _get_reward(self) -> float:
-        return 0.0
-
-    def _get_info(self) -> dict[str, Any]:
-        self.ram_before = np.array(self.ram)  # uint8[2048], as the frame left it
-        return facts_as_dicts(read_facts(self.ram_before[None]))[0]
-
-
-class FastMarioEnv(gym.Env):
-    """The same environment on fastnes: start, interventions, facts and screens, bit for bit."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": FRAMES_PER_SECOND}  # noqa: RUF012
     observation_space = gym.spaces.Box(0, 255, SCREEN_SHAPE, np.uint8)
@@ -87,7 +60,7 @@ class FastMarioEnv(gym.Env):
 
     @property
     def ram(self) -> np.ndarray:
-        """RAM as it is now, uint8[2048], a view; `NesPyMarioEnv` has it, too."""
+        """RAM as it is now, uint8[2048], a view; the reference has it, too."""
         return self.machine.states[0, :RAM_SIZE]
 
     @property
@@ -97,6 +70,15 @@ class FastMarioEnv(gym.Env):
 
     def _info(self) -> dict[str, Any]:
         return facts_as_dicts(read_facts(self.machine.ram_before))[0]
+
+
+def game_env(config: EnvConfig, stage: StageId) -> gym.Env:
+    """Return one stage's game on the config's emulator; nes-py is imported only where it runs."""
+    if config.emulator == "fast":
+        return FastMarioEnv(*stage)
+    from mario_reference import NesPyMarioEnv
+
+    return NesPyMarioEnv(*stage)
 
 
 class SeveralStagesEnv(gym.Env):
@@ -109,8 +91,7 @@ class SeveralStagesEnv(gym.Env):
 
     def __init__(self, config: EnvConfig) -> None:
         self.starts = StageStarts(config)
-        game = FastMarioEnv if config.emulator == "fast" else NesPyMarioEnv
-        self.games = [game(*stage) for stage in config.stages]
+        self.games: list[Any] = [game_env(config, stage) for stage in config.stages]
         self.number: int | None = None  # of the stage that is played
         self.cleared = False
 
@@ -155,9 +136,7 @@ class ActionSetWrapper(gym.ActionWrapper):
         self.action_space = gym.spaces.Discrete(len(buttons))
 
     def action(self, action: Any) -> int:
-        if not 0 <= int(action) < len(self.buttons):
-            raise UsageError(f"action {action} is not in 0..{len(self.buttons) - 1}")
-        return int(self.buttons[int(action)])
+        return int(self.buttons[checked_action(action, len(self.buttons))])
 
 
 class SplitMix64:
@@ -242,18 +221,6 @@ class NoopResetEnv(gym.Wrapper):
         return observation, info
 
 
-def chosen_noops(noops: Any) -> np.ndarray:
-    """Return what `reset(options={"noops": ...})` was given, an int or int[n], as an array.
-
-    Raises:
-        UsageError: it is not made of whole numbers from 0 on.
-    """
-    numbers = np.asarray(noops)
-    if numbers.dtype.kind not in "iu" or numbers.ndim > 1 or (numbers < 0).any():
-        raise UsageError(f"noops must be whole numbers from 0 on, not {noops!r}")
-    return numbers
-
-
 class FrameListener(gym.Wrapper):
     """Tells a function of every emulated frame, no-ops included: its buttons, and the game."""
 
@@ -278,6 +245,8 @@ class MaxAndSkipFrame(gym.Wrapper):
     def __init__(self, env: gym.Env, skip: int) -> None:
         super().__init__(env)
         self.skip = skip
+        fps = env.metadata.get("render_fps", FRAMES_PER_SECOND) / skip
+        self.metadata = {**env.metadata, "render_fps": fps}  # films of steps run at its speed
 
     def step(self, action: Any) -> Any:
         previous: np.ndarray | None = None
@@ -393,7 +362,29 @@ class AreaResizeObservation(gym.ObservationWrapper):
         self.observation_space = gym.spaces.Box(0, 255, (size, size), np.uint8)
 
     def observation(self, observation: np.ndarray) -> np.ndarray:
-        return cv2.resize(observation, (self.size, self.size), interpolation=cv2.INTER_AREA)
+        shrunk = np.empty((self.size, self.size), np.uint8)
+        area_resize(observation, shrunk)
+        return shrunk
+
+
+class EpisodeOrder(gym.Wrapper):
+    """Refuses a step before a reset or after an episode's end, as nes-py does, and odd seeds."""
+
+    def __init__(self, env: gym.Env) -> None:
+        super().__init__(env)
+        self.is_over = True
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        result = self.env.reset(seed=checked_seed(seed), options=options)
+        self.is_over = False
+        return result
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        if self.is_over:
+            raise needs_reset()
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self.is_over = terminated or truncated
+        return observation, reward, terminated, truncated, info
 
 
 class ShowButtons(gym.Wrapper):

@@ -32,9 +32,10 @@ from mario_demos import Demo, load_demo, record, replay, save_demo
 from mario_game import FRAMES_PER_SECOND, StageId, stages_label
 from mario_judge import ProtocolName, protocol_config
 from mario_policies import choose_model, load_policy, shipped_model, trained_elsewhere
+from mario_reference import NesPyMarioEnv
 from mario_rollout import Moment, Policy, button_names, in_stages, watch
 from mario_scene_picture import ScenePainter
-from mario_wrappers import FastMarioEnv, NesPyMarioEnv
+from mario_wrappers import FastMarioEnv
 
 SCALE = 3  # screen px to window px
 PANEL_WIDTH = 300

@@ -5,6 +5,7 @@ nesdev wiki, "INES" (file format) and "NROM" (mapper 0: 16 or 32 KiB program, 8 
 
 import functools
 import hashlib
+import importlib.util
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from fastnes import tables
 
+ROM_PACKAGE, ROM_FILE = "gym_super_mario_bros", Path("_roms", "super-mario-bros.nes")
 HEADER_SIZE = 16
 PRG_BANK = 16 * 1024
 CHR_BANK = 8 * 1024
@@ -101,7 +103,14 @@ def load_rom(path: str | Path) -> Rom:
 
 @functools.cache
 def packaged_rom() -> Rom:
-    """Return the Super Mario Bros. cartridge that the package gym-super-mario-bros ships."""
-    from gym_super_mario_bros._roms import smb1_rom_path
+    """Return the Super Mario Bros. cartridge that the package gym-super-mario-bros ships.
 
-    return load_rom(smb1_rom_path())
+    The package is found, not imported: it would bring an emulator that is not needed here.
+
+    Raises:
+        RomError: the package is not installed.
+    """
+    found = importlib.util.find_spec(ROM_PACKAGE)
+    if found is None or found.origin is None:
+        raise RomError("the ROM comes with the package: pip install gym-super-mario-bros")
+    return load_rom(Path(found.origin).parent / ROM_FILE)

@@ -1,25 +1,18 @@
 """Compiling the emulator once per machine.
 
-Numba keeps what it compiled beside the sources (or in the user's cache folder if those are
-read-only), but looks only at the file of the function that is called, and two processes that
-start together would both compile. So the first use goes through `warm_up`: one process at a time,
-and a stamp that stands for all sources tells whether what is kept is still right.
+What Numba compiled is kept in the folder that `compiled.py` names, but two processes that start
+together would both compile. So the first use goes through `warm_up`: one process at a time, and a
+stamp tells whether all of it is there.
 """
 
-import functools
-import hashlib
-import os
-import platform
 import sys
 import threading
-from pathlib import Path
 
 import filelock
-import llvmlite.binding
-import numba
 import numpy as np
 
 from fastnes import state
+from fastnes.compiled import cache_folder
 from fastnes.draw import HEIGHT, WIDTH
 from fastnes.resize import area_plan
 from fastnes.rom import packaged_rom
@@ -27,26 +20,9 @@ from fastnes.step import Output, new_canvases, new_machines, new_order, step_mac
 from fastnes.tables import PALETTE_GRAY
 
 TYPICAL_SECONDS = 40
+STAMP = "complete.stamp"
 _is_warm = False
 _thread_lock = threading.Lock()
-
-
-@functools.cache
-def _stamp_name() -> str:
-    """Name all that decides what is compiled: sources, versions, processor, Numba's options."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
-    options = [f"{key}={value}" for key, value in os.environ.items() if key.startswith("NUMBA_")]
-    facts = [
-        numba.__version__,
-        np.__version__,
-        platform.python_version(),
-        llvmlite.binding.get_host_cpu_name(),
-        *sorted(options),
-    ]
-    digest.update("\n".join(facts).encode())
-    return f"fastnes-{digest.hexdigest()[:16]}.stamp"
 
 
 def warm_up() -> None:
@@ -58,23 +34,19 @@ def warm_up() -> None:
     with _thread_lock:
         if _is_warm:
             return
-        stats = getattr(step_machines, "stats", None)
-        if stats is None:  # NUMBA_DISABLE_JIT
+        if not hasattr(step_machines, "stats"):  # NUMBA_DISABLE_JIT
             _is_warm = True
             return
-        folder = Path(stats.cache_path)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = cache_folder()
         with filelock.FileLock(folder / "fastnes.lock"):
-            stamp = folder / _stamp_name()
-            is_cold = not stamp.exists() or not any(folder.glob("step.step_machines-*.nbi"))
+            stamp = folder / STAMP
+            is_cold = not stamp.exists() or not any(folder.glob("*/step.step_machines-*.nbi"))
             if is_cold:
                 print(
                     f"compiling the emulator (about {TYPICAL_SECONDS} s, once per machine)",
                     file=sys.stderr,
                     flush=True,
                 )
-                for stale in [*folder.glob("*.nb[ic]"), *folder.glob("fastnes-*.stamp")]:
-                    stale.unlink(missing_ok=True)
             _run_a_frame()
             if is_cold:
                 stamp.touch()

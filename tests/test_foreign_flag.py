@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from gymnasium.vector import VectorEnv
 
@@ -40,7 +41,7 @@ class WarpedEnv(MarioVectorEnv):
 
     place: Waypoint
 
-    def step(self, actions: np.ndarray) -> Any:
+    def step(self, actions: npt.ArrayLike) -> Any:
         if self.steps[0] == WARP_STEP:
             self.machines.restore(0, self.place.state, self.place.screen)
         return super().step(actions)

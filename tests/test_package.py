@@ -24,6 +24,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARY = range(6)  # floors of docs/design.md that are installed; commands stay in the repository
 UNDERNEATH = {"nes-py"}  # of gym-super-mario-bros; `EnvConfig.emulator` names it
+MOST_BYTES = 320 * 2**20  # of the base install
 COMES_ALONG = {"llvmlite"}  # with numba, which says in which version
 
 
@@ -133,8 +134,15 @@ for step in range(1000):
     observations, rewards, terminations, truncations, infos = env.step(np.full(4, step % 5))
 assert observations.shape[0] == 4 and observations.any()
 env.close()
-assert importlib.util.find_spec("torch") is None
-assert importlib.util.find_spec("stable_baselines3") is None
+import gymnasium as gym
+import mario_gym
+single = gym.make("FastMario-8-4-v0", observation="scene")
+single.reset(seed=0)
+single.step(1)
+many = gym.make_vec("FastMario-v0", num_envs=3, vectorization_mode="vector_entry_point")
+assert many.reset(seed=0)[0].shape == (3, 4, 84, 84)
+for name in ("torch", "stable_baselines3", "cv2", "scipy", "imageio_ffmpeg"):
+    assert importlib.util.find_spec(name) is None, name
 print("played", mario_runtime.__file__)
 """
 
@@ -154,6 +162,11 @@ def run(*command: str | Path, cwd: Path) -> str:
     return done.stdout
 
 
+def bytes_in(folder: Path) -> int:
+    """Return how much the files below a folder hold."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 @pytest.mark.slow
 def test_the_wheel_plays_in_an_empty_environment_without_torch(tmp_path: Path) -> None:
     files = run("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT)
@@ -168,9 +181,12 @@ def test_the_wheel_plays_in_an_empty_environment_without_torch(tmp_path: Path) -
     names = zipfile.ZipFile(wheel).namelist()
     assert not [name for name in names if name.startswith(("tests", "scripts"))]
     assert sum(name.endswith(".npz") for name in names) == 32, "a demo of each stage"
+    assert {"fastnes/py.typed", "mario_search/py.typed"} <= set(names)
 
     pinned = ROOT / "requirements-pins.txt"
+    before = bytes_in(tmp_path / "venv")
     run(python, "-m", "pip", "install", "-c", pinned, wheel, cwd=tmp_path)
+    assert bytes_in(tmp_path / "venv") - before < MOST_BYTES
     played = run(python, "-c", PLAY, cwd=tmp_path)
     assert f"played {tmp_path / 'venv'}" in played
     assert sys.prefix not in played

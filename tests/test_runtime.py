@@ -45,7 +45,7 @@ class CountingFrames(gym.Env):
 
 def test_action_sets_have_the_documented_sizes_and_buttons() -> None:
     sizes = {name: len(actions) for name, actions in ACTION_SETS.items()}
-    assert sizes == {"right_only": 5, "simple": 7, "complex": 12, "fast": 5, "full": 15}
+    assert sizes == {"right_only": 5, "simple": 7, "complex": 12, "fast": 5, "agile": 7, "full": 15}
     assert action_buttons("fast").tolist() == [0x82, 0x83, 0x00, 0x40, 0x01]
     for name, actions in ACTION_SETS.items():
         assert len(set(action_buttons(name).tolist())) == len(actions), "no action twice"

@@ -14,6 +14,7 @@ from fastnes import BatchMachine, ram, start_snapshot, state
 from fastnes.tables import PALETTE_RGB
 from mario_demos import load_demo, replay
 from mario_game import STAGES, StageId
+from mario_reference import NesPyMarioEnv
 from mario_scene import (
     BOXES,
     CELL_PX,
@@ -28,7 +29,7 @@ from mario_scene import (
 )
 from mario_scene_flat import MARIO_NUMBERS, PARTS, SCENE_SIZE, VISIBLE, flatten_scene
 from mario_scene_picture import draw_scene
-from mario_wrappers import FastMarioEnv, NesPyMarioEnv
+from mario_wrappers import FastMarioEnv
 
 DEMOS = Path(__file__).resolve().parent.parent / "demos"
 QUICK = ((1, 1), (1, 4), (3, 1), (2, 2), (4, 3))  # with fire bars, hammers, water, balances

@@ -149,7 +149,7 @@ class MarioStreams:
         self.images = self.venv.observations
         for name in self.STATE:
             own = np.zeros_like(getattr(self, name))
-            most = self.venv.single_action_space.n - 1 if name == "actions" else None
+            most = len(self.venv.buttons) - 1 if name == "actions" else None
             fill(own, state[name], name, None if name == "returns" else 0, most)
             setattr(self, name, own)
 
