@@ -379,6 +379,24 @@ def newest_checkpoint(run: RunFolder, is_quiet: bool = False) -> Checkpoint | No
     return None
 
 
+def find_model(path: Path) -> Path:
+    """Return the model file that path names: itself, or the best one in its folder.
+
+    Raises:
+        BadModelFile: there is none.
+    """
+    if not path.is_dir():
+        return path
+    run = RunFolder(path)
+    candidates = [path / "best_eval.zip", run.best_model, run.final_model, *run.checkpoints()]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise BadModelFile(
+        f"{path} holds no model (best_eval.zip, {run.final_model.name}, checkpoints)"
+    )
+
+
 def refuse_broken(run: RunFolder, newest: Checkpoint | None) -> None:
     """Raise a UsageError if a run has checkpoints and none is whole: to begin anew loses it."""
     if newest is None and run.checkpoints():

@@ -67,6 +67,8 @@ def with_stages_flag(arguments: Sequence[str], prefix: str = "") -> list[str]:
         if not has_value and (found := next(words, None)) is None:
             raise UsageError(f"{flag} needs a value")
         given[name] = value if has_value else str(found)
+    if (world := given.get("world")) is not None and not world.isdecimal():
+        raise UsageError(f"--world takes a number, not {world!r}; --stage 1-2 names a level")
     stage = given.get("stage", "1" if "world" in given else None)
     if stage is not None and "stages" in given:
         raise UsageError("give --stages or --stage, not both")

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 
 from dreamerv3.policy import policy_from_tensors
-from mario_checkpoints import read_model_zip
+from mario_checkpoints import find_model, read_model_zip
 from mario_cli import UsageError
 from mario_config import env_config_from_dict
 from mario_game import StageId, stages_label
 from mario_networks import EXTRACTORS, PPOPolicy, TwoHeadCnnPolicy
 from mario_rollout import Policy
-from mario_runs import CONFIG_MEMBER, BadModelFile, RunFolder
+from mario_runs import CONFIG_MEMBER, BadModelFile
 from mario_runtime import action_space, observation_space
 from mario_teacher import ScenePolicy, network_of_weights
 
@@ -85,24 +85,6 @@ def student_policy(config: dict[str, Any], tensors: dict[str, torch.Tensor], nam
     except (KeyError, TypeError) as error:
         raise BadModelFile(f"{name}: its {CONFIG_MEMBER} is incomplete: {error}") from error
     return ppo_policy(config | as_ppo, tensors, name)
-
-
-def find_model(path: Path) -> Path:
-    """Return the model file that path names: itself, or the best one in its folder.
-
-    Raises:
-        BadModelFile: there is none.
-    """
-    if not path.is_dir():
-        return path
-    run = RunFolder(path)
-    candidates = [path / "best_eval.zip", run.best_model, run.final_model, *run.checkpoints()]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    raise BadModelFile(
-        f"{path} holds no model (best_eval.zip, {run.final_model.name}, checkpoints)"
-    )
 
 
 def choose_model(named: Path | None, stages: Sequence[StageId]) -> Path:

@@ -17,10 +17,11 @@ from typing import Annotated, Any, Literal
 import pydantic
 from tqdm import tqdm
 
+from mario_checkpoints import find_model
 from mario_cli import UsageError, exit_code, with_stages_flag
 from mario_config import EmulatorName, StagesFlag, in_process
 from mario_judge import ProtocolName, Summary, episodes_played, evaluate, protocol_config
-from mario_policies import choose_model, find_model, load_policy, trained_elsewhere
+from mario_policies import choose_model, load_policy, trained_elsewhere
 from mario_rollout import Episode, fastest_clear, furthest, game_fps, in_stages
 from mario_runs import CONFIG_MEMBER, write_json
 from mario_status import best_run, newest_model, newest_run

@@ -25,6 +25,7 @@ from torch import nn
 
 from mario_checkpoints import (
     Checkpoint,
+    find_model,
     going_on_from,
     newest_checkpoint,
     plain,
@@ -91,7 +92,7 @@ class RunFlags(Checked):
     """Who teaches the student: a teacher's model file or run folder, or a folder of <stage>.zip.
     Unset: the best of this run."""
     warm_start: Path | None = None
-    """A model whose weights alone begin the (first) phase, in any stages."""
+    """A model, or a folder with one, whose weights alone begin the (first) phase, in any stages."""
     config: Path | None = None
     """A YAML file of any of these flags; the command line wins."""
     demos: Path = Path("demos")
@@ -237,8 +238,8 @@ class Phase:
         if checkpoint:
             resume(self.learner, config, checkpoint, self)
         elif config.run.warm_start and name == FIRST_PHASE[config.run.phase]:
-            weights = read_model_zip(config.run.warm_start)[1]
-            load_weights(self.learner.network, weights, config.run.warm_start)
+            path = find_model(config.run.warm_start)
+            load_weights(self.learner.network, read_model_zip(path)[1], path)
         self.best = BestModel(run, self.learner.steps)
         self.best_of_stages = BestOfStages(run, self.env.stages, self.learner.steps)
         write_json(run.config_path, self.content)

@@ -40,7 +40,13 @@ from mario_callbacks import (
     save_model,
     save_state,
 )
-from mario_checkpoints import find_checkpoint, going_on_from, read_checkpoint, read_model_zip
+from mario_checkpoints import (
+    find_checkpoint,
+    find_model,
+    going_on_from,
+    read_checkpoint,
+    read_model_zip,
+)
 from mario_cli import UsageError, exit_code, with_stages_flag
 from mario_config import EnvConfig, StagesFlag, buttons_of_actions
 from mario_curriculum import AnywhereStarts, BackwardStarts
@@ -177,7 +183,7 @@ class RunFlags(Checked):
     resume_model: Path | None = None
     """A checkpoint (.zip) or a run folder to continue, with its own flags unless given here."""
     warm_start: Path | None = None
-    """A model whose weights alone begin a new run, under any stage or reward."""
+    """A model or its folder: the weights alone begin a new run, under any stage or reward."""
     warm_temperature: Temperature = 1.0
     """Sampling temperature of a warm start's policy. 4 makes one that was sharpened try again."""
     seed: Seed = 0
@@ -481,7 +487,8 @@ def train(config: TrainConfig) -> int:
             if config.run.resume_model:
                 resume(model, config)
             elif config.run.warm_start:
-                load_weights(model, read_model_zip(config.run.warm_start)[1], config.run.warm_start)
+                path = find_model(config.run.warm_start)
+                load_weights(model, read_model_zip(path)[1], path)
                 model.policy.sharpen(1 / config.run.warm_temperature)
             write_json(run.config_path, content)
             rollout = config.ppo.n_steps * config.env.n_envs

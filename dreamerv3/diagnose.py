@@ -33,12 +33,11 @@ from dreamerv3.networks import centered, unimix_probs
 from dreamerv3.policy import DreamerPolicy, policy_from_tensors
 from dreamerv3.recurrence import UNIMIX, no_noise
 from dreamerv3.replay import Replay
-from mario_checkpoints import read_model_zip
+from mario_checkpoints import find_model, read_model_zip
 from mario_cli import UsageError, exit_code
 from mario_config import in_process
 from mario_game import GameFacts
 from mario_judge import evaluate
-from mario_policies import find_model
 from mario_rollout import game_fps
 from mario_runs import BadModelFile, RunFolder, read_metrics, write_json
 from mario_values import with_values

@@ -19,11 +19,10 @@ from typing import Any
 
 import tyro
 
-from mario_checkpoints import read_model_zip
+from mario_checkpoints import find_model, read_model_zip
 from mario_cli import exit_code
 from mario_files import parse_json
 from mario_game import with_stages_field
-from mario_policies import find_model
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 import tyro
 
-from mario_checkpoints import OPTIMIZER_MEMBER, load_tensors, read_model_zip
+from mario_checkpoints import OPTIMIZER_MEMBER, find_model, load_tensors, read_model_zip
 from mario_cli import UsageError, exit_code
 from mario_config import EmulatorName, EnvConfig, in_process
 from mario_game import parse_stages, stages_text, with_stages_field
@@ -33,7 +33,7 @@ from mario_judge import (
     summary_lines,
 )
 from mario_keeping import keep_run, played_rows, told_by, told_in
-from mario_policies import PRETRAINED, find_model, load_policy
+from mario_policies import PRETRAINED, load_policy
 from mario_results import ROOT, SHIPPED, Played, RunFacts, Training, is_study, read_study
 from mario_runs import CONFIG_MEMBER, RunFolder, atomic_write, read_metrics, write_json
 from mario_tables import with_tables

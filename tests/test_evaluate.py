@@ -14,12 +14,12 @@ import pytest
 import evaluate_mario
 import quick_mario_smoke
 import watch_mario
-from mario_checkpoints import write_model_zip
+from mario_checkpoints import find_model, write_model_zip
 from mario_config import in_process
 from mario_demos import load_demo, replay
 from mario_game import StageId
 from mario_judge import JUDGE_SEED, Summary, joined, protocol_config
-from mario_policies import find_model, load_policy
+from mario_policies import load_policy
 from mario_rollout import in_stages, play
 from mario_runs import BadModelFile
 from train_mario import TrainConfig, config_as_dict, make_model, make_training_env, parse_config
