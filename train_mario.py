@@ -87,6 +87,7 @@ from mario_values import (
 )
 
 AGENT = "ppo"
+EntropyWeight = Annotated[float, pydantic.Field(ge=-1, le=1e6)]  # below 0 it makes the policy surer
 DEFAULT_RECIPE = Path(__file__).parent / "configs" / "ppo_1-1.yaml"
 LEAST_SCREEN = 36  # px, what the three convolutions leave something of
 Bias = Annotated[float, pydantic.Field(ge=-50, le=50)]  # of a logit
@@ -124,9 +125,9 @@ class PPOFlags(Checked):
     """GAE's lambda (Schulman et al. 2016): bias against variance."""
     clip_range: Annotated[float, pydantic.Field(gt=0, le=10)] = 0.2
     """PPO's epsilon."""
-    ent_coef: Weight = 0.01
+    ent_coef: EntropyWeight = 0.01
     """Entropy bonus: keeps the policy trying."""
-    ent_coef_final: Weight | None = None
+    ent_coef_final: EntropyWeight | None = None
     """Falls linearly to this over the run. Unset: constant. Low at the end: clears every time."""
     imitation_coef: Weight = 0.0
     """Weight of doing what --backward-demos did (DAPG, Rajeswaran et al. 2018), 0 in the end."""

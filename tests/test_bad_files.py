@@ -228,7 +228,7 @@ def test_a_million_is_written_in_many_ways(text: str, tmp_path: Path) -> None:
     assert parse_config(["--timesteps", text]).ppo.timesteps == 1_000_000
     assert dreamer.parse_config(["--timesteps", text]).run.timesteps == 1_000_000
     run = ["--run-dir", str(tmp_path / "none")]
-    assert parse_teacher([*run, "--timesteps", text]).teacher.timesteps == 1_000_000
+    assert parse_teacher([*run, "--teacher.timesteps", text]).teacher.timesteps == 1_000_000
     (tmp_path / "a.yaml").write_text(f"timesteps: {text}\n")
     assert parse_config(["--config", str(tmp_path / "a.yaml")]).ppo.timesteps == 1_000_000
 

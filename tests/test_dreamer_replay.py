@@ -93,7 +93,7 @@ def test_a_sequence_starts_anew_and_a_broken_episode_ends(tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("small_chunks")
-def test_it_is_bounded_and_files_go_at_the_next_flush(tmp_path: Path) -> None:
+def test_it_is_bounded_and_files_go_at_the_flush_after_the_next(tmp_path: Path) -> None:
     replay = open_replay(tmp_path, capacity=20)
     for first in range(0, 64, 4):
         replay.append(0, make_rows(first, 4))
@@ -101,6 +101,8 @@ def test_it_is_bounded_and_files_go_at_the_next_flush(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("0/0/*.rows"))) == 8
     replay.queue.clear()
     assert replay.sample(500)["facts"][..., 0].min() >= 40
+    replay.flush()
+    assert len(list(tmp_path.glob("0/0/*.rows"))) == 8, "the checkpoint before counts on them"
     replay.flush()
     assert sorted(int(p.stem) for p in tmp_path.glob("0/0/*.rows")) == [48, 56]
     assert len(open_replay(tmp_path)) == 16

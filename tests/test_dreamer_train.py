@@ -25,6 +25,7 @@ from dreamerv3.flags import (
     config_from_dict,
     parse_config,
 )
+from dreamerv3.optim import LaProp
 from mario_checkpoints import read_model_zip
 from mario_cli import UsageError
 from mario_config import in_process
@@ -283,9 +284,15 @@ def test_a_folder_that_is_held_or_of_another_game_is_refused(
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(
-    tmp_path: Path, dreamer: Callable[..., Done]
+    tmp_path: Path, dreamer: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = dreamer(tmp_path, *QUIET, "--model.learning-rate", "1e30")
+    def step_too_far(optimizer: LaProp) -> None:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.data.fill_(torch.nan)
+
+    monkeypatch.setattr(LaProp, "step", step_too_far)
+    done = dreamer(tmp_path, *QUIET)
     assert done.returncode == 1
     assert "loss is not finite" in done.stderr
     assert not RunFolder(tmp_path).final_model.exists()
