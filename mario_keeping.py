@@ -148,6 +148,11 @@ def told_by(*configs: dict[str, Any]) -> Told:
     Args:
         configs: the train_config.json of each.
     """
+    agents = {config.get("agent") for config in configs}
+    if "teacher" in agents:
+        return "game state"
+    if "student" in agents:
+        return "taught"
     demos = ("backward_demos", "seed_demos")
     parts = [config.get(part, {}) for config in configs for part in ("run", "curriculum")]
     return "demos" if any(part.get(key) for part in parts for key in demos) else "pixels only"
@@ -155,7 +160,7 @@ def told_by(*configs: dict[str, Any]) -> Told:
 
 def told_in(trainings: Sequence[Training]) -> Told | None:
     """Return the most that any training behind a policy was told; None if of none is known."""
-    order: tuple[Told, ...] = ("informed", "taught", "demos", "pixels only")
+    order: tuple[Told, ...] = ("game state", "informed", "taught", "demos", "pixels only")
     return next((told for told in order if any(one.told == told for one in trainings)), None)
 
 

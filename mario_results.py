@@ -35,7 +35,7 @@ SHIPPED = RESULTS / "shipped"  # the one study of all shipped policies
 TABLE, ABOUT = "study.csv.gz", "study.json"
 MAX_TABLE_BYTES = 64 * 2**20  # unpacked; ablations, the largest study, takes 0.8 MB
 
-Told = Literal["pixels only", "demos", "taught", "informed"]
+Told = Literal["pixels only", "demos", "taught", "informed", "game state"]
 Mode = Literal["argmax", "sampled"]
 CHECKED = ConfigDict(extra="forbid")
 

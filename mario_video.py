@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -139,8 +140,27 @@ def write_video(
         ) as writer:
             for frame in sized():
                 writer.append_data(frame)  # type: ignore[attr-defined]
-        if not temporary.stat().st_size:  # ffmpeg's own end is not looked at by imageio
-            raise OSError(errno.EIO, "ffmpeg wrote nothing: is the disk full?", str(path))
+        if not is_whole_mp4(temporary):  # ffmpeg's own end is not looked at by imageio
+            raise OSError(errno.EIO, "ffmpeg could not write all: is the disk full?", str(path))
 
     atomic_write(path, write_gif if path.suffix == ".gif" else write_mp4)
     return count
+
+
+def is_whole_mp4(path: Path) -> bool:
+    """Return whether a film has its index (the box `moov`, ISO/IEC 14496-12), which comes last."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        at = 0
+        while at + 8 <= size:
+            file.seek(at)
+            length = int.from_bytes(file.read(4))
+            kind = file.read(4)
+            if length == 1:  # the true length comes after it
+                length = int.from_bytes(file.read(8))
+            if length < 8 or at + length > size:
+                return False
+            if kind == b"moov":
+                return True
+            at += length
+    return False

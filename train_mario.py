@@ -430,9 +430,9 @@ def resume(model: MarioPPO, config: TrainConfig) -> None:
         )
     for name, change in describe_changes(before, config, {"run"}).items():
         print(f"resuming with {name.rpartition('.')[2]} {change}")
-    refuse_fewer_steps(
-        before.ppo.timesteps, config.ppo.timesteps, state["learner"]["counters"]["num_timesteps"]
-    )
+    with going_on_from(path, WEIGHTS_ALONE):
+        done = state["learner"]["counters"]["num_timesteps"]
+    refuse_fewer_steps(before.ppo.timesteps, config.ppo.timesteps, done)
     load_weights(model, weights, path)
     with going_on_from(path, WEIGHTS_ALONE):
         restore_state(model, state)

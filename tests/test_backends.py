@@ -93,15 +93,28 @@ def on_nes_py(config: EnvConfig) -> EnvConfig:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"noop_max": 0, "sticky_prob": 0.25},
-        {"long_jump_action": True, "sticky_prob": 0.25},
-        {"max_episode_steps": 50, "frame_skip": 3, "frame_stack": 2, "screen_size": 64},
-        {"show_buttons": True, "long_jump_action": True, "sticky_prob": 0.25},
-        {"observation": "ram", "sticky_prob": 0.25},
-        {"observation": "rgb"},
-        {"observation": "scene", "sticky_prob": 0.25},
+        pytest.param({"noop_max": 0, "sticky_prob": 0.25}, id="sticky"),
+        pytest.param({"observation": "scene", "sticky_prob": 0.25}, id="scene"),
+        *(
+            pytest.param(changes, id=name, marks=pytest.mark.slow)
+            for name, changes in {
+                "long-jump": {"long_jump_action": True, "sticky_prob": 0.25},
+                "other-sizes": {
+                    "max_episode_steps": 50,
+                    "frame_skip": 3,
+                    "frame_stack": 2,
+                    "screen_size": 64,
+                },
+                "show-buttons": {
+                    "show_buttons": True,
+                    "long_jump_action": True,
+                    "sticky_prob": 0.25,
+                },
+                "ram": {"observation": "ram", "sticky_prob": 0.25},
+                "rgb": {"observation": "rgb"},
+            }.items()
+        ),
     ],
-    ids=["sticky", "long-jump", "other-sizes", "show-buttons", "ram", "rgb", "scene"],
 )
 def test_batched_equals_single(changes: dict) -> None:
     config = EnvConfig(n_envs=3, reward=REWARD, **changes)

@@ -95,6 +95,7 @@ def test_a_run_of_p8_is_never_flagged(run: str) -> None:
     assert diagnose([{**row, "learning_rate": 2.5e-4} for row in rows]) == []
 
 
+@pytest.mark.slow
 def test_p4_is_flagged_while_it_runs_and_stops_if_asked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -141,6 +142,7 @@ def test_steps_to_and_fro_and_clipped_rewards_are_counted() -> None:
     assert statistics.episodes == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "rule"),
     [

@@ -317,6 +317,7 @@ def episode_batch() -> Batch:
     return batch
 
 
+@pytest.mark.slow
 def test_a_terminal_reward_is_learnt_at_the_terminal_step_and_valued_one_before() -> None:
     """The classic off-by-one: at the last image reward 5 and no future, before it value 5 ahead."""
     agent, batch = make_agent(horizon=5), episode_batch()

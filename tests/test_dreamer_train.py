@@ -196,6 +196,7 @@ def test_a_model_file_that_lies_is_refused(
         load_policy(path)
 
 
+@pytest.mark.slow
 def test_a_run_cut_off_at_any_moment_goes_on_to_the_same_bits(
     tmp_path: Path, dreamer: Callable[..., Done], episodes: Path
 ) -> None:
@@ -376,6 +377,7 @@ def test_demos_that_the_action_set_lacks_are_refused(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_its_first_checkpoint_begins_afresh(
     tmp_path: Path, dreamer: Callable[..., Done]
 ) -> None:

@@ -22,6 +22,7 @@ def plan_of(name: str) -> bytes:
     return load_demo(DEMOS / f"{name}.npz").buttons[::AGENT_FRAMES].tobytes()
 
 
+@pytest.mark.slow
 def test_every_start_gets_a_clear_and_shares_it_where_it_can(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

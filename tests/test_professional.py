@@ -94,6 +94,7 @@ variants:
 """
 
 
+@pytest.mark.slow
 def test_plans_of_a_group_train_what_they_share_once(tmp_path: Path) -> None:
     flags = ["--storage", str(tmp_path), "--episodes", "2", "--cpus-per-cell", "1"]
     shared = tmp_path / "shared" / "base_1-1_seed0" / "1_train" / "models" / "mario_final.zip"
@@ -182,6 +183,7 @@ def test_a_plan_is_run_judged_and_not_run_twice(undisturbed: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*.zip")} == before
 
 
+@pytest.mark.slow
 def test_a_stopped_plan_goes_on_to_the_same_weights(tmp_path: Path, undisturbed: Path) -> None:
     command = [
         *(sys.executable, "train_mario_professional.py", str(write_plan(tmp_path))),

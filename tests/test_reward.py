@@ -272,10 +272,10 @@ def test_signature_tells_rewards_apart_and_survives_json() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"stages": (StageId(9, 1),)}, "no stage 9-1"),
-        ({"action_set": "turbo"}, "no action set"),
-        ({"sticky_prob": 1.5}, "sticky_prob"),
-        ({"n_envs": 0}, "n_envs"),
+        ({"stages": (StageId(9, 1),)}, "no stage '9-1'"),
+        ({"action_set": "turbo"}, "--action-set is 'turbo'"),
+        ({"sticky_prob": 1.5}, "--sticky-prob"),
+        ({"n_envs": 0}, "--n-envs"),
         ({"long_jump_action": True, "long_jump_base_action": "right+X"}, "no button 'X'"),
     ],
 )

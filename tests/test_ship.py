@@ -88,6 +88,7 @@ def test_the_card_says_what_the_study_says(shipped: Path) -> None:
     assert mario_tables.with_tables(page, card) == card
 
 
+@pytest.mark.slow
 def test_what_is_shipped_can_be_judged_again(shipped: Path) -> None:
     folder, study = shipped / "pretrained" / "ppo_levels" / "1-2", shipped / "results" / "shipped"
     before = (folder / "best_eval.zip").read_bytes(), read_study(study)

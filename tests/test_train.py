@@ -141,7 +141,7 @@ def start_and_signal(flags: list[str], run: RunFolder, number: signal.Signals) -
 @pytest.mark.parametrize(
     ("flags", "number"),
     [
-        ("", signal.SIGTERM),
+        pytest.param("", signal.SIGTERM, marks=pytest.mark.slow),
         ("--rnd-coef 0.3 --rnd-warmup-steps 8 --normalize-reward", signal.SIGKILL),
         pytest.param(
             "--backward-demos demos --demo-starts anywhere --imitation-coef 0.5",
@@ -251,6 +251,7 @@ def test_a_state_of_another_version_is_refused_in_one_line(
     assert refused.stderr.count("error:") == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_clears_enough_is_finished(tmp_path: Path, trainer: Callable[..., Done]) -> None:
     run = RunFolder(tmp_path / "run")
     shipped = ROOT / "pretrained" / "ppo_mario_1-1" / "best_eval.zip"
@@ -484,6 +485,7 @@ def test_the_jump_bias_is_on_the_jumps() -> None:
     assert action_bias(TrainConfig()) is None
 
 
+@pytest.mark.slow
 def test_a_dead_worker_stops_the_run_cleanly_and_keeps_a_checkpoint(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     flags = f"{TINY} --emulator nes-py --vec-backend subproc --timesteps 100000".split()

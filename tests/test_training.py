@@ -107,7 +107,7 @@ def test_the_config_of_every_shipped_policy_is_read(path: Path) -> None:
     ("line", "message"),
     [
         ("gama: 0.9", "no flag --gama; did you mean --gamma?"),
-        ("features: huge", "features is 'huge': input should be 'small' or 'nature'"),
+        ("features: huge", "features is 'huge': input should be 'small', 'nature' or 'fine'"),
         ("gamma: abc", "gamma is 'abc': input should be a valid number"),
         ("normalize_reward: 'false'", "normalize_reward is 'false': input should be a valid bool"),
         ("n_envs: 2.5", "n_envs is 2.5: input should be a valid integer"),
