@@ -26,11 +26,11 @@ PPO = (
 )
 DREAMER = (
     "--config mario_fast debug --timesteps 360 --checkpoint-freq 120 --eval-freq 120 "
-    "--log-every 40 --eval-episodes 1 --eval-steps 8 --threads 1 --env.end-on-stall-steps 20 "
+    "--log-every 40 --eval-episodes 1 --eval-steps 8 --threads 1 "
 )
 TEACHER = (
-    "--stages 1-1 --n-envs 4 --teacher.n-steps 16 --teacher.batch-size 32 "
-    "--teacher.timesteps 512 --checkpoint-freq 128 --eval-freq 128 --eval-episodes 1 "
+    "--stages 1-1 --n-envs 4 --n-steps 16 --batch-size 32 "
+    "--timesteps 512 --checkpoint-freq 128 --eval-freq 128 --eval-episodes 1 "
     "--end-on-stall-steps 20 "
 )
 RUNS = {
