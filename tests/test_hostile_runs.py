@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import shutil
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -282,6 +284,57 @@ def test_another_site_starts_no_games(headers: dict[str, str], allowed: bool) ->
 )
 def test_the_host_that_is_asked_for_is_told_from_its_port(host: str, name: str) -> None:
     assert host_of({"type": "http", "headers": [(b"host", host.encode())]}) == name
+
+
+def asked(port: int, path: str, **headers: str) -> tuple[int, str, str]:
+    """Return the status of an answer, its X-Frame-Options and the beginning of its text."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    connection.putrequest("GET", path, skip_host=True)
+    for name, value in ({"Host": f"127.0.0.1:{port}"} | headers).items():
+        connection.putheader(name.replace("_", "-"), value)
+    connection.endheaders()
+    response = connection.getresponse()
+    found = response.status, response.getheader("X-Frame-Options", ""), response.read(100_000)
+    connection.close()
+    return *found[:2], found[2].decode(errors="replace")
+
+
+@pytest.mark.slow
+def test_the_server_shows_hostile_runs_and_answers_no_other_site(tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    for name in NAMES:
+        with contextlib.suppress(OSError):
+            write_rows(root / name, [healthy(100)])
+    for number, line in enumerate(BAD_LINES):
+        write_rows(root / f"bad_{number}", [healthy(100)])
+        with (root / f"bad_{number}" / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    monitor: list[str | Path] = ["auto_update_mario_monitor.py", "--runs-root", root]
+    with process(*monitor, "--port", str(port)) as server:
+        assert server.stdout
+        assert f"http://127.0.0.1:{port} shows" in server.stdout.readline()
+
+        def page(name: str) -> tuple[int, str, str]:
+            while True:
+                with contextlib.suppress(ConnectionRefusedError):
+                    return asked(port, f"/?run={quote(name)}")
+                time.sleep(0.1)
+
+        for name in find_runs(root):
+            status, framing, text = page(name)
+            assert (status, framing) == (200, "DENY"), name
+            assert "<img src=x" not in text
+        for headers, wanted in (
+            ({"Sec_Fetch_Site": "cross-site"}, 403),
+            ({"Referer": "http://elsewhere.example/"}, 403),
+            ({"Host": "elsewhere.example"}, 400),
+        ):
+            assert asked(port, "/live/bad_0", **headers)[0] == wanted
+        for host in (f"[::1]:{port}", f"localhost:{port}"):
+            assert asked(port, "/level/9-9.png", Host=host)[0] == 404, "it is answered"
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ PPO = (
 )
 DREAMER = (
     "--config mario_fast debug --timesteps 360 --checkpoint-freq 120 --eval-freq 120 "
-    "--log-every 40 --eval-episodes 1 --eval-steps 8 --threads 1 --env.end-on-stall-steps 20 "
+    "--log-every 40 --eval-episodes 1 --eval-steps 8 --threads 1 "
 )
 TEACH = (
     "--stages 1-1 --n-envs 4 --teacher.n-steps 16 --teacher.batch-size 32 "
