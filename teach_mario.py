@@ -247,6 +247,8 @@ class Phase:
     def train(self) -> bool:
         """Learn to the target, to enough clears, or to a stop; return whether it is finished."""
         learner, flags, stop = self.learner, self.config.run, StopRequest(self.run)
+        if (found := self.evaluation_here()) is not None:  # it may have ended the phase before
+            self.end_if_enough(found, stop)
         log = RunLog(self.run, learner.steps, self.target)
         with stop.on_signals():  # while it saves, too
             try:
@@ -256,9 +258,7 @@ class Phase:
                     note = f"clears {100 * metrics.get('clear_rate', 0):.0f} %"
                     log.write(learner.steps, metrics | learner.env.starts.scalars(), note)
                     if passed(before, learner.steps, flags.eval_freq):
-                        found = self.evaluate()
-                        if 0 < flags.eval_enough <= found.rank[0]:
-                            stop.ask(StopKind.ENOUGH, "enough clears")
+                        self.end_if_enough(self.evaluate(), stop)
                     # After all that is due at its step: what a kill takes with it is done again.
                     if passed(before, learner.steps, flags.checkpoint_freq):
                         self.save_checkpoint()
@@ -271,6 +271,16 @@ class Phase:
             self.save_model(self.run.final_model)
         print(f"{self.name} finished at {learner.steps:,} steps: {self.run.final_model}")
         return True
+
+    def evaluation_here(self) -> ModelEvaluation | None:
+        """Return the evaluation of the step that the phase goes on from, if there was one."""
+        path = self.run.evaluations / f"step_{self.learner.steps}" / "summary.json"
+        return ModelEvaluation.from_json(path) if path.is_file() else None
+
+    def end_if_enough(self, found: ModelEvaluation, stop: StopRequest) -> None:
+        """Ask for the phase's end if an evaluation cleared enough."""
+        if 0 < self.config.run.eval_enough <= found.rank[0]:
+            stop.ask(StopKind.ENOUGH, "enough clears")
 
     def policy(self) -> Policy:
         """Return what the learner has learnt so far."""

@@ -20,7 +20,7 @@ from mario_config import EnvConfig
 from mario_curriculum import FrontierStarts
 from mario_demos import load_demos
 from mario_game import StageId, parse_stages
-from mario_judge import evaluate
+from mario_judge import ModelEvaluation, evaluate
 from mario_policies import load_policy
 from mario_runs import RunFolder, read_metrics
 from mario_runtime import MarioVectorEnv
@@ -204,6 +204,21 @@ def test_the_same_command_says_that_nothing_is_left(
     assert "resumed" in capsys.readouterr().out
     after = read_model_zip(RunFolder(taught / "student").final_model)[1]
     assert all(th.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+def test_a_phase_that_cleared_enough_is_not_taken_up_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ModelEvaluation, "rank", property(lambda found: (1.0, 0.0, 0.0)))
+    flags = [
+        *TINY.split(), "--eval-freq", "64", "--eval-episodes", "1", "--eval-enough", "1",
+        "--phase", "teacher", "--run-dir", str(tmp_path), "--end-on-stall-steps", "5",
+    ]  # fmt: skip
+    for _ in range(2):
+        assert main(flags) == 0
+        run = RunFolder(tmp_path / "teacher")
+        assert [line["step"] for line in read_metrics(run.metrics_path)] == [64]
+        assert run.final_model.is_file()
 
 
 @pytest.mark.parametrize("phase", ["teacher", "student"])
