@@ -178,6 +178,15 @@ class ImageRolloutBuffer(RolloutBuffer):
         for indices in order.split(batch_size or n):
             picked = {name: t.index_select(0, indices) for name, t in self._flat.items()}
             observations, actions = picked.pop("observations"), picked.pop("actions")
-            if self._channels_last:
-                observations = observations.permute(0, 3, 1, 2)
-            yield Minibatch(observations, actions, Targets(**picked), indices)
+            yield Minibatch(self._as_seen(observations), actions, Targets(**picked), indices)
+
+    def observations_in_order(self, size: int) -> Iterator[th.Tensor]:
+        """The rollout's observations, sample by sample, in pieces of a size: uint8 [., C, H, W]."""
+        assert self.full, "the rollout is not complete"
+        if not self._flat:
+            self._flatten()
+        yield from map(self._as_seen, self._flat["observations"].split(size))
+
+    def _as_seen(self, stored: th.Tensor) -> th.Tensor:
+        """Return stored observations as [., C, H, W]."""
+        return stored.permute(0, 3, 1, 2) if self._channels_last else stored

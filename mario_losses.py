@@ -115,6 +115,20 @@ def imitation_loss(log_prob: th.Tensor) -> th.Tensor:
     return -log_prob.mean()
 
 
+def kickstart_loss(log_probs: th.Tensor, mentor: th.Tensor) -> th.Tensor:
+    """Return the mean KL divergence from a mentor's policy, a scalar.
+
+    The distillation of Schmitt et al. 2018, "Kickstarting Deep Reinforcement Learning"
+    (arXiv:1803.03835, equation 2); the mentor's own entropy, a constant, is taken off.
+
+    Args:
+        log_probs: float32 [B, A], of the policy that learns.
+        mentor: float32 [B, A], of the one that it is held to.
+    """
+    assert log_probs.shape == mentor.shape, (log_probs.shape, mentor.shape)
+    return (mentor.exp() * (mentor - log_probs)).sum(1).mean()
+
+
 def weighted_sum(losses: Mapping[str, th.Tensor], weights: Mapping[str, float]) -> th.Tensor:
     """Return the policy's loss plus each other one times its weight, in the weights' order."""
     total = losses["policy"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch as th
@@ -65,6 +65,15 @@ EXTRACTORS: dict[FeaturesName, type[BaseFeaturesExtractor]] = {
     "nature": NatureCNN,
     "fine": FineCNN,
 }
+
+
+class Evaluation(NamedTuple):
+    """What policy and critic say of B observations and the actions taken there."""
+
+    values: th.Tensor  # float32 [B, heads]: extrinsic, then intrinsic
+    log_prob: th.Tensor  # float32 [B], of the actions
+    entropy: th.Tensor  # float32 [B]
+    log_probs: th.Tensor  # float32 [B, n_actions], of all actions
 
 
 class TwoHeadCnnPolicy(ActorCriticCnnPolicy):
@@ -192,22 +201,20 @@ class TwoHeadCnnPolicy(ActorCriticCnnPolicy):
         actions = distribution.get_actions(deterministic=deterministic)
         return actions, values[:, :1], distribution.log_prob(actions)
 
-    def evaluate_all(
-        self, obs: PyTorchObs, actions: th.Tensor
-    ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-        """Values [B, heads], log-probabilities [B] and entropies [B], with gradients."""
+    def evaluate_all(self, obs: PyTorchObs, actions: th.Tensor) -> Evaluation:
+        """What policy and critic say of B observations and actions, with gradients."""
         distribution, values = self._actor_critic(obs)
         log_prob = distribution.log_prob(actions)
         entropy = distribution.entropy()
         assert entropy is not None  # a categorical distribution has one
-        return values, log_prob, entropy
+        return Evaluation(values, log_prob, entropy, distribution.distribution.logits)
 
     def evaluate_actions(
         self, obs: PyTorchObs, actions: th.Tensor
     ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """As SB3: extrinsic values [B, 1], log-probabilities [B], entropies [B]."""
-        values, log_prob, entropy = self.evaluate_all(obs, actions)
-        return values[:, :1], log_prob, entropy
+        found = self.evaluate_all(obs, actions)
+        return found.values[:, :1], found.log_prob, found.entropy
 
     def sharpen(self, factor: float) -> None:
         """Multiply the logits: a sampling temperature of 1 / factor, kept in the weights."""

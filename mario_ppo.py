@@ -37,7 +37,7 @@ from torch import nn
 
 from mario_buffer import ImageRolloutBuffer
 from mario_checkpoints import check_weights, load_optimizer, plain
-from mario_losses import Clipping, imitation_loss, ppo_losses, weighted_sum
+from mario_losses import Clipping, imitation_loss, kickstart_loss, ppo_losses, weighted_sum
 from mario_networks import SmallCNN, TwoHeadCnnPolicy
 from precision import Precision, resolve_precision
 from rnd import RND
@@ -75,6 +75,9 @@ class MarioPPO(PPO):
     Args:
         ent_coef: entropy coefficient, a number or a schedule (see `linear_schedule`)
         imitation_coef: weight of the demos' actions, a number or a schedule (see `imitate`)
+        critic_steps: of the run's first steps, that teach the value heads alone: a policy that came
+            from elsewhere is not led astray by a critic that knows nothing yet
+        kickstart_coef: weight of staying near the mentor, a number or a schedule (see `kickstart`)
         ema_decay: of the weights' exponential moving average, a rollout; 0 keeps none
         rnd_coef: weight of the intrinsic advantage; 0 switches RND off altogether
         rnd_lr: learning rate of the predictor's Adam
@@ -98,6 +101,8 @@ class MarioPPO(PPO):
         *,
         ent_coef: float | Schedule = 0.0,
         imitation_coef: float | Schedule = 0.0,
+        critic_steps: int = 0,
+        kickstart_coef: float | Schedule = 0.0,
         ema_decay: float = 0.0,
         rnd_coef: float = 0.0,
         rnd_lr: float = 1e-4,
@@ -114,6 +119,9 @@ class MarioPPO(PPO):
         self.ent_coef_schedule = FloatSchedule(ent_coef)
         self.imitation_coef_schedule = FloatSchedule(imitation_coef)
         self._demos: tuple[th.Tensor, th.Tensor] | None = None
+        self.critic_steps = critic_steps
+        self.kickstart_coef_schedule = FloatSchedule(kickstart_coef)
+        self._mentor: TwoHeadCnnPolicy | None = None
         self.ema_decay = ema_decay
         self._average: dict[str, th.Tensor] | None = None
         self.rnd_coef = rnd_coef
@@ -174,6 +182,7 @@ class MarioPPO(PPO):
             "rnd",
             "_rnd_rollout",
             "_demos",
+            "_mentor",
             "_average",
         ]
 
@@ -193,6 +202,20 @@ class MarioPPO(PPO):
             th.from_numpy(observations).to(self.device).contiguous(memory_format=memory),
             th.from_numpy(actions).to(self.device),
         )
+
+    def kickstart(self, weights: Mapping[str, th.Tensor] | None = None) -> None:
+        """Stay near a mentor, with the weight of `kickstart_coef`.
+
+        Each gradient pass adds `kickstart_coef` times the KL divergence from the mentor's policy
+        (Schmitt et al. 2018, arXiv:1803.03835), whose weight a schedule takes back as the policy
+        outgrows its mentor.
+
+        Args:
+            weights: the mentor's, as `policy.state_dict()`; None: the policy as it is now
+        """
+        self._mentor = copy.deepcopy(self.policy).requires_grad_(False)
+        if weights is not None:
+            self._mentor.load_state_dict(weights)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -376,21 +399,27 @@ class MarioPPO(PPO):
         clipping = Clipping(clip_range, clip_range_vf, self.normalize_advantage)
         self.ent_coef = self.ent_coef_schedule(progress)
         imitation_coef = self.imitation_coef_schedule(progress)
+        kickstart_coef = self.kickstart_coef_schedule(progress)
+        mentor = self._mentor_log_probs() if kickstart_coef else None
+        is_critic_alone = self.num_timesteps <= self.critic_steps
         statistics: dict[str, list[float]] = {}
         keep_training = True
         for epoch in range(self.n_epochs):
             statistics["approx_kl"] = []  # SB3 logs the last epoch's
             for batch in self.rollout_buffer.get(self.batch_size):
-                values, log_prob, entropy = self.policy.evaluate_all(
-                    batch.observations, batch.actions
+                found = self.policy.evaluate_all(batch.observations, batch.actions)
+                losses, metrics = ppo_losses(
+                    found.values, found.log_prob, found.entropy, batch.targets, clipping
                 )
-                losses, metrics = ppo_losses(values, log_prob, entropy, batch.targets, clipping)
                 weights = {"entropy": self.ent_coef, "value": self.vf_coef}
                 if "intrinsic_value" in losses:
                     weights["intrinsic_value"] = self.vf_coef
                 if self._demos is not None and imitation_coef:
                     weights["imitation"] = imitation_coef
                     losses["imitation"] = self._imitation_loss(*self._demos)
+                if mentor is not None:
+                    weights["kickstart"] = kickstart_coef
+                    losses["kickstart"] = kickstart_loss(found.log_probs, mentor[batch.indices])
                 losses["loss"] = weighted_sum(losses, weights)
                 if self.rnd is not None:
                     losses["rnd"] = self._rnd_loss(self.rnd, batch.indices)
@@ -402,7 +431,7 @@ class MarioPPO(PPO):
                     if self.verbose >= 1:
                         print(f"Early stop at epoch {epoch}: KL {numbers['approx_kl']:.3f}")
                     break
-                self._step(losses, numbers)
+                self._step(losses, numbers, is_critic_alone)
             self._n_updates += 1
             if not keep_training:
                 break
@@ -415,8 +444,17 @@ class MarioPPO(PPO):
     def _imitation_loss(self, observations: th.Tensor, actions: th.Tensor) -> th.Tensor:
         """Mean negative log-probability of the actions of random pairs of the demos."""
         chosen = th.randint(len(actions), (max(1, self.batch_size // 8),)).to(self.device)
-        _, log_prob, _ = self.policy.evaluate_all(observations[chosen], actions[chosen])
-        return imitation_loss(log_prob)
+        found = self.policy.evaluate_all(observations[chosen], actions[chosen])
+        return imitation_loss(found.log_prob)
+
+    def _mentor_log_probs(self) -> th.Tensor | None:
+        """What the mentor would do in each sample of the rollout, float32 [N, n_actions]."""
+        if self._mentor is None:
+            return None
+        pieces = self.rollout_buffer.observations_in_order(self.batch_size)
+        with th.no_grad():
+            logits = [self._mentor.logits_and_values(piece)[0] for piece in pieces]
+        return th.cat(logits).log_softmax(1)
 
     def _rnd_loss(self, rnd: RND, indices: th.Tensor) -> th.Tensor:
         """The predictor's loss on its part of a minibatch with these sample numbers."""
@@ -425,10 +463,16 @@ class MarioPPO(PPO):
         chosen = indices[: rnd.n_trained(len(indices))]
         return rnd.loss(frames[chosen], targets[chosen])
 
-    def _step(self, losses: dict[str, th.Tensor], numbers: dict[str, float]) -> None:
+    def _step(
+        self, losses: dict[str, th.Tensor], numbers: dict[str, float], is_critic_alone: bool
+    ) -> None:
         """One step of each optimiser, once every loss and gradient is known to be finite."""
         self.policy.optimizer.zero_grad()
-        losses["loss"].backward()
+        if is_critic_alone:
+            of_values = [losses[name] for name in ("value", "intrinsic_value") if name in losses]
+            (self.vf_coef * th.stack(of_values).sum()).backward(inputs=self._value_heads())
+        else:
+            losses["loss"].backward()
         norm = nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
         checked = {**numbers, "gradient norm": norm.item()}
         if self.rnd is not None:
@@ -443,6 +487,13 @@ class MarioPPO(PPO):
         if self.rnd is not None:
             self.rnd.optimizer.step()
 
+    def _value_heads(self) -> list[nn.Parameter]:
+        """The parameters that nothing but the values depends on."""
+        heads = [self.policy.value_net]
+        if self.rnd is not None:
+            heads.append(self.policy.intrinsic_value_net)
+        return [parameter for head in heads for parameter in head.parameters()]
+
     def _record(
         self, statistics: dict[str, list[float]], clip_range: float, clip_range_vf: float | None
     ) -> None:
@@ -454,6 +505,7 @@ class MarioPPO(PPO):
             "approx_kl": "approx_kl",
             "clip_fraction": "clip_fraction",
             "imitation": "imitation_loss",
+            "kickstart": "kickstart_loss",
             "intrinsic_value": "intrinsic_value_loss",
             "rnd": "rnd_loss",
         }
@@ -489,6 +541,7 @@ class MarioPPO(PPO):
                     "counters": counters,
                     "optimizer": self.policy.optimizer.state_dict(),
                     "average": self._average,
+                    "mentor": None if self._mentor is None else self._mentor.state_dict(),
                     "rnd": None if self.rnd is None else self.rnd.state_dict(),
                     "torch_rng": th.get_rng_state(),
                     "cuda_rng": th.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
@@ -519,6 +572,9 @@ class MarioPPO(PPO):
         self._average = state["average"]
         if self._average is not None:
             check_weights(self._average, self.policy.state_dict())
+        if (mentor := state.get("mentor")) is not None:
+            check_weights(mentor, self.policy.state_dict())
+            self.kickstart(mentor)
         if self.rnd is not None and state["rnd"] is not None:
             self.rnd.load_state_dict(state["rnd"])
         self._last_obs = None

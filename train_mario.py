@@ -133,6 +133,12 @@ class PPOFlags(Checked):
     """Weight of doing what --backward-demos did (DAPG, Rajeswaran et al. 2018), 0 in the end."""
     imitation_until: Annotated[float, pydantic.Field(gt=0, le=1)] = 0.5
     """Part of the run over which that weight falls linearly to 0."""
+    critic_steps: Amount = 0
+    """Agent steps at the beginning that teach the value alone: --warm-start brings no critic."""
+    kickstart_coef: Weight = 0.0
+    """Weight of doing what --warm-start does (kickstarting, Schmitt et al. 2018), 0 in the end."""
+    kickstart_until: Annotated[float, pydantic.Field(gt=0, le=1)] = 0.5
+    """Part of the run over which that weight falls linearly to 0."""
     ema_decay: Share = 0.0
     """Judge and keep a moving average of the weights, with this decay a rollout. 0: the weights."""
     temperature_final: Temperature = 1.0
@@ -249,6 +255,8 @@ class TrainConfig:
             raise UsageError("ema_decay 1 would keep the first weights for good; below 1 it moves")
         if self.ppo.imitation_coef and not self.run.backward_demos:
             raise UsageError("--imitation-coef needs the demos of --backward-demos")
+        if self.ppo.kickstart_coef and not self.run.warm_start:
+            raise UsageError("--kickstart-coef needs the policy of --warm-start")
 
 
 def parse_config(arguments: Sequence[str]) -> TrainConfig:
@@ -375,6 +383,8 @@ def make_model(config: TrainConfig, venv: VecEnv) -> MarioPPO:
         ent_coef=schedule(ppo.ent_coef, ppo.ent_coef_final),
         ema_decay=ppo.ema_decay,
         imitation_coef=linear_schedule(ppo.imitation_coef, 0.0, ppo.imitation_until),
+        critic_steps=ppo.critic_steps,
+        kickstart_coef=linear_schedule(ppo.kickstart_coef, 0.0, ppo.kickstart_until),
         n_steps=ppo.n_steps,
         batch_size=ppo.batch_size,
         n_epochs=ppo.n_epochs,
@@ -491,6 +501,8 @@ def train(config: TrainConfig) -> int:
                 path = find_model(config.run.warm_start)
                 load_weights(model, read_model_zip(path)[1], path)
                 model.policy.sharpen(1 / config.run.warm_temperature)
+                if config.ppo.kickstart_coef:
+                    model.kickstart()
             write_json(run.config_path, content)
             rollout = config.ppo.n_steps * config.env.n_envs
             print(

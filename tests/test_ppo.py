@@ -17,7 +17,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from mario_buffer import ImageRolloutBuffer
-from mario_losses import Clipping, Targets, gae, ppo_losses, weighted_sum
+from mario_losses import Clipping, Targets, gae, kickstart_loss, ppo_losses, weighted_sum
 from mario_networks import SmallCNN, TwoHeadCnnPolicy
 from mario_ppo import MarioPPO, NonFiniteLoss, linear_schedule
 from precision import resolve_precision
@@ -126,8 +126,8 @@ def loss_and_gradients(model: MarioPPO) -> tuple[dict[str, th.Tensor], dict[str,
     actions = th.randint(0, 3, (64,), generator=generator)
     targets = Targets(*numbers)
     targets = targets._replace(old_log_prob=-targets.old_log_prob.abs())
-    values, log_prob, entropy = model.policy.evaluate_all(obs, actions)
-    losses, metrics = ppo_losses(values, log_prob, entropy, targets, Clipping())
+    found = model.policy.evaluate_all(obs, actions)
+    losses, metrics = ppo_losses(found.values, found.log_prob, found.entropy, targets, Clipping())
     model.policy.zero_grad()
     weighted_sum(losses, {"value": 0.5, "entropy": 0.01}).backward()
     return losses | metrics, {
@@ -356,6 +356,46 @@ def test_what_is_imitated_becomes_likely_and_the_weight_falls_to_nothing() -> No
     assert_same(*trained)
 
 
+@pytest.mark.parametrize("rnd", [{}, RND_SETTINGS], ids=["ppo", "rnd"])
+def test_at_first_the_critic_learns_alone(rnd: dict) -> None:
+    model = make(critic_steps=192, ent_coef=0.1, **rnd)
+    before = weights(model)
+    after = weights(model.learn(192))
+    changed = {name for name in before if not th.equal(before[name], after[name])}
+    heads = ["value_net", "intrinsic_value_net"] if rnd else ["value_net"]
+    assert changed == {f"{head}.{part}" for head in heads for part in ("weight", "bias")}
+    then = weights(model.learn(288, reset_num_timesteps=False))
+    assert not any(th.equal(after[name], then[name]) for name in after)
+
+
+def test_a_mentor_holds_the_policy_until_its_weight_is_nothing() -> None:
+    observations = th.from_numpy(walk_right()[0])
+    start = weights(make(seed=5))
+
+    def likelihood(kickstart_coef: Any) -> tuple[th.Tensor, MarioPPO]:
+        model = make(kickstart_coef=kickstart_coef, n_epochs=10)
+        model.policy.load_state_dict(start)
+        model.kickstart()
+        model.learn(192)
+        return model.policy.logits_and_values(observations)[0].detach().softmax(1), model
+
+    mentor = make()
+    mentor.policy.load_state_dict(start)
+    shown = mentor.policy.logits_and_values(observations)[0].detach().softmax(1)
+    free, _ = likelihood(0.0)
+    held, model = likelihood(100.0)
+    assert (held - shown).abs().max() < 0.02 < (free - shown).abs().max()
+    assert 0 <= model.logger.name_to_value["train/kickstart_loss"] < 0.01
+    gone, _ = likelihood(linear_schedule(100.0, 0.0, until=0.1))
+    assert th.equal(gone, free)
+
+
+def test_kickstarting_by_hand() -> None:
+    mentor, own = th.tensor([[0.5, 0.5], [0.8, 0.2]]), th.tensor([[0.25, 0.75], [0.8, 0.2]])
+    by_hand = (0.5 * np.log(0.5 / 0.25) + 0.5 * np.log(0.5 / 0.75)) / 2
+    assert kickstart_loss(own.log(), mentor.log()).item() == pytest.approx(by_hand)
+
+
 def test_action_bias_sets_the_initial_probabilities() -> None:
     bias = [0.0, 1.0, -2.0]
     model = make(policy_kwargs={**SMALL, "action_bias": bias})
@@ -422,11 +462,14 @@ def test_resumed_run_is_bit_identical(rnd: dict, channels_last: bool) -> None:
         "learning_rate": linear_schedule(1e-3, 1e-4),
         "ent_coef": linear_schedule(0.05, 0.0),
         "imitation_coef": linear_schedule(0.5, 0.1),
+        "critic_steps": 2 * rollout,
+        "kickstart_coef": linear_schedule(0.5, 0.1),
         "ema_decay": 0.5,
     }
     checkpoint = Checkpoint(at=2 * rollout)
     whole = make(**arguments)
     whole.imitate(*walk_right())
+    whole.kickstart()
     whole.learn(4 * rollout, callback=checkpoint)
 
     resumed = make(checkpoint.env, **{**arguments, "seed": 12345})
