@@ -11,7 +11,7 @@ from mario_cli import UsageError
 from mario_config import EnvConfig
 from mario_demos import Demo, Waypoint, snapshots
 from mario_files import fill
-from mario_starts import StageStarts, Start
+from mario_starts import StageStarts, Start, other_entries, stage_start
 
 STEPS = 8  # agent steps between two places of a demo, 96 px at full speed
 
@@ -19,22 +19,32 @@ STEPS = 8  # agent steps between two places of a demo, 96 px at full speed
 class DemoStarts:
     """Starts at places along demos of each stage of the config, and at the level's start.
 
-    What begins on the way is practice; only episodes from the level's start count as clears.
+    What begins on the way, or as only a whole game does (`mario_starts.other_entries`), is
+    practice; only episodes from the level's start count as clears.
     """
 
-    def __init__(self, config: EnvConfig, demos: Sequence[Demo], steps: int = STEPS) -> None:
+    def __init__(
+        self,
+        config: EnvConfig,
+        demos: Sequence[Demo],
+        steps: int = STEPS,
+        game_share: float = 0.0,
+    ) -> None:
         """Run the demos and keep their places.
 
         Args:
             config: what is played.
             demos: of each of its stages, one or several.
             steps: agent steps between two places.
+            game_share: of the episodes, that begin tall, with fire, or halfway.
 
         Raises:
             UsageError: a stage of config has no demo, or a demo does not replay.
         """
         self.levels = StageStarts(config)
         self.steps = steps
+        self.game_share = game_share
+        self.entries = [other_entries(stage) for stage in self.levels.stages]
         self.waypoints: list[list[list[Waypoint]]] = []  # of each stage's demos, the last one first
         for world, stage in self.levels.stages:
             along = [
@@ -62,6 +72,11 @@ class DemoStarts:
     def draw(self, generator: np.random.Generator) -> Start:
         """Return where the next episode of the environment with this generator begins."""
         stage = self.levels.draw_number(generator)
+        if self.game_share and generator.random() < self.game_share:
+            entry = int(generator.integers(len(self.entries[stage])))
+            place = self.places[stage] + 1 + entry
+            number = stage + place * len(self.places)
+            return stage_start(self.levels.stages[stage], number, self.entries[stage][entry])
         place = self.draw_place(stage, generator)
         number = stage + place * len(self.places)
         if place == self.places[stage]:
@@ -75,13 +90,13 @@ class DemoStarts:
         place, stage = divmod(number, len(self.places))
         if place == self.places[stage]:
             self.levels.count(stage, cleared)
-        else:
+        elif place < self.places[stage]:
             self.count_place(stage, place, cleared)
 
     def has(self, number: int) -> bool:
         """Return whether there is a start of a number."""
         place, stage = divmod(number, len(self.places))
-        return number >= 0 and place <= self.places[stage]
+        return number >= 0 and place <= self.places[stage] + len(self.entries[stage])
 
     def scalars(self) -> dict[str, float]:
         """Return each stage's clear rate, if there are several."""
@@ -204,9 +219,15 @@ class FrontierStarts(DemoStarts):
     RATE_STEP = 0.1  # weight of the newest episode in a place's rate
     LEAST_WEIGHT = 0.1  # beside 0.5, that of a place from which every second episode succeeds
 
-    def __init__(self, config: EnvConfig, demos: Sequence[Demo], steps: int = STEPS) -> None:
+    def __init__(
+        self,
+        config: EnvConfig,
+        demos: Sequence[Demo],
+        steps: int = STEPS,
+        game_share: float = 0.0,
+    ) -> None:
         """Run the demos and keep their places; see `DemoStarts`."""
-        super().__init__(config, demos, steps)
+        super().__init__(config, demos, steps, game_share)
         # Every place as if half of its episodes had succeeded: what was not tried is tried first.
         self.rates = np.full((len(self.places), max(self.places)), 0.5)
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from fastnes import start_screen, start_snapshot
+from fastnes import has_halfway, start_screen, start_snapshot
 from mario_config import EnvConfig
 from mario_files import fill
 from mario_game import StageId
@@ -23,9 +23,23 @@ class Start(NamedTuple):
     at_level_start: bool  # not along a demo: the random no-ops come first, and it counts as a clear
 
 
-def stage_start(stage: StageId, number: int) -> Start:
+class Entry(NamedTuple):
+    """How the game lets Mario into a stage."""
+
+    status: int = 0  # 0 small, 1 tall, 2 throws fireballs: as `fastnes.ram.STATUS`
+    is_halfway: bool = False  # where it goes on after a death in the stage's second half
+
+
+def other_entries(stage: StageId) -> list[Entry]:
+    """Return how a whole game can also begin a stage: not small, or not at its start."""
+    halfway = (False, True) if has_halfway(*stage) else (False,)
+    return [Entry(status, half) for status in (0, 1, 2) for half in halfway][1:]
+
+
+def stage_start(stage: StageId, number: int, entry: Entry | None = None) -> Start:
     """Return the beginning of a stage, under a number of one's own."""
-    return Start(start_snapshot(*stage), start_screen(*stage), number, at_level_start=True)
+    at = (*stage, *(entry or Entry()))
+    return Start(start_snapshot(*at), start_screen(*at), number, at_level_start=entry is None)
 
 
 class Starts(Protocol):

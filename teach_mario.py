@@ -97,6 +97,8 @@ class RunFlags(Checked):
     """A YAML file of any of these flags; the command line wins."""
     demos: Path = Path("demos")
     """A folder of demos along which episodes begin. scripts/search_route.py finds them."""
+    game_starts: Share = 0.1
+    """Of the episodes, that begin as only a whole game does: tall, with fire, or halfway."""
     seed: Seed = 0
     """Seeds networks, sampling and environments (environment i: seed + i)."""
     checkpoint_freq: Amount = 500_000
@@ -327,7 +329,8 @@ def make_teacher(config: TeachConfig) -> ScenePPO:
     """
     th.manual_seed(config.run.seed)
     env_config = config.env_of("teacher")
-    starts = FrontierStarts(env_config, load_demos(config.run.demos, env_config.stages))
+    demos = load_demos(config.run.demos, env_config.stages)
+    starts = FrontierStarts(env_config, demos, game_share=config.run.game_starts)
     env = MarioVectorEnv(env_config, threads=config.run.threads, starts=starts)
     return ScenePPO(SceneNetwork(len(env.buttons)), env, config.teacher, config.run.seed)
 
@@ -341,7 +344,8 @@ def make_student(config: TeachConfig) -> Student:
     th.manual_seed(config.run.seed)
     env_config = config.env_of("student")
     teachers = find_teachers(config)
-    starts = AnywhereStarts(env_config, load_demos(config.run.demos, env_config.stages))
+    demos = load_demos(config.run.demos, env_config.stages)
+    starts = AnywhereStarts(env_config, demos, game_share=config.run.game_starts)
     env = MarioVectorEnv(env_config, threads=config.run.threads, starts=starts)
     network = student_network(config.student, env_config)
     return Student(network, env, teachers, config.student, config.run.seed)

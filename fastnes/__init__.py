@@ -8,7 +8,7 @@ from fastnes.machine import Machine
 from fastnes.ram import BUTTON_BITS
 from fastnes.rom import Rom, RomError, load_rom, packaged_rom
 from fastnes.shrink import area_resize
-from fastnes.starts import start_screen, start_snapshot
+from fastnes.starts import has_halfway, start_screen, start_snapshot
 from fastnes.state import STATE_SIZE, EmulationError, SnapshotError
 from fastnes.warm import warm_up
 
@@ -22,6 +22,7 @@ __all__ = [
     "RomError",
     "SnapshotError",
     "area_resize",
+    "has_halfway",
     "load_rom",
     "packaged_rom",
     "start_screen",

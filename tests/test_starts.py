@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fastnes import Machine, ram
+from fastnes.starts import HALFWAY_PAGES
 from mario_cli import UsageError
 from mario_config import EnvConfig
 from mario_curriculum import AnywhereStarts, BackwardPace, BackwardStarts
@@ -16,7 +18,7 @@ from mario_game import StageId, parse_stages
 from mario_judge import ModelEvaluation
 from mario_runs import RunFolder, read_metrics
 from mario_sb3 import make_vec_env
-from mario_starts import StageStarts
+from mario_starts import StageStarts, other_entries, stage_start
 from train_mario import main
 
 ROOT = Path(__file__).parents[1]
@@ -121,6 +123,56 @@ def test_starts_anywhere_are_half_at_the_level_and_half_along_the_demo() -> None
     for start in drawn[:100]:
         starts.count(start.number, cleared=not start.at_level_start)
     assert not starts.levels.clear_rates.any(), "only clears from the level's start count"
+
+
+def test_a_whole_game_begins_stages_in_more_ways() -> None:
+    for stage in parse_stages("1-1,8-4"):
+        entries = other_entries(stage)
+        assert len(set(entries)) == len(entries) == (5 if stage == (1, 1) else 2)
+        for entry in entries:
+            start = stage_start(stage, 3, entry)
+            assert (start.number, start.at_level_start) == (3, False)
+            assert start.snapshot[ram.STATUS] == entry.status
+            assert start.snapshot[ram.PLAYER_SIZE] == (entry.status == 0)
+            assert (start.snapshot[ram.PLAYER_X_PAGE] > 0) == entry.is_halfway
+    assert stage_start(StageId(1, 1), 0).at_level_start
+
+
+@pytest.mark.parametrize("stage", parse_stages("all"), ids=str)
+def test_the_game_itself_goes_on_halfway(stage: StageId) -> None:
+    """Mario falls into a pit beyond the halfway point of a demo: the next life begins there."""
+    page = HALFWAY_PAGES[stage.world - 1][stage.stage - 1]
+    [demo] = load_demos(ROOT / "demos", [stage])
+    for place in snapshots(demo, every=16):
+        if place.state[ram.SCREEN_LEFT_PAGE] >= page and place.frame > 60:
+            break
+    machine = Machine()
+    machine.restore(place.state)
+    lives = machine.ram[ram.LIVES]
+    machine.ram[ram.PLAYER_Y_PAGE] = 2
+    for _ in range(600):
+        machine.step(0, draw=False)
+        if machine.ram[ram.LIVES] == lives - 1:
+            break
+    assert machine.ram[ram.HALFWAY_PAGE] == page
+
+
+def test_a_share_of_the_starts_is_a_whole_games() -> None:
+    config = EnvConfig(stages=parse_stages("1-1,8-4"))
+    starts = AnywhereStarts(config, load_demos(ROOT / "demos", config.stages), game_share=0.5)
+    generator = np.random.default_rng(0)
+    drawn = [starts.draw(generator) for _ in range(2000)]
+    places = {start.number: start for start in drawn}
+    assert all(map(starts.has, places))
+    assert not starts.has(max(places) + 2)
+    tall = [start.snapshot[ram.STATUS] > 0 for start in drawn]
+    # 4 of the 5 other ways into 1-1 and both of those into 8-4 are not small.
+    assert np.mean(tall) == pytest.approx(0.5 * 0.9, abs=0.04)
+    before = starts.state_dict()
+    for start in drawn:
+        if start.snapshot[ram.STATUS]:
+            starts.count(start.number, cleared=True)
+    np.testing.assert_array_equal(before["clear_rates"], starts.state_dict()["clear_rates"])
 
 
 def test_several_demos_of_a_stage_share_its_starts(tmp_path: Path) -> None:
