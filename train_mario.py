@@ -255,8 +255,6 @@ class TrainConfig:
             raise UsageError("ema_decay 1 would keep the first weights for good; below 1 it moves")
         if self.ppo.imitation_coef and not self.run.backward_demos:
             raise UsageError("--imitation-coef needs the demos of --backward-demos")
-        if self.ppo.kickstart_coef and not self.run.warm_start:
-            raise UsageError("--kickstart-coef needs the policy of --warm-start")
 
 
 def parse_config(arguments: Sequence[str]) -> TrainConfig:
@@ -283,6 +281,8 @@ def parse_config(arguments: Sequence[str]) -> TrainConfig:
     config = parse_flags(TrainConfig, arguments, description, default, markers)
     env = dataclasses.replace(config.env, discount=config.ppo.gamma)
     run = config.run
+    if config.ppo.kickstart_coef and not run.warm_start:  # a recipe leaves it to the command line
+        raise UsageError("--kickstart-coef needs the policy of --warm-start")
     if run.run_dir is None:
         if run.resume_model:
             run_dir = run_to_go_on_in(run.resume_model)

@@ -15,7 +15,8 @@ import pytest
 import torch as th
 from gymnasium import spaces
 
-from mario_checkpoints import plain, read_model_zip
+import train_mario
+from mario_checkpoints import find_model, plain, read_model_zip
 from mario_config import EnvConfig
 from mario_curriculum import FrontierStarts
 from mario_demos import load_demos
@@ -275,3 +276,21 @@ def test_a_run_of_other_stages_is_not_continued(
 ) -> None:
     assert main(["--run-dir", str(taught), "--stages", "1-2"]) == 2
     assert "was trained with stages" in capsys.readouterr().err
+
+
+def test_reward_finishes_a_student_once_its_critic_knows_the_reward(
+    taught: Path, tmp_path: Path
+) -> None:
+    flags = (
+        "--config configs/taught_finish.yaml --stages 1-1 --n-envs 4 --n-steps 16 --batch-size 32 "
+        "--timesteps 256 --critic-steps 128 --eval-freq 0 --checkpoint-freq 128"
+    )
+    student, run = taught / "student", RunFolder(tmp_path / "finished")
+    arguments = [*flags.split(), "--run-dir", str(run.path)]
+    assert train_mario.main([*arguments, "--warm-start", str(student)]) == 0
+    before = read_model_zip(find_model(student))[1]
+    [at_256, at_128] = [read_model_zip(path)[1] for path in run.checkpoints()]
+    changed = {name for name in before if not th.equal(before[name], at_128[name])}
+    assert changed == {"value_net.weight", "value_net.bias"}
+    assert not any(th.equal(before[name], at_256[name]) for name in before)
+    assert train_mario.main(arguments) == 2  # nobody to stay near
