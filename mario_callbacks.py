@@ -111,6 +111,10 @@ def restore_state(model: MarioPPO, state: dict[str, Any]) -> None:
             venv.episode_returns, venv.episode_lengths = returns, lengths
         elif isinstance(venv, MarioVecEnv) and exact:
             venv.env.load_state_dict(state["environments"])
+        elif isinstance(venv, MarioVecEnv) and "environments" in state:
+            venv.env.starts.load_state_dict(state["environments"]["starts"])
+            model._last_obs = None  # learn() resets the environments
+            print("with another number of environments each of them begins a new episode")
         elif not hasattr(venv, "venv"):
             model._last_obs = None  # learn() resets the environments
             print(

@@ -149,6 +149,8 @@ class EnvConfig(Checked):
         for stage in self.stages:
             if stage not in STAGES:
                 raise UsageError(f"no stage {stage}; stages are 1-1 to 8-4")
+        if self.goal_line_x is not None and len(self.stages) > 1:
+            raise UsageError("goal_line_x is one stage's: leave it out with several stages")
         if self.vec_backend == "batched" and self.emulator != "fast":
             raise UsageError(
                 f"the batched backend needs --emulator fast; with {self.emulator} use "

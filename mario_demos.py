@@ -29,7 +29,7 @@ from fastnes.state import STATE_SIZE, EmulationError, check_snapshot
 from mario_cli import UsageError
 from mario_config import EmulatorName, EnvConfig
 from mario_files import BROKEN_ARCHIVE, MEMBER, BadFile, parse_npy, read_archive, read_file
-from mario_game import STAGES, StageId, stages_text
+from mario_game import STAGES, StageId, facts_of_info, has_cleared, stages_text
 from mario_reference import NesPyMarioEnv
 from mario_runs import atomic_write
 from mario_runtime import MarioVectorEnv
@@ -131,12 +131,11 @@ def _press(env: FastMarioEnv | NesPyMarioEnv, buttons: int, world: int, stage: i
         _, _, terminated, _, info = env.step(buttons)
     except EmulationError as error:  # from a start that no play leads to
         raise UsageError(f"the demo of {world}-{stage} breaks the game: {error}") from error
-    at_home = (info["world"], info["stage"]) == (world, stage)
     return _Frame(
         x=info["x_pos"],
         ram_crc=zlib.crc32(np.ascontiguousarray(env.ram)),
         terminated=bool(terminated),
-        cleared=bool(info["flag_get"]) and at_home and not info["dead"],
+        cleared=bool(has_cleared(facts_of_info(info), world, stage)[0]),
     )
 
 

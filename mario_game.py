@@ -6,7 +6,7 @@ The one place that reads meaning out of RAM; `fastnes.ram` holds the addresses.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -263,6 +263,11 @@ def has_cleared(facts: GameFacts, world: np.ndarray | int, stage: np.ndarray | i
         stage: 1-4, alike.
     """
     return facts.flag_get & ~facts.dead & is_home(facts, world, stage)
+
+
+def facts_of_info(info: Mapping[str, Any]) -> GameFacts:
+    """Return the facts in one environment's info dictionary, arrays of [1]."""
+    return GameFacts(*(np.array([info[name]]) for name in GameFacts._fields))
 
 
 def facts_as_dicts(facts: GameFacts, **more: np.ndarray) -> list[dict[str, Any]]:

@@ -136,15 +136,17 @@ def _stage(name: Any) -> StageId:
 KNOWN_OPTIONS = ("reset_mask", "noops", "stage", "snapshot")
 
 
-def checked_options(options: dict[str, Any] | None) -> dict[str, Any]:
+def checked_options(
+    options: dict[str, Any] | None, known: Sequence[str] = KNOWN_OPTIONS
+) -> dict[str, Any]:
     """Return reset's options, none of them unknown.
 
     Raises:
         UsageError: there is no option of that name.
     """
     for name in options or {}:
-        if name not in KNOWN_OPTIONS:
-            raise UsageError(f"reset has no option {name!r}; it has: {', '.join(KNOWN_OPTIONS)}")
+        if name not in known:
+            raise UsageError(f"reset has no option {name!r} here; it has: {', '.join(known)}")
     return dict(options or {})
 
 

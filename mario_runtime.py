@@ -590,6 +590,7 @@ class MarioVectorEnv(VectorEnv):
 
 def with_masks(infos: dict[str, Any], mask: np.ndarray) -> dict[str, Any]:
     """Return infos, arrays of [n] by name, each with a mask `_<name>`, bool[n]; nested ones too."""
+    mask = mask.copy()  # the environment's own stays its own
     masked: dict[str, Any] = {}
     for name, values in infos.items():
         masked[name] = with_masks(values, mask) if isinstance(values, dict) else values

@@ -17,13 +17,13 @@ from mario_config import EnvConfig
 from mario_game import (
     FRAMES_PER_SECOND,
     SCREEN_SHAPE,
-    GameFacts,
     StageId,
     facts_as_dicts,
+    facts_of_info,
     has_cleared,
     read_facts,
 )
-from mario_inputs import checked_action, checked_seed, chosen_noops, needs_reset
+from mario_inputs import checked_action, checked_options, checked_seed, chosen_noops, needs_reset
 from mario_reward import RewardShaper
 from mario_starts import StageStarts
 
@@ -106,7 +106,7 @@ class SeveralStagesEnv(gym.Env):
         assert self.number is not None, "reset() comes first"
         result = self.games[self.number].step(action)
         info = result[-1]
-        self.cleared = bool(has_cleared(_facts_of(info), *self.starts.stages[self.number])[0])
+        self.cleared = bool(has_cleared(facts_of_info(info), *self.starts.stages[self.number])[0])
         return result
 
     @property
@@ -209,6 +209,7 @@ class NoopResetEnv(gym.Wrapper):
         self.index = index
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        checked_options(options, ("noops",))
         observation, info = self.env.reset(seed=seed, options=options)
         noops = int(self.np_random.integers(1, self.noop_max + 1)) if self.noop_max else 0
         if options and "noops" in options:
@@ -291,7 +292,7 @@ class StageSuccessWrapper(gym.Wrapper):
 
     def step(self, action: Any) -> Any:
         observation, reward, terminated, truncated, info = self.env.step(action)
-        info["is_success"] = bool(has_cleared(_facts_of(info), *self.stage)[0])
+        info["is_success"] = bool(has_cleared(facts_of_info(info), *self.stage)[0])
         return observation, reward, terminated or info["flag_get"], truncated, info
 
 
@@ -304,7 +305,7 @@ class FastClearRewardWrapper(gym.Wrapper):
 
     def reset(self, **kwargs: Any) -> Any:
         observation, info = self.env.reset(**kwargs)
-        self.shaper.reset(_facts_of(info))
+        self.shaper.reset(facts_of_info(info))
         self.start_stage = str(StageId(info["world"], info["stage"]))
         info["max_x"] = int(self.shaper.max_x[0])
         info["start_stage"], info["from_start"] = self.start_stage, True
@@ -312,16 +313,11 @@ class FastClearRewardWrapper(gym.Wrapper):
 
     def step(self, action: Any) -> Any:
         observation, _, terminated, truncated, info = self.env.step(action)
-        rewards, terms, ends = self.shaper.step(_facts_of(info), np.array([info["frames"]]))
+        rewards, terms, ends = self.shaper.step(facts_of_info(info), np.array([info["frames"]]))
         info["reward_terms"] = {name: float(term[0]) for name, term in terms.items()}
         info["max_x"] = int(self.shaper.max_x[0])
         info["start_stage"], info["from_start"] = self.start_stage, True
         return (observation, float(rewards[0]), terminated, truncated or bool(ends[0]), info)
-
-
-def _facts_of(info: dict[str, Any]) -> GameFacts:
-    """Return one environment's facts as arrays of [1]."""
-    return GameFacts(*(np.array([info[name]]) for name in GameFacts._fields))
 
 
 class ScreenObservation(gym.ObservationWrapper):

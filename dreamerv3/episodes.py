@@ -13,10 +13,8 @@ from dreamerv3.envs.mario import mario_row, replay_contents
 from dreamerv3.flags import DreamerConfig, config_from_dict
 from dreamerv3.replay import Replay
 from mario_cli import UsageError
-from mario_game import GameFacts
+from mario_game import GameFacts, has_cleared
 from mario_runs import RunFolder
-
-FACT = {name: number for number, name in enumerate(GameFacts._fields)}
 
 
 class StoredEpisode(NamedTuple):
@@ -42,17 +40,19 @@ def stored_episodes(replay: Replay) -> Iterator[StoredEpisode]:
             if not len(lasts):
                 break
             episode = rows[first : first + lasts[0] + 1]
-            x = episode["facts"][:, FACT["x_pos"]]
+            facts = GameFacts(*episode["facts"].T)
+            facts = facts._replace(flag_get=facts.flag_get != 0, dead=facts.dead != 0)
+            cleared = has_cleared(facts, facts.world[0], facts.stage[0])
             yield StoredEpisode(
                 stream=stream,
                 first=replay.first[stream] + int(first),
                 length=len(episode),
                 episode_return=float(episode["reward"].sum()),
-                start_x=int(x[0]),
-                end_x=int(x[-1]),
-                max_x=int(x.max()),
-                flag=bool(episode["facts"][-1, FACT["flag_get"]]),
-                dead=bool(episode["facts"][-1, FACT["dead"]]),
+                start_x=int(facts.x_pos[0]),
+                end_x=int(facts.x_pos[-1]),
+                max_x=int(facts.x_pos.max()),
+                flag=bool(cleared[-1]),
+                dead=bool(facts.dead[-1]),
             )
 
 

@@ -11,9 +11,11 @@ import pytest
 from gymnasium.vector import VectorEnv
 
 import mario_rollout
+from dreamerv3.episodes import stored_episodes
+from dreamerv3.replay import Replay, row_type
 from mario_config import EnvConfig, RewardConfig
 from mario_demos import Waypoint, load_demo, snapshots
-from mario_game import StageId
+from mario_game import GameFacts, StageId
 from mario_judge import evaluate
 from mario_runtime import MarioVectorEnv, make_single_env
 
@@ -114,3 +116,19 @@ def test_the_judge_counts_no_clear_of_1_2_at_2_1s_flag(
         assert not episode.truncated
         rates[stage] = summary.clear_rate
     assert rates == {StageId(1, 2): 0.0, WARPED_TO: 1.0}
+
+
+@pytest.mark.parametrize(("ends_in", "cleared"), [((1, 2), True), ((2, 1), False)])
+def test_a_stored_episode_clears_at_its_own_flag_alone(
+    tmp_path: Path, ends_in: tuple[int, int], cleared: bool
+) -> None:
+    rows = np.zeros(2, row_type((1, 2, 2), 2))
+    facts = {"world": (1, ends_in[0]), "stage": (2, ends_in[1]), "flag_get": (0, 1)}
+    for name, values in facts.items():
+        rows["facts"][:, GameFacts._fields.index(name)] = values
+    rows["is_first"][0] = rows["is_last"][1] = True
+    contents = {"reward_signature": "a", "stage": "1-2"}
+    replay = Replay(tmp_path, rows.dtype, contents, streams=1, length=2)
+    replay.append(0, rows)
+    [episode] = stored_episodes(replay)
+    assert episode.flag is cleared

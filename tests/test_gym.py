@@ -241,6 +241,23 @@ def test_wrong_options_are_one_line(options: dict[str, Any]) -> None:
             env.reset(options=options)
 
 
+@pytest.mark.parametrize("emulator", ["fast", "nes-py"])
+def test_the_wrapper_stack_refuses_options_that_only_the_batch_has(emulator: Any) -> None:
+    config = EnvConfig(emulator=emulator, vec_backend="dummy")
+    for options in ({"stage": "3-2"}, {"nonsense": 1}):
+        with pytest.raises(UsageError, match=f"no option '{next(iter(options))}' here"):
+            make_single_env(config).reset(seed=1, options=options)
+
+
+def test_the_masks_of_infos_are_the_callers() -> None:
+    envs = make_vec(observation="ram", copy=True)
+    for infos in (envs.reset(seed=0)[1], envs.step([0, 0])[-1]):
+        infos["_x_pos"][:] = False
+    envs.step([3, 3])
+    start = envs.reset(seed=0)[1]["x_pos"]
+    assert (start == 40).all()  # both were reset
+
+
 @pytest.mark.parametrize(
     ("keywords", "said"),
     [

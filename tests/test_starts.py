@@ -30,6 +30,8 @@ def test_stages_are_named_and_wrong_ones_refused() -> None:
     for wrong in ("9-1", "1-5", "1", "a-b", "1-1;1-2"):
         with pytest.raises(UsageError, match="no stage"):
             EnvConfig(stages=parse_stages(wrong))
+    with pytest.raises(UsageError, match="goal_line_x is one stage's"):
+        EnvConfig(stages=parse_stages("1-1,1-2"), goal_line_x=100)
 
 
 def test_several_stages_are_the_same_batched_and_single() -> None:

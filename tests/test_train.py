@@ -22,10 +22,11 @@ import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecNormalize
 
-from mario_callbacks import TemperatureCallback
+from mario_callbacks import TemperatureCallback, capture_state, restore_state, wrappers_of
 from mario_checkpoints import load_tensors, read_model_zip
 from mario_cli import UsageError
 from mario_config import in_process
+from mario_curriculum import BackwardStarts
 from mario_game import StageId
 from mario_judge import protocol_config
 from mario_policies import load_policy
@@ -40,6 +41,7 @@ from train_mario import (
     config_as_dict,
     config_from_dict,
     main,
+    make_model,
     make_training_env,
     parse_config,
 )
@@ -190,6 +192,22 @@ def test_a_signal_in_the_last_update_costs_nothing(
         assert resumed.returncode == 0, resumed.stderr
         assert "at 128 steps" in resumed.stdout
     assert_same_weights(*(run.final_model for run in runs))
+
+
+def test_with_other_environments_the_curriculum_goes_on(capsys: pytest.CaptureFixture) -> None:
+    def model_of(n_envs: int) -> tuple[MarioPPO, BackwardStarts]:
+        flags = f"{TINY} --stages 1-1,1-2 --backward-demos demos --n-envs {n_envs}"
+        config = parse_config(flags.split())
+        model = make_model(config, make_training_env(config))
+        return model, wrappers_of(model)[-1].env.starts  # type: ignore[attr-defined]
+
+    before, starts = model_of(2)
+    starts.front[:], starts.levels.clear_rates[:] = (17, 3), (0.75, 0.25)
+    after, others = model_of(4)
+    restore_state(after, capture_state(before))
+    assert others.front.tolist() == [17, 3]
+    assert others.levels.clear_rates.tolist() == [0.75, 0.25]
+    assert capsys.readouterr().out.startswith("with another number of environments")
 
 
 def test_resume_says_what_changed_and_refuses_what_must_not(
