@@ -122,7 +122,7 @@ def test_the_judge_counts_no_clear_of_1_2_at_2_1s_flag(
 def test_a_stored_episode_clears_at_its_own_flag_alone(
     tmp_path: Path, ends_in: tuple[int, int], cleared: bool
 ) -> None:
-    rows = np.zeros(2, row_type((1, 2, 2), 2))
+    rows = np.zeros(2, row_type((1, 2, 2), len(GameFacts._fields)))
     facts = {"world": (1, ends_in[0]), "stage": (2, ends_in[1]), "flag_get": (0, 1)}
     for name, values in facts.items():
         rows["facts"][:, GameFacts._fields.index(name)] = values
