@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -17,6 +17,8 @@ from stable_baselines3.common.policies import ActorCriticCnnPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
+
+from mario_config import FeaturesName
 
 
 class SmallCNN(BaseFeaturesExtractor):
@@ -59,7 +61,6 @@ class FineCNN(SmallCNN):
     CONVOLUTIONS = ((16, 4, 2), (32, 4, 2), (32, 3, 2))
 
 
-FeaturesName = Literal["small", "nature", "fine"]
 EXTRACTORS: dict[FeaturesName, type[BaseFeaturesExtractor]] = {
     "small": SmallCNN,
     "nature": NatureCNN,

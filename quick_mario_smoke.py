@@ -18,11 +18,12 @@ import torch
 from gym_super_mario_bros._roms import smb1_rom_path
 
 from mario_config import EnvConfig
+from mario_flags import PPOFlags, TrainConfig
+from mario_learning import make_model, make_training_env
 from mario_rollout import Episode, RandomPolicy, game_fps, play
 from mario_runtime import make_single_env
 from mario_sb3 import make_vec_env
 from mario_video import film, write_video
-from train_mario import PPOFlags, TrainConfig, make_model, make_training_env
 
 ROM_SHA256 = "ec299b990e8bfee8ba46e3f61d63b2e1ae5b8a2e431de84e2e4bbd692dc53586"
 ENV = EnvConfig(n_envs=2)

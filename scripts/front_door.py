@@ -42,9 +42,11 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "train": Command("train_mario.py", "train PPO from pixels on a level"),
+    "train": Command("train_mario.py", "train PPO from pixels on a level: about 40 minutes"),
     "teach": Command("teach_mario.py", "a teacher that sees the game's memory, then a student"),
-    "dreamer": Command("dreamerv3/dreamer.py", "train DreamerV3"),
+    "dreamer": Command(
+        "scripts/train_dreamer.py", "train DreamerV3: demos first, then about 50 minutes"
+    ),
     "plan": Command("train_mario_professional.py", "many runs from one plan, here or on a cluster"),
     "eval": Command("evaluate_mario.py", "judge a policy and film it"),
     "watch": Command("watch_mario.py", "a window: a policy plays, or you do"),

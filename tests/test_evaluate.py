@@ -19,10 +19,11 @@ from mario_config import in_process
 from mario_demos import load_demo, replay
 from mario_game import StageId
 from mario_judge import JUDGE_SEED, Summary, joined, protocol_config
+from mario_learning import make_model, make_training_env
 from mario_policies import load_policy
 from mario_rollout import in_stages, play
 from mario_runs import BadModelFile
-from train_mario import TrainConfig, config_as_dict, make_model, make_training_env, parse_config
+from train_mario import TrainConfig, config_as_dict, parse_config
 
 FIELDS = set(
     "protocol emulator episodes deterministic clear_rate clear_rate_ci95 flags_cleared "
