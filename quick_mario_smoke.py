@@ -5,12 +5,14 @@ Exits 0 only if everything does.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
+import shutil
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +70,9 @@ def check_torch() -> str:
     name = (
         torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
     )
-    return f"torch {torch.__version__} on {device} ({name})"
+    unused = device == "cpu" and shutil.which("nvidia-smi")
+    advice = "; an NVIDIA card is here: run_mario.sh install --torch cuda" if unused else ""
+    return f"torch {torch.__version__} on {device} ({name}){advice}"
 
 
 def check_ppo() -> str:
@@ -105,8 +109,10 @@ CHECKS: dict[str, Callable[[], str]] = {
 }
 
 
-def main() -> int:
+def main(arguments: Sequence[str] = ()) -> int:
     """Run every check, print a line for each, and return 0 only if none failed."""
+    parser = argparse.ArgumentParser(description="Say what works on this machine, in half a minute")
+    parser.parse_args(arguments)  # it has no flags but --help
     started = time.perf_counter()
     failed = 0
     for name, check in CHECKS.items():
@@ -121,4 +127,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -55,6 +55,7 @@ from mario_values import Amount, Checked, Count, Weight, parse_flags, read_yaml
 
 ROOT = Path(__file__).parent
 TRAINER = ROOT / "train_mario.py"
+DEFAULT_PLAN = ROOT / "configs" / "professional.yaml"
 RETRIES = 3  # of a chain whose node is lost, each on from its last checkpoint
 LOST_TRAINER_S = 60  # a lost node's trainer may live on for so long and hold its run folder
 # What plan, variants and phases are called: folders below --storage, on any system.
@@ -67,8 +68,9 @@ REFRESH_S = 2.0
 class ProfessionalFlags(Checked):
     """Which plan, where, and on what."""
 
-    plan: tyro.conf.Positional[Path]
-    """A YAML file: configs/professional*.yaml, configs/ablations/*.yaml."""
+    plan: tyro.conf.Positional[Path] = DEFAULT_PLAN
+    """A YAML file: configs/professional*.yaml, configs/ablations/*.yaml. Unset: the three phases
+    of configs/professional.yaml for 1-1, on three seeds."""
     storage: Path = Path("runs")
     """Where the run folders go; for Ray on several machines a folder that all of them share."""
     engine: Literal["local", "ray"] = "local"

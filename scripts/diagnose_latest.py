@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import tyro
@@ -46,7 +46,7 @@ class DiagnoseFlags:
     """The run folder. Unset: the one that wrote last."""
     runs_root: Path = Path("runs")
     """Where to look for it."""
-    episodes: int = 8
+    episodes: Annotated[int, tyro.conf.arg(aliases=["--seeds"])] = 8
     """Episodes of each mode and stage; argmax from no-ops has just 30, each of which is played."""
     protocol: ProtocolName = "noop"
     """fixed, noop or sticky: docs/protocol.md."""
