@@ -201,6 +201,8 @@ class RunFlags(Checked):
     """Frames a second of the preview. 0: the game's own speed."""
     stop_on_collapse: bool = False
     """Stop, with exit code 1 and a checkpoint, when the doctor sees that learning is over."""
+    wandb: str = ""
+    """Log to this project of Weights & Biases, too. Unset: nothing leaves this machine."""
     live_preview: bool = False
     """Also keep previews/live.png, the first environment's screen, fresh every rollout."""
 

@@ -305,7 +305,8 @@ def run_training(
     stop = StopRequest(run)
     flags = config.run
     keep = KeepWholeState(stop)
-    log = RunLog(run, model.num_timesteps, target, stop if flags.stop_on_collapse else None)
+    on_collapse = stop if flags.stop_on_collapse else None
+    log = RunLog(run, model.num_timesteps, target, on_collapse, flags.wandb)
     with stop.on_signals():  # while it saves, too
         try:
             model.learn(

@@ -41,8 +41,8 @@ from mario_judge import (
     protocol_config,
 )
 from mario_rollout import Episode, Policy, game_fps
-from mario_runs import Holder, MetricsLog, RunFolder, duration, row_of
-from mario_video import film, write_video
+from mario_runs import Holder, MetricsLog, RunFolder, ScalarBoard, duration, row_of
+from mario_video import film, small_gif, write_video
 
 # --------------------------------------------------------------------------------------------
 # Stopping
@@ -201,6 +201,16 @@ def evaluation_lines(found: ModelEvaluation) -> Iterator[str]:
         yield f"{of_stage[0].stage} flags {clears}, median max-x {furthest}"
 
 
+def evaluation_scalars(found: ModelEvaluation) -> Iterator[tuple[str, float]]:
+    """Yield an evaluation's scalars, by mode, and argmax's under Stable-Baselines3's names."""
+    for summary in found.summaries:
+        yield f"eval/{summary.mode}/clear_rate", summary.clear_rate
+        yield f"eval/{summary.mode}/median_max_x", summary.median_max_x
+    yield "eval/mean_reward", float(np.mean(found.argmax.episode_returns))
+    yield "eval/mean_ep_length", float(np.mean(found.argmax.episode_lengths))
+    yield "eval/success_rate", found.argmax.clear_rate
+
+
 def best_until(summary: Path, step: int) -> ModelEvaluation | None:
     """Return the evaluation of the best model that a run had kept by a step; None if there is none.
 
@@ -222,6 +232,16 @@ class BestModel:
         self.run = run
         found = best_until(run.best_summary, step)
         self.best: Rank | None = found.rank if found and found.step > after else None
+        self.step = step
+        self._board: ScalarBoard | None = None
+
+    def _show(self, found: ModelEvaluation) -> None:
+        """Show an evaluation in TensorBoard, as a run of its own beside the training's."""
+        if self._board is None:
+            folder = self.run.tensorboard / "evaluations"
+            is_new = not any(folder.glob("events.*"))
+            self._board = ScalarBoard(folder, None if is_new else self.step + 1)
+        self._board.write(found.step, dict(evaluation_scalars(found)))
 
     def offer(self, found: ModelEvaluation, write_model: Callable[[Path], None]) -> None:
         """Write an evaluation, and the model if it is the best so far.
@@ -230,6 +250,7 @@ class BestModel:
         """
         try:
             found.write(self.run.evaluations / f"step_{found.step}" / "summary.json")
+            self._show(found)
             if self.best is None or found.rank > self.best:
                 write_model(self.run.best_model)
                 found.write(self.run.best_summary)
@@ -253,8 +274,13 @@ def write_preview(
         fps: frames a second; 0 is the game's own speed.
     """
     path = run.previews / f"step_{step}" / "preview.mp4"
+    fps = fps or game_fps(config)
     try:
-        write_video(path, film(episode, config), fps or game_fps(config))
+        write_video(path, film(episode, config), fps)
+        board = ScalarBoard(run.tensorboard / "films")
+        gif, width, height = small_gif(film(episode, config), fps)
+        board.write_film(step, "preview", gif, width, height)
+        board.close()
     except OSError as error:
         print(f"warning: no preview: {str(error).splitlines()[0]}", file=sys.stderr)
 
@@ -314,13 +340,18 @@ class RunLog:
     """
 
     def __init__(
-        self, run: RunFolder, step: int, target: int, stop_on_collapse: StopRequest | None = None
+        self,
+        run: RunFolder,
+        step: int,
+        target: int,
+        stop_on_collapse: StopRequest | None = None,
+        wandb_project: str = "",
     ) -> None:
         """Go on from a step toward the target, in agent steps; ask to stop when learning is over.
 
         What was logged before is the doctor's past, as if the run had never been broken off.
         """
-        self.metrics = MetricsLog(run, resume_step=step)
+        self.metrics = MetricsLog(run, resume_step=step, wandb_project=wandb_project)
         self.doctor = Doctor(self.metrics.kept)
         self.stop = stop_on_collapse
         self.target = target

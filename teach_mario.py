@@ -124,6 +124,8 @@ class RunFlags(Checked):
     """Episodes of each."""
     eval_enough: Share = 0.0
     """End a phase, as finished, once an evaluation clears this share in both modes. 0: never."""
+    wandb: str = ""
+    """Log to this project of Weights & Biases, too. Unset: nothing leaves this machine."""
     threads: Annotated[int, pydantic.Field(ge=1, le=1024)] = 1
     """Threads of torch and of the emulator."""
 
@@ -267,7 +269,7 @@ class Phase:
         learner, flags, stop = self.learner, self.config.run, StopRequest(self.run)
         if (found := self.evaluation_here()) is not None:  # it may have ended the phase before
             self.end_if_enough(found, stop)
-        log = RunLog(self.run, learner.steps, self.target)
+        log = RunLog(self.run, learner.steps, self.target, wandb_project=self.config.run.wandb)
         with stop.on_signals():  # while it saves, too
             try:
                 while learner.steps < self.target and not stop.is_asked():

@@ -282,7 +282,7 @@ class Loop:
     def train(self) -> None:
         """Collect and learn to the target, or to a request to stop."""
         trainer, flags, stop = self.trainer, self.config.run, StopRequest(self.run)
-        log = RunLog(self.run, trainer.step, flags.timesteps)
+        log = RunLog(self.run, trainer.step, flags.timesteps, wandb_project=flags.wandb)
         with stop.on_signals():  # while it saves, too
             try:
                 while trainer.step < flags.timesteps and not stop.is_asked():

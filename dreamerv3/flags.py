@@ -83,6 +83,8 @@ class RunConfig(Checked):
     """Episodes of each."""
     eval_steps: Amount = 1_000
     """Agent steps after which an evaluation episode is cut off. 0: by the clock."""
+    wandb: str = ""
+    """Log to this project of Weights & Biases, too. Unset: nothing leaves this machine."""
     threads: Threads = 0
     """Threads of torch. 0: one a core."""
 
