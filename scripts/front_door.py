@@ -43,7 +43,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 class Command(NamedTuple):
     """What a word after run_mario.sh stands for."""
 
-    target: str  # a script of the repository, or -m and a module; nothing: Python itself
+    target: str  # a script of the repository with its first words, or -m; nothing: Python itself
     line: str  # what it does, for the help
 
 
@@ -65,6 +65,8 @@ COMMANDS = {
     "diagnose": Command("scripts/diagnose_latest.py", "judge a run's newest checkpoint"),
     "backup": Command("scripts/backup_checkpoints.py", "copy checkpoints to another place"),
     "launch": Command("scripts/launch.py", "start a ready-made run apart from this terminal"),
+    "push": Command("scripts/share.py push", "share a policy: to Hugging Face's hub or a folder"),
+    "pull": Command("scripts/share.py pull", "fetch a policy that somebody shared"),
     "tensorboard": Command("-m tensorboard.main", "TensorBoard: --logdir runs"),
     "install": Command("", "make .venv and no more; with --torch, change torch's build"),
     "smoke": Command("quick_mario_smoke.py", "what works here, in half a minute"),
@@ -83,8 +85,9 @@ PATH_FLAGS = {
     *("--run-dir", "--run", "--runs-root", "--model", "--output", "--output-dir", "--html"),
     *("--config", "--demos", "--backward-demos", "--warm-start", "--resume-model", "--teacher"),
     *("--logdir", "--storage", "--json", "--record", "--replay", "--target"),
-    *("--ppo", "--dreamerv3", "--runs"),
+    *("--ppo", "--dreamerv3", "--runs", "--film", "--from"),
 }
+PATH_FLAGS_OF = {"pull": {"--to"}, "backup": {"--to"}}  # of one command alone
 RUN_REQUIREMENTS = "requirements.txt"
 TEST_REQUIREMENTS = "requirements-dev.txt"  # asks for all that the other does, and more
 PROJECT = "pyproject.toml"
@@ -111,7 +114,7 @@ class TorchBuild(NamedTuple):
     """Which build of torch to install, and from where."""
 
     name: str  # "cpu", "cuda", or "pypi": what PyPI has for this system
-    index: str | None  # None is PyPI
+    wheels: str | None  # an index's address; None is PyPI
     must: bool  # a person asked for it: no other will do
 
 
@@ -296,18 +299,18 @@ class Environment:
         """
         build, pin = torch_build(self.torch or "auto"), self._torch_pin()
         flags = ["--quiet", "--no-deps", *(["--force-reinstall"] if before else [])]
-        if build.index is None:
+        if build.wheels is None:
             if before not in ("", "pypi") and self._run_pip(*flags, pin):
                 raise FrontDoorError(f"{pin} could not be installed, its reason is above")
             return build.name
-        say(f"torch for {build.name} from {build.index}")
-        if (build.must or answers(f"{build.index}/torch/", TRY_S)) and not self._run_pip(
-            *flags, "--index-url", build.index, pin
+        say(f"torch for {build.name} from {build.wheels}")
+        if (build.must or answers(f"{build.wheels}/torch/", TRY_S)) and not self._run_pip(
+            *flags, "--index-url", build.wheels, pin
         ):
             return build.name
         if build.must:
-            raise FrontDoorError(f"no {pin} from {build.index}: --torch auto takes what there is")
-        say(f"{build.index} does not answer: torch comes from PyPI, in the build that it has")
+            raise FrontDoorError(f"no {pin} from {build.wheels}: --torch auto takes what there is")
+        say(f"{build.wheels} does not answer: torch comes from PyPI, in the build that it has")
         return "pypi"
 
     def _compile(self) -> None:
@@ -405,20 +408,21 @@ def with_unix_flags(words: Iterable[str]) -> Iterator[str]:
             yield match[2]
 
 
-def with_own_paths(words: Sequence[str], folder: Path) -> list[str]:
+def with_own_paths(words: Sequence[str], folder: Path, command: str = "") -> list[str]:
     """Return words with the paths of the caller's folder as whole ones.
 
-    A path is what follows one of `PATH_FLAGS`, and what stands before every flag and is in that
+    A path is what follows one of `PATH_FLAGS` or of the command's own, and what stands before every flag and is in that
     folder. The commands run in the repository.
     """
     whole = []
     flag = ""
+    path_flags = PATH_FLAGS | PATH_FLAGS_OF.get(command, set())
     for word in words:
         if word.startswith("-"):
             flag, equals, value = word.partition("=")
-            is_path = bool(equals and value) and flag in PATH_FLAGS
+            is_path = bool(equals and value) and flag in path_flags
             whole.append(f"{flag}={folder / value}" if is_path else word)
-        elif word and (flag in PATH_FLAGS or (not flag and (folder / word).exists())):
+        elif word and (flag in path_flags or (not flag and (folder / word).exists())):
             whole.append(str(folder / word))
         else:
             whole.append(word)
@@ -474,12 +478,13 @@ def main(arguments: list[str]) -> int:
         say(f"no command {name!r}: {advice}")
         return 2
     target = COMMANDS[name].target
-    if target.endswith(".py") and not (REPOSITORY / target).is_file():
-        say(f"{name} needs {target}, which is not here yet")
+    script, *first = target.split() or [""]
+    if script.endswith(".py") and not (REPOSITORY / script).is_file():
+        say(f"{name} needs {script}, which is not here yet")
         return 2
     folder = Path.cwd()
     if folder != REPOSITORY and name != "python":
-        flags = with_own_paths(list(with_unix_flags(flags)), folder)
+        flags = with_own_paths(list(with_unix_flags(flags)), folder, name)
     else:
         flags = list(with_unix_flags(flags))
     environment = Environment(REPOSITORY, torch)
@@ -498,10 +503,10 @@ def main(arguments: list[str]) -> int:
     if name == "install":
         say(f".venv is ready; torch is of the build {environment.build()}")
         return 0
-    words = [str(REPOSITORY / target)] if target.endswith(".py") else target.split()
+    words = [str(REPOSITORY / script) if script.endswith(".py") else script, *first]
     if name == "python":
         os.chdir(folder)
-    return run([str(environment.python), *words, *flags])
+    return run([str(environment.python), *filter(None, words), *flags])
 
 
 if __name__ == "__main__":

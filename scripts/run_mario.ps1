@@ -1,4 +1,4 @@
-# usage: run_mario.ps1 train|teach|dreamer|plan|eval|watch|monitor|render|compare|search|stop|health|diagnose|backup|launch|tensorboard|install|smoke|bench|test|python [flags of that command]
+# usage: run_mario.ps1 train|teach|dreamer|plan|eval|watch|monitor|render|compare|search|stop|health|diagnose|backup|launch|push|pull|tensorboard|install|smoke|bench|test|python [flags of that command]
 #
 # Finds a Python 3.13 and hands everything to front_door.py, which makes .venv, installs and runs.
 # Paths in the flags are those of the folder you are in.

@@ -114,7 +114,8 @@ def test_the_help_has_a_line_a_command_and_examples_that_exist(clone: Path) -> N
     assert examples and set(examples) <= set(listed)
     assert (call(clone).returncode, call(clone).stderr) == (2, done.stdout)
     for command in front_door.COMMANDS.values():
-        assert not command.target.endswith(".py") or (REPOSITORY / command.target).is_file()
+        script = (command.target.split() or [""])[0]
+        assert not script.endswith(".py") or (REPOSITORY / script).is_file()
 
 
 @posix_only
@@ -154,6 +155,9 @@ def test_paths_are_those_of_the_callers_folder(tmp_path: Path) -> None:
         f"--run-dir={tmp_path}/new --ppo {tmp_path}/a {tmp_path}/b --html /tmp/y"
     )
     assert front_door.with_own_paths(given.split(), tmp_path) == wanted.split()
+    for command, path in {"pull": f"{tmp_path}/there", "push": "there"}.items():
+        found = front_door.with_own_paths(["you/it", "--to", "there"], tmp_path, command)
+        assert found == ["you/it", "--to", path]
 
 
 @posix_only
@@ -375,7 +379,7 @@ def test_the_build_of_torch_goes_by_system_and_card(
     monkeypatch.setattr(shutil, "which", lambda tool: "/bin/nvidia-smi" if has_card else None)
     build = front_door.torch_build(asked)
     assert (build.name, build.must) == (name, asked != "auto")
-    assert build.index == (index and f"https://download.pytorch.org/whl/{index}")
+    assert build.wheels == (index and f"https://download.pytorch.org/whl/{index}")
 
 
 def test_the_wait_for_an_index_ends_whatever_it_does() -> None:
