@@ -411,8 +411,8 @@ def with_unix_flags(words: Iterable[str]) -> Iterator[str]:
 def with_own_paths(words: Sequence[str], folder: Path, command: str = "") -> list[str]:
     """Return words with the paths of the caller's folder as whole ones.
 
-    A path is what follows one of `PATH_FLAGS` or of the command's own, and what stands before every flag and is in that
-    folder. The commands run in the repository.
+    A path is what follows one of `PATH_FLAGS` or of the command's own, and what stands before every
+    flag and is in that folder. The commands run in the repository.
     """
     whole = []
     flag = ""

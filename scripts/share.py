@@ -38,7 +38,8 @@ class ShareFlags:
     action: tyro.conf.Positional[Literal["push", "pull"]]
     """push or pull."""
     what: tyro.conf.Positional[str]
-    """push: a model, a run's or a shipped policy's folder. pull: owner/name on the hub, a folder."""
+    """push: a model, a run's or a shipped policy's folder. pull: owner/name on the hub, or a
+    folder."""
     to: str
     """push: owner/name on the hub, or a folder (with a / at its end, or ./). pull: a folder."""
     film: Path | None = None
