@@ -101,6 +101,8 @@ def is_command(words: list[str]) -> bool:
 def script_and_flags(words: list[str]) -> tuple[str, list[str]]:
     """The Python script that words call in the end, and what it gets."""
     first, *rest = words
+    if first.endswith(".ps1"):
+        rest = list(front_door.with_unix_flags(rest))
     if first == "python":
         return rest[0], rest[1:]
     if first in ("scripts/run_mario.sh", "scripts/run_mario.ps1"):
