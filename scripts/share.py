@@ -79,7 +79,7 @@ def front_matter(config: dict[str, Any], clear_rate: float | None) -> str:
 def card(model: Path, config: dict[str, Any]) -> str:
     """Return the card of a model: the one beside it, or one of what its config says."""
     beside = model.parent / "README.md"
-    summary = model.with_suffix(".json")
+    summary = model.with_name("best_eval_summary.json")
     clear_rate = None
     if summary.is_file():
         from mario_judge import ModelEvaluation

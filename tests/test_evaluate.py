@@ -245,7 +245,7 @@ def test_an_evaluation_names_its_model_and_never_overwrites_anothers(
     assert evaluate_mario.main([*flags, "--model", str(run)]) == 0
     said = capsys.readouterr().out.splitlines()
     best = run / "evaluations" / "best_eval.zip"
-    steps = json.loads((run / "evaluations" / "best_eval.json").read_text())["step"]
+    steps = json.loads((run / "evaluations" / "best_eval_summary.json").read_text())["step"]
     assert said[0] == f"judging {best}, trained for {steps:,} steps"
     assert said[-1] == f"  written   {run / 'judged' / f'step_{steps}_noop_sampled'}"
     assert evaluate_mario.main([*flags, "--model", str(run), "--stage", "1-2"]) == 0
