@@ -128,6 +128,8 @@ def target_of(command: str, flags: list[str]) -> tuple[str, list[str]]:
     target = front_door.COMMANDS[command].target
     if target == "scripts/train_dreamer.py":  # it becomes this one, with the same flags
         return "dreamerv3/dreamer.py", flags
+    if command == "python" and flags and flags[0].endswith(".py"):
+        return flags[0], flags[1:]
     script, *own = target.split() or ["", ""]
     return (target, flags) if script == "-m" else (script, [*own, *flags])
 
