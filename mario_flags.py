@@ -61,6 +61,7 @@ PAGE = FirstPage(
     ),
 )
 EntropyWeight = Annotated[float, pydantic.Field(ge=-1, le=1e6)]  # below 0 it makes the policy surer
+PLAN_ALONE = {"seeds", "phases", "variants", "group"}  # keys of a plan, none of them a flag
 ROOT = Path(__file__).parent
 DEFAULT_RECIPE = ROOT / "configs" / "recipe.yaml"
 LEAST_SCREEN = 36  # px, what the three convolutions leave something of
@@ -279,6 +280,8 @@ def with_recipe(config: TrainConfig, path: Path) -> TrainConfig:
         UsageError: a file is missing or holds an unknown key, or a value does not fit.
     """
     for file, values in recipe_layers(path):
+        if not PLAN_ALONE.isdisjoint(values):
+            raise UsageError(f"{file} is a plan of several runs: run_mario.sh plan {file}")
         config = with_file_values(config, values, str(file))
     return config
 

@@ -40,10 +40,10 @@ from mario_checkpoints import (
     read_model_zip,
 )
 from mario_cli import UsageError
-from mario_config import buttons_of_actions
+from mario_config import buttons_of_actions, env_config_from_dict
 from mario_curriculum import AnywhereStarts, BackwardStarts
 from mario_demos import demo_samples, load_demos
-from mario_flags import TrainConfig, config_as_dict, config_from_dict, phases_of, plain_note
+from mario_flags import AGENT, TrainConfig, config_as_dict, config_from_dict, phases_of, plain_note
 from mario_game import stages_label
 from mario_networks import EXTRACTORS, TwoHeadCnnPolicy
 from mario_ppo import MarioPPO, linear_schedule
@@ -54,6 +54,7 @@ from mario_runtime import observation_space
 from mario_sb3 import WorkerDied, make_vec_env
 from mario_starts import Starts
 from mario_training import Exam, RunLog, StopRequest
+from mario_values import flag_name
 
 WEIGHTS_ALONE = "--warm-start takes its weights alone"
 
@@ -162,6 +163,10 @@ def resume(model: MarioPPO, config: TrainConfig) -> None:
     checkpoint = find_checkpoint(config.run.resume_model)
     path, content, weights, state = read_checkpoint(checkpoint)
     before = config_from_dict(content)
+    if before.ppo.features != config.ppo.features:
+        raise UsageError(
+            f"{path} was trained with --features {before.ppo.features}, not {config.ppo.features}"
+        )
     refuse_another_game(before.env, config.env, path, WEIGHTS_ALONE)
     if content.get("reward_signature") != reward_signature(config.env):
         raise UsageError(f"{path} was trained under another reward: {WEIGHTS_ALONE}")
@@ -170,7 +175,10 @@ def resume(model: MarioPPO, config: TrainConfig) -> None:
             f"{path} was trained with rnd_coef {before.rnd.rnd_coef}: to switch RND on or off, "
             f"{WEIGHTS_ALONE}"
         )
-    for name, change in describe_changes(before, config, {"run"}).items():
+    changes = describe_changes(before, config, {"run"})
+    if before.run.seed != config.run.seed:
+        changes["run.seed"] = f"{before.run.seed} -> {config.run.seed}"
+    for name, change in changes.items():
         print(f"resuming with {name.rpartition('.')[2]} {change}")
     with going_on_from(path, WEIGHTS_ALONE):
         done = state["learner"]["counters"]["num_timesteps"]
@@ -179,6 +187,28 @@ def resume(model: MarioPPO, config: TrainConfig) -> None:
     with going_on_from(path, WEIGHTS_ALONE):
         restore_state(model, state)
     print(f"resumed {path} at {model.num_timesteps:,} steps")
+
+
+def refuse_other_network(content: dict[str, Any], config: TrainConfig, path: Path) -> None:
+    """Raise a UsageError if a model's config is of weights that do not fit a config's network."""
+    if (agent := content.get("agent")) not in (AGENT, "student"):
+        raise UsageError(f"{path} is of agent {agent!r:.40}, whose weights PPO cannot take")
+    features = content.get("ppo" if agent == AGENT else "student", {}).get("features")
+    before = env_config_from_dict(content.get("env", {}))
+    if features != config.ppo.features:
+        raise UsageError(
+            f"{path} was made with --features {features}, not {config.ppo.features}: give the same"
+        )
+    for name in ("action_set", "long_jump_action", "screen_size", "frame_stack"):
+        there, here = getattr(before, name), getattr(config.env, name)
+        if there == here:
+            continue
+        actions = [len(buttons_of_actions(env)) for env in (before, config.env)]
+        counts = [f" ({n} actions)" if "action" in name else "" for n in actions]
+        raise UsageError(
+            f"{path} was made with {flag_name(name)} {there}{counts[0]}, not {here}{counts[1]}: "
+            "give the same"
+        )
 
 
 def load_weights(model: MarioPPO, weights: dict[str, th.Tensor], path: Path) -> None:
@@ -235,6 +265,9 @@ def train(config: TrainConfig) -> int:
     for phase in phases:
         refuse_too_large(phase)
     resolve_device(config.ppo.device)  # a wrong device is said before anything is written
+    if config.run.warm_start and not config.run.resume_model:
+        path = find_model(config.run.warm_start)
+        refuse_other_network(read_model_zip(path)[0], config, path)
     with run.locked():
         if run.checkpoints() and not config.run.resume_model:
             raise UsageError(
