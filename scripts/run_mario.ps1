@@ -42,5 +42,17 @@ foreach ($candidate in $candidates) {
     }
 }
 
+# uv can fetch one, for this user alone; somebody has to be there to say so.
+if ((Get-Command uv -CommandType Application -ErrorAction SilentlyContinue) -and -not [Console]::IsInputRedirected) {
+    $answer = Read-Host 'run_mario: no Python 3.13 here. Fetch one with uv? [y/N]'
+    if ($answer -match '^[yY]') {
+        & uv python install 3.13
+        if ($LASTEXITCODE -eq 0) {
+            & $PSCommandPath @args
+            exit $LASTEXITCODE
+        }
+    }
+}
+
 [Console]::Error.WriteLine('run_mario: no Python 3.13 found: install it (python.org, "winget install Python.Python.3.13" or "uv python install 3.13") or set the PYTHON variable to one')
 exit 2

@@ -48,6 +48,14 @@ while IFS= read -r python; do
   fi
 done 3<&0 < <(candidates)
 
+# uv can fetch one, for this user alone; somebody has to be there to say so.
+if type -P uv >/dev/null && [ -t 0 ] && [ -t 2 ]; then
+  read -r -p "run_mario: no Python 3.13 here. Fetch one with uv? [y/N] " answer
+  case $answer in
+    [yY]*) uv python install 3.13 && exec bash "$script" "$@" ;;
+  esac
+fi
+
 echo "run_mario: no Python 3.13 found: install it (python.org, 'uv python install 3.13' or" \
   "'pyenv install 3.13') or set PYTHON to one" >&2
 exit 2
