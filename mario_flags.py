@@ -288,7 +288,11 @@ def with_recipe(config: TrainConfig, path: Path) -> TrainConfig:
 
 def plain_note(path: Path, config: TrainConfig) -> str:
     """Return one line for somebody whose file stands on the plain defaults; "" if it does not."""
-    if path.resolve().is_relative_to(ROOT / "configs") or len(recipe_layers(path)) > 1:
+    run = config.run.run_dir
+    is_of_a_plan = run is not None and run.with_suffix(".yaml").resolve() == path.resolve()
+    if is_of_a_plan or path.resolve().is_relative_to(ROOT / "configs"):
+        return ""
+    if len(recipe_layers(path)) > 1:
         return ""
     recipe = with_recipe(TrainConfig(), DEFAULT_RECIPE)
     changes = describe_changes(recipe, config, {"run"})

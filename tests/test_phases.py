@@ -91,6 +91,9 @@ def test_a_file_stands_on_its_base_and_one_without_is_told_so(tmp_path: Path) ->
     assert (config.env.n_envs, config.env.reward.reward_scale) == (4, 0.1)
     assert plain_note(alone, config) == ""
     assert plain_note(CONFIGS / "p8.yaml", parse_config(["--config", "configs/p8.yaml"])) == ""
+    assert (
+        plain_note(tmp_path / "run.yaml", parse_config(["--run-dir", str(tmp_path / "run")])) == ""
+    )
     alone.write_text("base: my.yaml\n")
     with pytest.raises(UsageError, match="base must name a file"):
         recipe_layers(alone)

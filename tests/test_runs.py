@@ -230,6 +230,20 @@ def test_tensorboard_has_sb3s_names_and_the_flags_too(tmp_path: Path) -> None:
     assert b"ppo.gamma" in flags and b"target_kl" not in flags
 
 
+def test_tensorboard_has_a_runs_evaluations_and_films(tiny_run: Path) -> None:
+    board = EventAccumulator(str(tiny_run / "tensorboard" / "evaluations"))
+    board.Reload()
+    names = set(board.Tags()["scalars"])
+    assert {"eval/argmax/clear_rate", "eval/mean_reward", "eval/mean_ep_length"} <= names
+    assert [event.step for event in board.Scalars("eval/argmax/clear_rate")] == [128, 256]
+    films = EventAccumulator(str(tiny_run / "tensorboard" / "films"))
+    films.Reload()
+    shown = films.Images("preview")
+    assert [image.step for image in shown] == [128, 256]
+    assert shown[-1].encoded_image_string[:4] == b"GIF8"
+    assert (shown[-1].width, shown[-1].height) == (128, 120)
+
+
 STUB_OF_WANDB = """
 import json, os
 def init(**given):
