@@ -282,6 +282,9 @@ def train(config: TrainConfig) -> int:
             if not ended.is_finished:
                 break
             weights = ended.weights
+            if phase.run.then:  # train_config.json becomes the next phase's
+                kept = run.path / f"train_config_until_{ended.steps}.json"
+                write_json(kept, config_as_dict(phase))
     return ended.code
 
 

@@ -119,6 +119,8 @@ def test_phases_are_one_run_and_a_stop_between_them_goes_on_to_the_same_bits(
     assert (status.state, status.step, status.target) == ("finished", 320, 320)
     content = json.loads(whole.config_path.read_text())
     assert (content["run"]["after"], content["ppo"]["gamma"]) == (192, 0.8)
+    kept = json.loads((whole.path / "train_config_until_192.json").read_text())
+    assert kept["ppo"]["gamma"] == 0.9, "the first phase's flags are not lost"
     best = json.loads(whole.best_summary.read_text())
     assert best["step"] == 320, "the first phase's evaluations do not count in the second"
 
