@@ -91,8 +91,8 @@ def write_evaluation(flags: EvaluateFlags) -> None:
     from mario_video import film, write_video
 
     model = choose_model(flags.model, flags.stages)
-    print(judging(model), flush=True)
     policy = load_policy(model)
+    print(judging(model), flush=True)
     config = in_stages(policy.env_config, flags.stages)
     config = in_process(dataclasses.replace(config, n_envs=flags.n_envs), flags.emulator)
     if elsewhere := trained_elsewhere(policy, config.stages):

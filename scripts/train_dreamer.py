@@ -43,13 +43,11 @@ def make_episodes(folder: Path, stage: str, episodes: int) -> None:
     clears = folder / "clears"
     for old in (part, clears):  # of a call that was cut off
         shutil.rmtree(old, ignore_errors=True)
-    model = ["--model", SURE_POLICY] if stage == "1-1" else []
+    model: list[str | Path] = ["--model", SURE_POLICY] if stage == "1-1" else []
     print(f"1 of 3: {episodes} episodes of the shipped policy of {stage}", flush=True)
-    run(
-        *(REPOSITORY / "evaluate_mario.py", *model, "--stage", stage, "--no-video"),
-        *("--episodes", str(episodes), "--seed", str(FIRST_SEED)),
-        *("--demos", clears, "--output-dir", folder / "clears_judged"),
-    )
+    judge: list[str | Path] = [REPOSITORY / "evaluate_mario.py", *model, "--stage", stage]
+    judge += ["--no-video", "--episodes", str(episodes), "--seed", str(FIRST_SEED)]
+    run(*judge, "--demos", clears, "--output-dir", folder / "clears_judged")
     if not any(clears.glob("*.npz")):
         raise UsageError(f"the shipped policy of {stage} cleared none: name --seed-demos")
     print("2 of 3: its clears as episodes of the replay", flush=True)
