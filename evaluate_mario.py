@@ -18,16 +18,9 @@ import pydantic
 from tqdm import tqdm
 
 from mario_cli import UsageError, exit_code, with_stages_flag
-from mario_config import EmulatorName, EnvConfig, StagesFlag, in_process
+from mario_config import EmulatorName, EnvConfig, ProtocolName, StagesFlag, in_process
 from mario_game import stages_label
-from mario_judge import (
-    JUDGE_SEED,
-    ProtocolName,
-    episodes_played,
-    evaluate,
-    protocol_config,
-    summary_lines,
-)
+from mario_judge import JUDGE_SEED, episodes_played, evaluate, protocol_config, summary_lines
 from mario_values import Amount, Checked, Seed, parse_flags
 
 if TYPE_CHECKING:

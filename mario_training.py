@@ -25,7 +25,7 @@ import numpy as np
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mario_cli import UsageError
-from mario_config import EnvConfig, in_process
+from mario_config import EnvConfig, ProtocolName, in_process
 from mario_doctor import Doctor
 from mario_files import fill
 from mario_game import StageId
@@ -33,7 +33,6 @@ from mario_judge import (
     NOOP_MAX,
     SELECTION_SEED,
     ModelEvaluation,
-    ProtocolName,
     Rank,
     Summary,
     default_protocol,

@@ -18,8 +18,8 @@ import pydantic
 from tqdm import tqdm
 
 from mario_cli import UsageError, exit_code, with_stages_flag
-from mario_config import EmulatorName, StagesFlag, in_process
-from mario_judge import ProtocolName, Summary, episodes_played, evaluate, protocol_config
+from mario_config import EmulatorName, ProtocolName, StagesFlag, in_process
+from mario_judge import Summary, episodes_played, evaluate, protocol_config
 from mario_runs import CONFIG_MEMBER, write_json
 from mario_values import Amount, Checked, Count, Seed, parse_flags
 

@@ -27,10 +27,17 @@ import tyro
 
 from fastnes import BUTTON_BITS
 from mario_cli import UsageError, exit_code, with_stages_flag
-from mario_config import EmulatorName, EnvConfig, StagesFlag, buttons_of_actions, in_process
+from mario_config import (
+    EmulatorName,
+    EnvConfig,
+    ProtocolName,
+    StagesFlag,
+    buttons_of_actions,
+    in_process,
+)
 from mario_demos import Demo, load_demo, record, replay, save_demo
 from mario_game import FRAMES_PER_SECOND, StageId, stages_label
-from mario_judge import ProtocolName, protocol_config
+from mario_judge import protocol_config
 from mario_policies import choose_model, load_policy, trained_elsewhere
 from mario_reference import NesPyMarioEnv
 from mario_rollout import Moment, Policy, button_names, in_stages, watch

@@ -24,8 +24,8 @@ import torch
 import tyro
 
 from mario_cli import UsageError, exit_code
-from mario_config import EmulatorName, in_process
-from mario_judge import JUDGE_SEED, NOOP_MAX, ProtocolName, Summary, evaluate, protocol_config
+from mario_config import EmulatorName, ProtocolName, in_process
+from mario_judge import JUDGE_SEED, NOOP_MAX, Summary, evaluate, protocol_config
 from mario_policies import load_policy
 from mario_rollout import Episode, best_episode, game_fps
 from mario_runs import BadModelFile
