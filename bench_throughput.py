@@ -45,13 +45,14 @@ from dreamerv3.policy import make_agent
 from fastnes import BatchMachine, Machine, start_snapshot
 from mario_cli import UsageError, exit_code
 from mario_config import EnvConfig, RewardConfig
+from mario_flags import PPOFlags, RNDFlags, TrainConfig
 from mario_keeping import keep_run, turn_rows
+from mario_learning import make_model, make_training_env
 from mario_results import PhaseRecord, RunFacts, study_of
 from mario_runs import provenance, write_json
 from mario_runtime import MarioVectorEnv, action_space
 from mario_sb3 import MarioVecEnv, make_vec_env
 from mario_tables import reached, with_unit
-from train_mario import PPOFlags, RNDFlags, TrainConfig, make_model, make_training_env
 
 try:  # its pyglet is not nes-py's: pip install --no-deps --target DIR, and PYTHONPATH=DIR
     import stable_retro

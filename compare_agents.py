@@ -25,6 +25,22 @@ from mario_comparison import AXES, MEASURES, Run, compare, milestone_rows, read_
 from mario_runs import atomic_write, provenance, write_json
 
 COLORS = {"ppo": "#2563eb", "dreamerv3": "#dc2626"}
+MORE_COLORS = ("#2563eb", "#dc2626", "#16a34a", "#9333ea", "#ea580c", "#0891b2", "#be185d")
+
+
+def color_of(name: str, names: Sequence[str]) -> str:
+    """Return the colour of a curve: an agent's own, or one by its place."""
+    return COLORS.get(name, MORE_COLORS[list(names).index(name) % len(MORE_COLORS)])
+
+
+def by_run(agents: dict[str, list[Run]]) -> dict[str, list[Run]]:
+    """Return each run alone, under the name of its folder; of two alike, under its whole path."""
+    runs = [run for found in agents.values() for run in found]
+    names = [Path(run.name).name for run in runs]
+    return {
+        run.name if names.count(name) > 1 else name: [run]
+        for name, run in zip(names, runs, strict=True)
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +56,9 @@ class CompareFlags:
     from the level's start, sampled."""
     policy: Literal["sampled", "argmax"] = "sampled"
     """Whose evaluations."""
+    apart: bool = False
+    """A curve for each run, named by its folder, instead of one over the seeds of an agent: for
+    runs of one agent under different flags."""
     note: str = ""
     """What a reader has to know of the runs: what else the machine did."""
     output_dir: Path = Path("runs/comparison")
@@ -59,7 +78,7 @@ def figure(agents: dict[str, list[Run]], content: dict[str, Any]) -> Figure:
         for column, (axis, (unit, size)) in enumerate(AXES.items()):
             panel = panels[row, column]
             for name, runs in agents.items():
-                color = COLORS[name]
+                color = color_of(name, list(agents))
                 for run in runs:
                     xs = [getattr(point, axis) / size for point in run.points]
                     ys = [getattr(point, measure) for point in run.points]
@@ -138,6 +157,8 @@ def run_comparison(flags: CompareFlags) -> None:
         kinds = sorted({getattr(run, field) for run in runs})
         if len(kinds) > 1:
             raise UsageError(f"runs of different {field} are not compared: {' | '.join(kinds)}")
+    if flags.apart:
+        agents = by_run(agents)
     about = {
         **{"stage": runs[0].stage, "conditions": runs[0].conditions},
         **{"source": flags.source, "policy": flags.policy, "note": flags.note},

@@ -12,26 +12,19 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import pydantic
 from tqdm import tqdm
 
 from mario_cli import UsageError, exit_code, with_stages_flag
-from mario_config import EmulatorName, EnvConfig, StagesFlag, in_process
-from mario_demos import record, save_demo
-from mario_judge import (
-    JUDGE_SEED,
-    ProtocolName,
-    episodes_played,
-    evaluate,
-    protocol_config,
-    summary_lines,
-)
-from mario_policies import choose_model, load_policy, trained_elsewhere
-from mario_rollout import Episode, best_episode, game_fps, in_stages, pressed_buttons
+from mario_config import EmulatorName, EnvConfig, ProtocolName, StagesFlag, in_process
+from mario_game import stages_label
+from mario_judge import JUDGE_SEED, episodes_played, evaluate, protocol_config, summary_lines
 from mario_values import Amount, Checked, Seed, parse_flags
-from mario_video import film, write_video
+
+if TYPE_CHECKING:
+    from mario_rollout import Episode
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +53,8 @@ class EvaluateFlags(Checked):
     n_envs: Annotated[int, pydantic.Field(ge=1, le=4096)] = 30
     """Episodes played side by side."""
     output_dir: Path | None = None
-    """Unset: evaluation_<protocol>_<argmax|sampled> in the current folder's runs/."""
+    """Unset: judged/ in the model's run, in a folder by its steps, protocol and mode. Of a shipped
+    policy: evaluation_<policy>_... in the current folder's runs/."""
     video: bool = True
     """Write evaluation.mp4, the best episode at the game's speed."""
     demos: Path | None = None
@@ -70,6 +64,9 @@ class EvaluateFlags(Checked):
 
 def write_demo(path: Path, episode: Episode, config: EnvConfig, model: str) -> None:
     """Write an episode as a demo; it is played again for its frames' buttons."""
+    from mario_demos import record, save_demo
+    from mario_rollout import pressed_buttons
+
     pressed, noops = pressed_buttons(episode, config)
     source = f"policy:{model}"
     demo = record(*episode.stage, pressed, source=source, seed=episode.seed, noops=noops)
@@ -81,8 +78,14 @@ def write_evaluation(flags: EvaluateFlags) -> None:
     for folder in filter(None, (flags.output_dir, flags.demos)):
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"{folder} is a file: name a folder to write to")
+    # torch and the machine: help and wrong flags do not wait for them
+    from mario_policies import choose_model, judged_folder, judging, load_policy, trained_elsewhere
+    from mario_rollout import best_episode, game_fps, in_stages
+    from mario_video import film, write_video
+
     model = choose_model(flags.model, flags.stages)
     policy = load_policy(model)
+    print(judging(model), flush=True)
     config = in_stages(policy.env_config, flags.stages)
     config = in_process(dataclasses.replace(config, n_envs=flags.n_envs), flags.emulator)
     if elsewhere := trained_elsewhere(policy, config.stages):
@@ -110,7 +113,10 @@ def write_evaluation(flags: EvaluateFlags) -> None:
             on_episode=count,
         )
     print(*summary_lines(summary), sep="\n", flush=True)  # before anything is written
-    output = flags.output_dir or Path("runs") / f"evaluation_{flags.protocol}_{summary.mode}"
+    how = f"{flags.protocol}_{summary.mode}"
+    if config.stages != policy.env_config.stages:
+        how += f"_{stages_label(config.stages)}"
+    output = flags.output_dir or judged_folder(model, how)
     summary.write(output / "summary.json")
     played = protocol_config(config, flags.protocol)
     if flags.video:
@@ -121,7 +127,7 @@ def write_evaluation(flags: EvaluateFlags) -> None:
             stage = f"{episode.stage}_" if len(config.stages) > 1 else ""
             path = flags.demos / f"{stage}{episode.seed}.npz"
             write_demo(path, episode, played, summary.model)
-    print(f"  written   {output}")
+    print(f"  written   {output / 'evaluation.mp4' if flags.video else output}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

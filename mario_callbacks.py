@@ -268,6 +268,7 @@ class Finish(NamedTuple):
     stop: StopRequest
     clear_rate: float  # that an evaluation has to show in every mode; 0 is never
     timesteps: int  # the target
+    after: int = 0  # the steps of the phases before, whose evaluations do not count
 
 
 class MetricsCallback(BetweenRollouts):
@@ -331,7 +332,9 @@ class TemperatureCallback(BetweenRollouts):
     what is sampled stays what is trained.
     """
 
-    def __init__(self, final: float, begins: float, timesteps: int, rollout: int) -> None:
+    def __init__(
+        self, final: float, begins: float, timesteps: int, rollout: int, after: int = 0
+    ) -> None:
         """Fall to a sampling temperature geometrically.
 
         Args:
@@ -339,14 +342,15 @@ class TemperatureCallback(BetweenRollouts):
             begins: part of the run after which it begins to fall.
             timesteps: of the run.
             rollout: agent steps of a rollout.
+            after: how many of the timesteps lie in phases before.
         """
         super().__init__()
-        self.final, self.begins, self.timesteps, self.rollout = final, begins, timesteps, rollout
+        self.final, self.rollout = final, rollout
+        self.timesteps, self.begins = timesteps, after + begins * (timesteps - after)
 
     def temperature(self, step: int) -> float:
         """Return the temperature due at a step."""
-        begin = self.begins * self.timesteps
-        part = (step - begin) / max(self.timesteps - begin, 1)
+        part = (step - self.begins) / max(self.timesteps - self.begins, 1)
         return self.final ** min(max(part, 0.0), 1.0)
 
     def tick(self) -> None:
@@ -381,8 +385,8 @@ class EvalCallback(BetweenRollouts):
 
     def _on_training_start(self) -> None:
         super()._on_training_start()
-        self.best = BestModel(self.run, self.num_timesteps)
-        if found := self._found_before():
+        self.best = BestModel(self.run, self.num_timesteps, self.until.after)
+        if (found := self._found_before()) and found.step > self.until.after:
             self._end_if_enough(found)
 
     def _found_before(self) -> ModelEvaluation | None:

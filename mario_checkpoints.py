@@ -109,6 +109,20 @@ def read_model_zip(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]
     return config, tensors
 
 
+def steps_of_model(path: Path) -> int | None:
+    """Return the agent steps that a model file was trained for; None if it does not say.
+
+    Raises:
+        BadModelFile: it cannot be read.
+    """
+    with as_bad_model():
+        content = read_file(path, MAX_MODEL_BYTES)
+        found = read_archive(content, str(path), MODEL_MEMBERS.__contains__, {"data"}.__contains__)
+    # SB3's is JSON of megabytes, full of pickles that nobody needs here.
+    steps = re.search(rb'"num_timesteps": *(\d{1,15})\b', found.get("data", b""))
+    return int(steps[1]) if steps else None
+
+
 @contextlib.contextmanager
 def as_bad_model() -> Iterator[None]:
     """Within it, a `BadFile` is a `BadModelFile`."""
@@ -425,6 +439,8 @@ def find_checkpoint(path: Path, is_quiet: bool = False) -> Path:
         return found.path
     if not path.is_file():
         raise UsageError(f"there is no checkpoint {path}")
+    if path.suffix != ".zip":
+        raise UsageError(f"{path} is no checkpoint: name a run folder, or a .zip in it")
     if not path.with_suffix(".state").is_file():
         raise UsageError(
             f"{path} has no {path.stem}.state beside it; --warm-start takes its weights"

@@ -22,6 +22,8 @@ from mario_game import (
 from mario_values import Amount, Checked, Positive, Share, Weight, with_values
 
 MOST_X = 65_535  # px, of which the game counts
+ProtocolName = Literal["fixed", "noop", "sticky"]  # how a policy is judged: docs/protocol.md
+FeaturesName = Literal["small", "nature", "fine"]  # networks that look at pictures
 EmulatorName = Literal["fast", "nes-py"]
 
 

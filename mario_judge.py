@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
 import numpy as np
 from pydantic import (
@@ -24,12 +24,13 @@ from pydantic import (
 )
 
 from mario_cli import UsageError
-from mario_config import EnvConfig
+from mario_config import EnvConfig, ProtocolName
 from mario_game import STAGES, StageId, stages_label
-from mario_rollout import Episode, Policy, play
 from mario_runs import write_json
 
-ProtocolName = Literal["fixed", "noop", "sticky"]
+if TYPE_CHECKING:
+    from mario_rollout import Episode, Policy
+
 NOOP_MAX = 30  # as in the Atari literature (Mnih et al. 2015)
 STICKY_PROB = 0.25  # Machado et al. 2018
 # Protocol: the most no-ops at the start, and the chance that a frame keeps the last buttons.
@@ -465,6 +466,8 @@ def evaluate(
     Raises:
         UsageError: no such protocol, fewer than one episode, a negative number.
     """
+    from mario_rollout import play  # the machine: a summary can be read without it
+
     if episodes < 1:
         raise UsageError(f"episodes must be at least 1, not {episodes}")
     if seed < 0 or max_steps < 0:

@@ -18,6 +18,8 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureC
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
+from mario_config import FeaturesName
+
 
 class SmallCNN(BaseFeaturesExtractor):
     """Convolutions 16 (8x8/4), 32 (4x4/2), 32 (3x3/1) and a linear layer, beside SB3's NatureCNN.
@@ -59,7 +61,6 @@ class FineCNN(SmallCNN):
     CONVOLUTIONS = ((16, 4, 2), (32, 4, 2), (32, 3, 2))
 
 
-FeaturesName = Literal["small", "nature", "fine"]
 EXTRACTORS: dict[FeaturesName, type[BaseFeaturesExtractor]] = {
     "small": SmallCNN,
     "nature": NatureCNN,

@@ -6,6 +6,7 @@ A file from a stranger runs no code here: JSON and tensors are read, pickles are
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ from typing import Any
 import torch
 
 from dreamerv3.policy import policy_from_tensors
-from mario_checkpoints import find_model, read_model_zip
+from mario_checkpoints import find_model, read_model_zip, steps_of_model
 from mario_cli import UsageError
 from mario_config import env_config_from_dict
-from mario_game import StageId, stages_label
+from mario_game import STAGES, StageId, stages_label
 from mario_networks import EXTRACTORS, PPOPolicy, TwoHeadCnnPolicy
 from mario_rollout import Policy
 from mario_runs import CONFIG_MEMBER, BadModelFile
@@ -102,10 +103,37 @@ def choose_model(named: Path | None, stages: Sequence[StageId]) -> Path:
     label = stages_label(stages or (StageId(1, 1),))
     shipped = shipped_model(stages[0] if stages else StageId(1, 1)) if len(stages) < 2 else None
     if shipped is None:
+        there = [stage for stage in STAGES if shipped_model(stage)]
         raise UsageError(
-            f"no policy of {label} is shipped under pretrained/: name one with --model"
+            f"no policy of {label} is shipped, only of {', '.join(map(str, there))}: "
+            "name a model with --model"
         )
     return shipped
+
+
+def judged_folder(model: Path, how: str) -> Path:
+    """Return where an evaluation of a model goes: below its run, and never over another model's.
+
+    Args:
+        model: the file.
+        how: protocol, mode and what else tells two evaluations of one model apart.
+    """
+    path = model.resolve()
+    if path.is_relative_to(PRETRAINED.resolve()):
+        name = "_".join(path.relative_to(PRETRAINED.resolve()).parent.parts)
+        return Path("runs") / f"evaluation_{name}_{how}"
+    steps = steps_of_model(path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    run = next((one for one in model.absolute().parents if (one / CONFIG_MEMBER).is_file()), None)
+    if run is None:
+        return Path("runs") / f"evaluation_{model.stem}_{digest}_{how}"
+    return run / "judged" / f"step_{digest if steps is None else steps}_{how}"
+
+
+def judging(model: Path) -> str:
+    """Return which model is judged, in words: its path and how long it was trained."""
+    steps = steps_of_model(model)
+    return f"judging {model}" + ("" if steps is None else f", trained for {steps:,} steps")
 
 
 def trained_elsewhere(policy: Policy, stages: Sequence[StageId]) -> str:

@@ -86,6 +86,7 @@ class MarioPPO(PPO):
         rnd_update_proportion: part of each minibatch that trains the predictor
         rnd_warmup_steps: random steps per environment that fill RND's observation normaliser before
             the first rollout. They are not in `num_timesteps`; the environments are reset after.
+        begun_at: steps of the counter at which the schedules begin: those of phases before
         precision: `float32`, `bf16` (autocast, in rollout and training alike) or `auto`
         channels_last: memory format; same function, sums in another order
     """
@@ -110,6 +111,7 @@ class MarioPPO(PPO):
         rnd_gamma: float = 0.99,
         rnd_update_proportion: float = 0.25,
         rnd_warmup_steps: int = 512,
+        begun_at: int = 0,
         precision: Precision = "float32",
         channels_last: bool = True,
         policy_kwargs: dict[str, Any] | None = None,
@@ -130,6 +132,7 @@ class MarioPPO(PPO):
         self.rnd_gamma = rnd_gamma
         self.rnd_update_proportion = rnd_update_proportion
         self.rnd_warmup_steps = rnd_warmup_steps
+        self.begun_at = begun_at
         self.precision: Precision = precision
         self.channels_last = channels_last
         self.rnd: RND | None = None
@@ -240,6 +243,10 @@ class MarioPPO(PPO):
             self._average = {name: value.clone() for name, value in weights.items()}
         for name, value in self._average.items():
             value.lerp_(weights[name], 1 - self.ema_decay)
+
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        done, target = num_timesteps - self.begun_at, total_timesteps - self.begun_at
+        super()._update_current_progress_remaining(done, target)
 
     def _setup_learn(
         self,

@@ -20,6 +20,7 @@ import contextlib
 import dataclasses
 import datetime
 import errno
+import hashlib
 import importlib.metadata
 import io
 import json
@@ -31,7 +32,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -417,6 +418,33 @@ class Appended:
         self._file.close()
 
 
+# What Stable-Baselines3 calls the same scalars, for dashboards that were made for it. Its
+# train/entropy_loss is the entropy's negative.
+SB3_TAGS = {
+    "episode_return": "rollout/ep_rew_mean",
+    "episode_length": "rollout/ep_len_mean",
+    "clear_rate": "rollout/success_rate",
+    "env_steps_per_s": "time/fps",
+    "entropy": "train/entropy_loss",
+    "approx_kl": "train/approx_kl",
+    "clip_fraction": "train/clip_fraction",
+    "value_loss": "train/value_loss",
+    "policy_loss": "train/policy_gradient_loss",
+    "explained_variance": "train/explained_variance",
+    "learning_rate": "train/learning_rate",
+}
+
+
+def with_sb3_tags(scalars: Mapping[str, float]) -> dict[str, float]:
+    """Return scalars under our names and, beside, under Stable-Baselines3's."""
+    theirs = {
+        SB3_TAGS[name]: -value if name == "entropy" else value
+        for name, value in scalars.items()
+        if name in SB3_TAGS
+    }
+    return {**scalars, **theirs}
+
+
 class ScalarBoard:
     """TensorBoard's event file.
 
@@ -448,7 +476,29 @@ class ScalarBoard:
         self._record_writer(buffer).write(event.SerializeToString())
         return buffer.getvalue()
 
-    def write(self, step: int, scalars: dict[str, float]) -> None:
+    def write_flags(self, flags: dict[str, float | str | bool]) -> None:
+        """Write what TensorBoard's tab of hyper-parameters shows of a run.
+
+        Raises:
+            OSError: the disk is full; it is written when there is room.
+        """
+        from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+
+        self._file.write(self._record(0, summary=hparams_pb(flags)))
+
+    def write_film(self, step: int, name: str, gif: bytes, width: int, height: int) -> None:
+        """Write a film for the tab of images.
+
+        Raises:
+            OSError: the disk is full; it is written when there is room.
+        """
+        image = self._summary.Image(
+            height=height, width=width, colorspace=3, encoded_image_string=gif
+        )
+        summary = self._summary(value=[self._summary.Value(tag=name, image=image)])
+        self._file.write(self._record(step, summary=summary))
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Write the scalars of a step, each under its name.
 
         Raises:
@@ -469,11 +519,31 @@ class ScalarBoard:
         self._file.close()
 
 
-class MetricsLog:
-    """metrics.jsonl and TensorBoard, the same scalars in both. Missing is absent, never zero."""
+def flat_flags(content: Mapping[str, Any], prefix: str = "") -> dict[str, float | str | bool]:
+    """Return the flags of a train_config.json's content as "ppo.gamma": 0.9."""
+    flat: dict[str, float | str | bool] = {}
+    for name, value in content.items():
+        if isinstance(value, dict) and name != "provenance":
+            flat |= flat_flags(value, f"{prefix}{name}.")
+        elif prefix and value is not None:
+            flat[prefix + name] = value if isinstance(value, bool | int | float) else str(value)
+    return flat
 
-    def __init__(self, run: RunFolder, resume_step: int = 0) -> None:
-        """Continue the run's log after resume_step; what an interrupted run wrote later goes."""
+
+class MetricsLog:
+    """metrics.jsonl and TensorBoard, the same scalars in both. Missing is absent, never zero.
+
+    In TensorBoard they stand under Stable-Baselines3's names, too (`SB3_TAGS`).
+    """
+
+    def __init__(self, run: RunFolder, resume_step: int = 0, wandb_project: str = "") -> None:
+        """Continue the run's log after resume_step; what an interrupted run wrote later goes.
+
+        Args:
+            run: its folder; the flags in its config go to TensorBoard.
+            resume_step: agent steps done.
+            wandb_project: where in Weights & Biases to log the same; "" is nowhere.
+        """
         run.path.mkdir(parents=True, exist_ok=True)
         self.kept = [row for row in read_metrics(run.metrics_path) if row["step"] <= resume_step]
         text = "".join(json.dumps(row) + "\n" for row in self.kept)
@@ -481,6 +551,13 @@ class MetricsLog:
         self._file = Appended(run.metrics_path)
         is_new = not any(run.tensorboard.glob("events.*"))
         self._board = ScalarBoard(run.tensorboard, None if is_new else resume_step + 1)
+        flags = {}
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            flags = flat_flags(json.loads(run.config_path.read_text(encoding="utf-8")))
+        if flags:
+            with contextlib.suppress(OSError):  # it waits for room
+                self._board.write_flags(flags)
+        self._wandb = start_wandb(wandb_project, run, flags) if wandb_project else None
         self.last: Row = self.kept[-1] if self.kept else {}  # the line that this one continues
         self.wall_s_before = self.last.get("wall_s", 0.0)
 
@@ -496,18 +573,43 @@ class MetricsLog:
         for what, write in {
             "metrics": lambda: self._file.write(json.dumps(row).encode() + b"\n"),
             "TensorBoard's scalars": lambda: self._board.write(
-                step, {key: value for key, value in row.items() if key != "step"}
+                step, with_sb3_tags({key: row[key] for key in row if key != "step"})
             ),
         }.items():
             try:
                 write()
             except OSError as error:
                 print(f"warning: {what} of step {step} wait for room: {error}", file=sys.stderr)
+        if self._wandb:
+            self._wandb.log(row, step=step)
 
     def close(self) -> None:
         """Close both files."""
         self._file.close()
         self._board.close()
+        if self._wandb:
+            self._wandb.finish()
+
+
+def start_wandb(project: str, run: RunFolder, flags: dict[str, Any]) -> Any:
+    """Return a run of Weights & Biases, which goes on if the folder's run did.
+
+    Raises:
+        UsageError: wandb is not installed.
+    """
+    try:
+        import wandb
+    except ImportError:
+        raise UsageError("--wandb needs wandb: run_mario.sh python -m pip install wandb") from None
+    name = hashlib.sha256(str(run.path.resolve()).encode()).hexdigest()[:16]
+    return wandb.init(
+        project=project,
+        id=name,
+        name=run.path.name,
+        dir=str(run.path),
+        config=flags,
+        resume="allow",
+    )
 
 
 Row = dict[str, Any]  # a line of metrics.jsonl: int at "step", else finite numbers

@@ -23,9 +23,9 @@ from torch.nn import functional as F
 
 from mario_checkpoints import load_optimizer
 from mario_cli import UsageError
-from mario_config import EnvConfig
+from mario_config import EnvConfig, FeaturesName
 from mario_files import fill
-from mario_networks import EXTRACTORS, FeaturesName, TwoHeadCnnPolicy
+from mario_networks import EXTRACTORS, TwoHeadCnnPolicy
 from mario_runtime import MarioVectorEnv, action_space, observation_space
 from mario_scene import read_scene
 from mario_scene_flat import flatten_scene

@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -25,153 +25,23 @@ import numpy as np
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mario_cli import UsageError
-from mario_config import EnvConfig, in_process
+from mario_config import EnvConfig, ProtocolName, in_process
 from mario_doctor import Doctor
 from mario_files import fill
-from mario_game import StageId, stages_label, stages_text, with_stages_field
+from mario_game import StageId
 from mario_judge import (
     NOOP_MAX,
     SELECTION_SEED,
     ModelEvaluation,
-    ProtocolName,
     Rank,
     Summary,
     default_protocol,
     evaluate,
     protocol_config,
 )
-from mario_reward import reward_signature
 from mario_rollout import Episode, Policy, game_fps
-from mario_runs import Holder, MetricsLog, RunFolder, duration, provenance, row_of
-from mario_values import as_values, with_values
-from mario_video import film, write_video
-
-# --------------------------------------------------------------------------------------------
-# Flags and files
-# --------------------------------------------------------------------------------------------
-
-# What flags were called in an earlier version, by either trainer; both read both.
-OLDER_NAMES = {
-    "logdir": "run_dir",
-    "configs": "config",
-    "steps": "timesteps",
-    "checkpoint_every": "checkpoint_freq",
-    "eval_every": "eval_freq",
-}
-GONE = {"compile_policy"}  # flags that files may still hold, and that nothing reads any more
-
-
-def with_newer_flags(arguments: Sequence[str]) -> list[str]:
-    """Return a command line with the flags of an earlier version under their names of today."""
-    renamed = {f"--{old.replace('_', '-')}": f"--{new}" for old, new in OLDER_NAMES.items()}
-    words = []
-    for word in arguments:
-        flag, equals, value = word.partition("=")
-        new = renamed.get(flag.replace("_", "-"))
-        words.append(f"{new.replace('_', '-')}{equals}{value}" if new else word)
-    return words
-
-
-def newer_names(values: dict[str, Any], known: Collection[str]) -> dict[str, Any]:
-    """Return a file's values under the names of today; known are those of the config they set."""
-    values = {key: value for key, value in values.items() if key in known or key not in GONE}
-    for old, new in OLDER_NAMES.items():
-        if old in values and old not in known and new in known:
-            values[new] = values.pop(old)
-    return with_stages_field(values) if "stages" in known else values
-
-
-def with_file_values[Config](config: Config, values: Mapping[str, Any], where: str) -> Config:
-    """Return a trainer's config with values of a file, flat or nested, in today's names or older.
-
-    Raises:
-        UsageError: a key that is no flag, or a value that does not fit; where is the file's name.
-    """
-    return with_values(config, values, where, newer_names)
-
-
-def config_content(config: Any, agent: str, env: EnvConfig) -> dict[str, Any]:
-    """Return train_config.json's content: the flags by group, and what belongs beside them."""
-
-    def as_text(value: Any) -> Any:
-        is_stages = isinstance(value, tuple) and all(isinstance(one, StageId) for one in value)
-        return stages_text(value) if is_stages and value else value
-
-    return as_values(config, as_text) | {
-        "agent": agent,
-        "reward_signature": reward_signature(env),
-        "provenance": provenance(),
-    }
-
-
-def config_of_content[Config](default: Config, content: Mapping[str, Any], agent: str) -> Config:
-    """Return the config in a train_config.json's content, of this version or an older one.
-
-    Raises:
-        UsageError: it is another agent's, or not this version's.
-    """
-    if content.get("agent") != agent:
-        raise UsageError(f"the folder holds a run of agent {content.get('agent')!r}, not {agent}")
-    groups = [field.name for field in dataclasses.fields(default)]  # type: ignore[arg-type]
-    for group in groups:
-        if group not in content:
-            raise UsageError(f"not this version's train_config.json: it has no {group!r}")
-    values = {group: content[group] for group in groups}
-    return with_file_values(default, values, "not this version's train_config.json")
-
-
-# --------------------------------------------------------------------------------------------
-# Resuming
-# --------------------------------------------------------------------------------------------
-
-
-def refuse_another_game(before: EnvConfig, now: EnvConfig, path: Path, advice: str) -> None:
-    """Raise a UsageError, which ends with advice, if path's run played something else than now."""
-    for name in ("stages", "action_set", "long_jump_action", "show_buttons", "observation"):
-        old, new = getattr(before, name), getattr(now, name)
-        if old != new:
-            if name == "stages":
-                old, new = stages_label(old), stages_label(new)
-            raise UsageError(f"{path} was trained with {name} {old}, not {new}: {advice}")
-
-
-def refuse_fewer_steps(before: int, now: int, done: int) -> None:
-    """Raise a UsageError if a resumed run's target was changed to less than what is done.
-
-    Args:
-        before: agent steps that the run was to take.
-        now: agent steps that it is to take.
-        done: agent steps that it has taken.
-    """
-    if now != before and now < done:
-        raise UsageError(
-            f"it has {done:,} of {before:,} steps, and --timesteps is the total: "
-            f"{now:,} are done already"
-        )
-
-
-def describe_changes(old: Any, new: Any, unimportant: Collection[str] = ()) -> dict[str, str]:
-    """Return "0.9 -> 0.95" by "ppo.gamma" for every flag in which two configs differ.
-
-    Args:
-        old: a config dataclass.
-        new: another of the same class.
-        unimportant: flags, or groups of them, to leave out.
-    """
-
-    def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-        items: dict[str, Any] = {}
-        for key, value in values.items():
-            name = f"{prefix}{key}"
-            if name not in unimportant:
-                items |= flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
-        return items
-
-    before, after = flat(dataclasses.asdict(old)), flat(dataclasses.asdict(new))
-    return {
-        name: f"{before[name]} -> {after[name]}" for name in before if before[name] != after[name]
-    }
-
+from mario_runs import Holder, MetricsLog, RunFolder, ScalarBoard, duration, row_of
+from mario_video import film, small_gif, write_video
 
 # --------------------------------------------------------------------------------------------
 # Stopping
@@ -330,6 +200,16 @@ def evaluation_lines(found: ModelEvaluation) -> Iterator[str]:
         yield f"{of_stage[0].stage} flags {clears}, median max-x {furthest}"
 
 
+def evaluation_scalars(found: ModelEvaluation) -> Iterator[tuple[str, float]]:
+    """Yield an evaluation's scalars, by mode, and argmax's under Stable-Baselines3's names."""
+    for summary in found.summaries:
+        yield f"eval/{summary.mode}/clear_rate", summary.clear_rate
+        yield f"eval/{summary.mode}/median_max_x", summary.median_max_x
+    yield "eval/mean_reward", float(np.mean(found.argmax.episode_returns))
+    yield "eval/mean_ep_length", float(np.mean(found.argmax.episode_lengths))
+    yield "eval/success_rate", found.argmax.clear_rate
+
+
 def best_until(summary: Path, step: int) -> ModelEvaluation | None:
     """Return the evaluation of the best model that a run had kept by a step; None if there is none.
 
@@ -346,11 +226,21 @@ def best_until(summary: Path, step: int) -> ModelEvaluation | None:
 class BestModel:
     """Writes evaluations down, and keeps the model that ranks highest as best_eval.zip."""
 
-    def __init__(self, run: RunFolder, step: int) -> None:
-        """Go on from the best one that the folder held at a step."""
+    def __init__(self, run: RunFolder, step: int, after: int = 0) -> None:
+        """Go on from the best one that the folder held at a step, of those after another step."""
         self.run = run
         found = best_until(run.best_summary, step)
-        self.best: Rank | None = found.rank if found else None
+        self.best: Rank | None = found.rank if found and found.step > after else None
+        self.step = step
+        self._board: ScalarBoard | None = None
+
+    def _show(self, found: ModelEvaluation) -> None:
+        """Show an evaluation in TensorBoard, as a run of its own beside the training's."""
+        if self._board is None:
+            folder = self.run.tensorboard / "evaluations"
+            is_new = not any(folder.glob("events.*"))
+            self._board = ScalarBoard(folder, None if is_new else self.step + 1)
+        self._board.write(found.step, dict(evaluation_scalars(found)))
 
     def offer(self, found: ModelEvaluation, write_model: Callable[[Path], None]) -> None:
         """Write an evaluation, and the model if it is the best so far.
@@ -359,6 +249,7 @@ class BestModel:
         """
         try:
             found.write(self.run.evaluations / f"step_{found.step}" / "summary.json")
+            self._show(found)
             if self.best is None or found.rank > self.best:
                 write_model(self.run.best_model)
                 found.write(self.run.best_summary)
@@ -382,8 +273,13 @@ def write_preview(
         fps: frames a second; 0 is the game's own speed.
     """
     path = run.previews / f"step_{step}" / "preview.mp4"
+    fps = fps or game_fps(config)
     try:
-        write_video(path, film(episode, config), fps or game_fps(config))
+        write_video(path, film(episode, config), fps)
+        board = ScalarBoard(run.tensorboard / "films")
+        gif, width, height = small_gif(film(episode, config), fps)
+        board.write_film(step, "preview", gif, width, height)
+        board.close()
     except OSError as error:
         print(f"warning: no preview: {str(error).splitlines()[0]}", file=sys.stderr)
 
@@ -443,13 +339,18 @@ class RunLog:
     """
 
     def __init__(
-        self, run: RunFolder, step: int, target: int, stop_on_collapse: StopRequest | None = None
+        self,
+        run: RunFolder,
+        step: int,
+        target: int,
+        stop_on_collapse: StopRequest | None = None,
+        wandb_project: str = "",
     ) -> None:
         """Go on from a step toward the target, in agent steps; ask to stop when learning is over.
 
         What was logged before is the doctor's past, as if the run had never been broken off.
         """
-        self.metrics = MetricsLog(run, resume_step=step)
+        self.metrics = MetricsLog(run, resume_step=step, wandb_project=wandb_project)
         self.doctor = Doctor(self.metrics.kept)
         self.stop = stop_on_collapse
         self.target = target

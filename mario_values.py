@@ -414,6 +414,20 @@ def _takes(hint: Any, kind: type) -> bool:
     return hint is kind
 
 
+def with_changes[Config](config: Config, before: Config, now: Config) -> Config:
+    """Return a config dataclass with all that differs between two others of its class."""
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+        own, old, new = (getattr(one, field.name) for one in (config, before, now))
+        if old != new:
+            changes[field.name] = with_changes(own, old, new) if _is_config(own) else new
+    return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+
+
+def _posix(value: Any) -> Any:
+    return value.as_posix() if isinstance(value, Path) else value
+
+
 def as_values(config: Any, as_text: Callable[[Any], Any] = lambda value: value) -> dict[str, Any]:
     """Return a config dataclass as nested mappings that JSON holds and `with_values` reads.
 
@@ -427,6 +441,6 @@ def as_values(config: Any, as_text: Callable[[Any], Any] = lambda value: value) 
         if _is_config(value):
             values[field.name] = as_values(value, as_text)
         else:
-            value = value.as_posix() if isinstance(value, Path) else as_text(value)
-            values[field.name] = list(value) if isinstance(value, tuple) else value
+            value = _posix(as_text(value))
+            values[field.name] = list(map(_posix, value)) if isinstance(value, tuple) else value
     return values

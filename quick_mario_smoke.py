@@ -5,12 +5,14 @@ Exits 0 only if everything does.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
+import shutil
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +20,12 @@ import torch
 from gym_super_mario_bros._roms import smb1_rom_path
 
 from mario_config import EnvConfig
+from mario_flags import PPOFlags, TrainConfig
+from mario_learning import make_model, make_training_env
 from mario_rollout import Episode, RandomPolicy, game_fps, play
 from mario_runtime import make_single_env
 from mario_sb3 import make_vec_env
 from mario_video import film, write_video
-from train_mario import PPOFlags, TrainConfig, make_model, make_training_env
 
 ROM_SHA256 = "ec299b990e8bfee8ba46e3f61d63b2e1ae5b8a2e431de84e2e4bbd692dc53586"
 ENV = EnvConfig(n_envs=2)
@@ -67,7 +70,9 @@ def check_torch() -> str:
     name = (
         torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
     )
-    return f"torch {torch.__version__} on {device} ({name})"
+    unused = device == "cpu" and shutil.which("nvidia-smi")
+    advice = "; an NVIDIA card is here: run_mario.sh install --torch cuda" if unused else ""
+    return f"torch {torch.__version__} on {device} ({name}){advice}"
 
 
 def check_ppo() -> str:
@@ -104,8 +109,10 @@ CHECKS: dict[str, Callable[[], str]] = {
 }
 
 
-def main() -> int:
+def main(arguments: Sequence[str] = ()) -> int:
     """Run every check, print a line for each, and return 0 only if none failed."""
+    parser = argparse.ArgumentParser(description="Say what works on this machine, in half a minute")
+    parser.parse_args(arguments)  # it has no flags but --help
     started = time.perf_counter()
     failed = 0
     for name, check in CHECKS.items():
@@ -120,4 +127,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

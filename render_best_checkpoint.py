@@ -12,25 +12,22 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pydantic
 from tqdm import tqdm
 
-from mario_checkpoints import find_model
 from mario_cli import UsageError, exit_code, with_stages_flag
-from mario_config import EmulatorName, StagesFlag, in_process
-from mario_judge import ProtocolName, Summary, episodes_played, evaluate, protocol_config
-from mario_policies import choose_model, load_policy, trained_elsewhere
-from mario_rollout import Episode, fastest_clear, furthest, game_fps, in_stages
+from mario_config import EmulatorName, ProtocolName, StagesFlag, in_process
+from mario_judge import Summary, episodes_played, evaluate, protocol_config
 from mario_runs import CONFIG_MEMBER, write_json
-from mario_status import best_run, newest_model, newest_run
 from mario_values import Amount, Checked, Count, Seed, parse_flags
-from mario_video import film, film_with_captions, write_video
+
+if TYPE_CHECKING:
+    from mario_rollout import Episode
 
 MODES = ("deterministic", "stochastic")
 MAX_WIDTH = 4096  # px; what plays H.264 seldom takes more
-RANKS = {"default": furthest, "fastest_clear": fastest_clear}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +80,10 @@ def find(flags: RenderFlags) -> Path:
     Raises:
         UsageError: they contradict each other, or there is none.
     """
+    from mario_checkpoints import find_model
+    from mario_policies import choose_model
+    from mario_status import best_run, newest_model, newest_run
+
     if flags.model and flags.auto:
         raise UsageError("--model names a model, --auto finds one: give one of the two")
     if flags.prefer_latest_step and not flags.auto:
@@ -119,6 +120,11 @@ def render(flags: RenderFlags) -> None:
         raise UsageError("--fps, --max-steps and --seed-base must not be negative")
     if not 16 <= flags.export_max_width <= MAX_WIDTH:
         raise UsageError(f"--export-max-width must be from 16 to {MAX_WIDTH}")
+    # torch and the machine: help and wrong flags do not wait for them
+    from mario_policies import load_policy, trained_elsewhere
+    from mario_rollout import fastest_clear, furthest, game_fps, in_stages
+    from mario_video import film, film_with_captions, write_video
+
     model = find(flags)
     output = flags.output_dir or Path("runs") / f"render_{name_of(model)}"
     policy = load_policy(model)
@@ -126,7 +132,7 @@ def render(flags: RenderFlags) -> None:
     config = dataclasses.replace(config, n_envs=flags.n_envs)
     if elsewhere := trained_elsewhere(policy, config.stages):
         print(elsewhere)
-    rank = RANKS[flags.rank_by]
+    rank = fastest_clear if flags.rank_by == "fastest_clear" else furthest
     summaries: list[Summary] = []
     played: list[tuple[str, Episode]] = []
     each = [episodes_played(flags.protocol, flags.seeds, mode == "deterministic") for mode in modes]

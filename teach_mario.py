@@ -39,8 +39,18 @@ from mario_config import EnvConfig, RewardConfig, env_config_from_dict
 from mario_curriculum import AnywhereStarts, FrontierStarts
 from mario_demos import load_demos
 from mario_game import StageId, stages_label
+from mario_help import FirstPage, answer_help
 from mario_judge import ModelEvaluation
 from mario_networks import PPOPolicy
+from mario_recipes import (
+    config_content,
+    config_of_content,
+    describe_changes,
+    refuse_another_game,
+    refuse_fewer_steps,
+    with_file_values,
+    with_newer_flags,
+)
 from mario_rollout import Policy
 from mario_runs import RunFolder, write_json
 from mario_runtime import MarioVectorEnv
@@ -54,18 +64,25 @@ from mario_training import (
     StopKind,
     StopRequest,
     best_until,
-    config_content,
-    config_of_content,
-    describe_changes,
     examine,
     passed,
-    refuse_another_game,
-    refuse_fewer_steps,
-    with_file_values,
-    with_newer_flags,
 )
 from mario_values import Amount, Checked, Seed, Share, parse_flags, read_yaml
 
+PAGE = FirstPage(
+    "teach",
+    "A teacher learns to play from what the game's memory says, then a student from pixels what "
+    "the teacher does. The same command goes on with a run that was stopped.",
+    (
+        *("run.run_dir", "env.stages", "run.phase", "teacher.timesteps", "student.timesteps"),
+        *("run.seed", "run.teacher", "run.warm_start", "run.config", "run.threads"),
+    ),
+    (
+        "--stages 1-1 --run-dir runs/taught",
+        "--stages 3-2 --phase student --teacher runs/taught/teacher --run-dir runs/student",
+    ),
+    prefixes=("teacher", "student"),
+)
 PhaseName = Literal["teacher", "student"]
 PHASES: tuple[PhaseName, ...] = ("teacher", "student")
 FIRST_PHASE = {"both": "teacher", "teacher": "teacher", "student": "student"}
@@ -109,6 +126,8 @@ class RunFlags(Checked):
     """Episodes of each."""
     eval_enough: Share = 0.0
     """End a phase, as finished, once an evaluation clears this share in both modes. 0: never."""
+    wandb: str = ""
+    """Log to this project of Weights & Biases, too. Unset: nothing leaves this machine."""
     threads: Annotated[int, pydantic.Field(ge=1, le=1024)] = 1
     """Threads of torch and of the emulator."""
 
@@ -169,6 +188,7 @@ def parse_config(arguments: Sequence[str]) -> TeachConfig:
         UsageError: a file is missing or holds an unknown key, or values do not fit together.
         SystemExit: --help (0), or the arguments do not parse (2).
     """
+    arguments = answer_help(arguments, PAGE, TeachConfig)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--run-dir", "--run_dir", type=Path, default=RunFlags().run_dir)
     first.add_argument("--config", type=Path)
@@ -180,7 +200,7 @@ def parse_config(arguments: Sequence[str]) -> TeachConfig:
             default = config_of_content(default, checkpoint.config, phase)
     if given.config:
         default = with_file_values(default, read_yaml(given.config), str(given.config))
-    return parse_flags(TeachConfig, arguments, __doc__.split("\n\n")[0], default)
+    return parse_flags(TeachConfig, arguments, PAGE.about, default)
 
 
 class Learner(Protocol):
@@ -251,7 +271,7 @@ class Phase:
         learner, flags, stop = self.learner, self.config.run, StopRequest(self.run)
         if (found := self.evaluation_here()) is not None:  # it may have ended the phase before
             self.end_if_enough(found, stop)
-        log = RunLog(self.run, learner.steps, self.target)
+        log = RunLog(self.run, learner.steps, self.target, wandb_project=self.config.run.wandb)
         with stop.on_signals():  # while it saves, too
             try:
                 while learner.steps < self.target and not stop.is_asked():

@@ -42,18 +42,20 @@ from mario_cli import UsageError, exit_code
 from mario_comparison import results_as_markdown
 from mario_config import in_process
 from mario_doctor import diagnose
+from mario_flags import TrainConfig
 from mario_game import parse_stages
 from mario_judge import NOOP_MAX, Summary, evaluate
 from mario_keeping import KEPT_EVERY, keep_run, phase_of_run, played_rows, told_by
 from mario_policies import load_policy
+from mario_recipes import recipe_layers, with_file_values
 from mario_results import RunFacts
 from mario_runs import Holder, RunFolder, RunLocked, provenance, read_metrics, write_json
-from mario_training import as_variable, with_file_values
+from mario_training import as_variable
 from mario_values import Amount, Checked, Count, Weight, parse_flags, read_yaml
-from train_mario import TrainConfig
 
 ROOT = Path(__file__).parent
 TRAINER = ROOT / "train_mario.py"
+DEFAULT_PLAN = ROOT / "configs" / "professional.yaml"
 RETRIES = 3  # of a chain whose node is lost, each on from its last checkpoint
 LOST_TRAINER_S = 60  # a lost node's trainer may live on for so long and hold its run folder
 # What plan, variants and phases are called: folders below --storage, on any system.
@@ -66,8 +68,9 @@ REFRESH_S = 2.0
 class ProfessionalFlags(Checked):
     """Which plan, where, and on what."""
 
-    plan: tyro.conf.Positional[Path]
-    """A YAML file: configs/professional*.yaml, configs/ablations/*.yaml."""
+    plan: tyro.conf.Positional[Path] = DEFAULT_PLAN
+    """A YAML file: configs/professional*.yaml, configs/ablations/*.yaml. Unset: the three phases
+    of configs/professional.yaml for 1-1, on three seeds."""
     storage: Path = Path("runs")
     """Where the run folders go; for Ray on several machines a folder that all of them share."""
     engine: Literal["local", "ray"] = "local"
@@ -150,7 +153,9 @@ class Chain:
 
 def read_recipe(entry: dict[str, Any]) -> dict[str, Any]:
     """Return the flags of an entry's `config` under those of its `flags`."""
-    recipe = read_yaml(ROOT / entry["config"]) if entry.get("config") else {}
+    recipe: dict[str, Any] = {}
+    for _, values in recipe_layers(ROOT / entry["config"]) if entry.get("config") else ():
+        recipe |= values
     return recipe | (entry.get("flags") or {})
 
 

@@ -27,11 +27,18 @@ import tyro
 
 from fastnes import BUTTON_BITS
 from mario_cli import UsageError, exit_code, with_stages_flag
-from mario_config import EmulatorName, EnvConfig, StagesFlag, buttons_of_actions, in_process
+from mario_config import (
+    EmulatorName,
+    EnvConfig,
+    ProtocolName,
+    StagesFlag,
+    buttons_of_actions,
+    in_process,
+)
 from mario_demos import Demo, load_demo, record, replay, save_demo
 from mario_game import FRAMES_PER_SECOND, StageId, stages_label
-from mario_judge import ProtocolName, protocol_config
-from mario_policies import choose_model, load_policy, shipped_model, trained_elsewhere
+from mario_judge import protocol_config
+from mario_policies import choose_model, load_policy, trained_elsewhere
 from mario_reference import NesPyMarioEnv
 from mario_rollout import Moment, Policy, button_names, in_stages, watch
 from mario_scene_picture import ScenePainter
@@ -487,8 +494,7 @@ def run(flags: WatchFlags) -> int:
             assert window
             play_human(flags, window)
         return 0
-    shipped = shipped_model(flags.stages[0]) if flags.stages else None
-    model = choose_model(flags.model or shipped, ())
+    model = choose_model(flags.model, flags.stages)
     policy = load_policy(model)
     config = watched_config(flags, policy.env_config)
     if elsewhere := trained_elsewhere(policy, config.stages):

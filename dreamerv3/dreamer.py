@@ -47,22 +47,12 @@ from mario_checkpoints import (
 )
 from mario_cli import UsageError, exit_code
 from mario_game import stages_label
+from mario_recipes import describe_changes, refuse_another_game, refuse_fewer_steps
 from mario_reward import reward_signature
 from mario_rollout import best_episode
 from mario_runs import RunFolder, write_json
 from mario_runtime import MarioVectorEnv
-from mario_training import (
-    BestModel,
-    Exam,
-    RunLog,
-    StopRequest,
-    describe_changes,
-    examine,
-    passed,
-    refuse_another_game,
-    refuse_fewer_steps,
-    write_preview,
-)
+from mario_training import BestModel, Exam, RunLog, StopRequest, examine, passed, write_preview
 
 EPISODES_AVERAGED = 100  # as SB3's stats_window_size
 
@@ -292,7 +282,7 @@ class Loop:
     def train(self) -> None:
         """Collect and learn to the target, or to a request to stop."""
         trainer, flags, stop = self.trainer, self.config.run, StopRequest(self.run)
-        log = RunLog(self.run, trainer.step, flags.timesteps)
+        log = RunLog(self.run, trainer.step, flags.timesteps, wandb_project=flags.wandb)
         with stop.on_signals():  # while it saves, too
             try:
                 while trainer.step < flags.timesteps and not stop.is_asked():
@@ -453,7 +443,7 @@ def train(config: DreamerConfig) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, train, and turn every expected failure into one line and an exit code."""
     given = sys.argv[1:] if arguments is None else arguments
-    return exit_code(lambda: train(parse_config(given, __doc__.split("\n\n")[0])))
+    return exit_code(lambda: train(parse_config(given)))
 
 
 if __name__ == "__main__":

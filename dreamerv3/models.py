@@ -16,6 +16,7 @@ from typing import Annotated, NamedTuple
 import pydantic
 import torch
 import torch.nn.functional as F
+import tyro
 from torch import Tensor, nn
 
 from dreamerv3.exploration import Ensemble, ExplorationConfig, disagreement, ensemble_loss
@@ -85,7 +86,7 @@ class ModelConfig(Checked):
     imagined_starts: Amount = 0
     """Replayed states that imagination starts from: every sequence's last, and others at random.
     0: all of them. The rest of the batch gets the critic's own value as its bootstrap."""
-    lambda_: Share = 0.95
+    lambda_: Annotated[Share, tyro.conf.arg(name="lambda")] = 0.95
     """Mix of n-step returns."""
     entropy_scale: Weight = 3e-4
     """Weight of the actor's entropy."""

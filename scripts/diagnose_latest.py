@@ -18,14 +18,14 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import tyro
 
 from mario_cli import UsageError, exit_code
-from mario_config import EmulatorName, in_process
-from mario_judge import JUDGE_SEED, NOOP_MAX, ProtocolName, Summary, evaluate, protocol_config
+from mario_config import EmulatorName, ProtocolName, in_process
+from mario_judge import JUDGE_SEED, NOOP_MAX, Summary, evaluate, protocol_config
 from mario_policies import load_policy
 from mario_rollout import Episode, best_episode, game_fps
 from mario_runs import BadModelFile
@@ -46,7 +46,7 @@ class DiagnoseFlags:
     """The run folder. Unset: the one that wrote last."""
     runs_root: Path = Path("runs")
     """Where to look for it."""
-    episodes: int = 8
+    episodes: Annotated[int, tyro.conf.arg(aliases=["--seeds"])] = 8
     """Episodes of each mode and stage; argmax from no-ops has just 30, each of which is played."""
     protocol: ProtocolName = "noop"
     """fixed, noop or sticky: docs/protocol.md."""

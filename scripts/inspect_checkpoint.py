@@ -12,6 +12,7 @@ import hashlib
 import io
 import re
 import sys
+import textwrap
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -54,7 +55,8 @@ def describe(path: Path) -> Iterator[str]:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         members = {member.filename: member.file_size for member in archive.infolist()}
         data = parse_json(archive.read("data"), f"{path}: data") if "data" in members else {}
-    parameters = sum(tensor.numel() for tensor in tensors.values())
+    # Stable-Baselines3 names one extractor three times.
+    parameters = sum({tensor.data_ptr(): tensor.numel() for tensor in tensors.values()}.values())
     state = path.with_suffix(".state")
     provenance = config.get("provenance", {})
     env = config.get("env", {})
@@ -74,7 +76,9 @@ def describe(path: Path) -> Iterator[str]:
     yield f"reward     signature {config.get('reward_signature')}"
     for group, flags in config.items():
         if isinstance(flags, dict) and group not in ("run", "provenance"):
-            yield f"{group:<10} {flag_values(flags)}"
+            lines = textwrap.wrap(flag_values(flags), 100) or [""]
+            yield f"{group:<10} {lines[0]}"
+            yield from (f"{'':<10} {line}" for line in lines[1:])
     yield f"command    {' '.join(provenance.get('command', []))}"
     yield f"commit     {provenance.get('git_commit')}, started {provenance.get('started')}"
     versions = provenance.get("versions", {})

@@ -1,4 +1,4 @@
-# usage: run_mario.ps1 train|teach|dreamer|plan|eval|watch|monitor|render|compare|search|stop|health|diagnose|backup|launch|tensorboard|smoke|bench|test|python [flags of that command]
+# usage: run_mario.ps1 train|teach|dreamer|plan|eval|watch|monitor|render|compare|search|stop|health|diagnose|backup|launch|push|pull|tensorboard|install|smoke|bench|test|python [flags of that command]
 #
 # Finds a Python 3.13 and hands everything to front_door.py, which makes .venv, installs and runs.
 # Paths in the flags are those of the folder you are in.
@@ -39,6 +39,18 @@ foreach ($candidate in $candidates) {
         $rest = @($candidate | Select-Object -Skip 1)
         & $first @rest (Join-Path $PSScriptRoot 'front_door.py') @args
         exit $LASTEXITCODE
+    }
+}
+
+# uv can fetch one, for this user alone; somebody has to be there to say so.
+if ((Get-Command uv -CommandType Application -ErrorAction SilentlyContinue) -and -not [Console]::IsInputRedirected) {
+    $answer = Read-Host 'run_mario: no Python 3.13 here. Fetch one with uv? [y/N]'
+    if ($answer -match '^[yY]') {
+        & uv python install 3.13
+        if ($LASTEXITCODE -eq 0) {
+            & $PSCommandPath @args
+            exit $LASTEXITCODE
+        }
     }
 }
 

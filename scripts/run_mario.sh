@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# usage: run_mario.sh train|teach|dreamer|plan|eval|watch|monitor|render|compare|search|stop|health|diagnose|backup|launch|tensorboard|smoke|bench|test|python [flags of that command]
+# usage: run_mario.sh train|teach|dreamer|plan|eval|watch|monitor|render|compare|search|stop|health|diagnose|backup|launch|push|pull|tensorboard|install|smoke|bench|test|python [flags of that command]
 #
 # Finds a Python 3.13 and hands everything to front_door.py, which makes .venv, installs and runs.
 # Paths in the flags are those of the folder you are in.
@@ -47,6 +47,14 @@ while IFS= read -r python; do
     exec "$python" "$scripts/front_door.py" "$@" <&3 3<&-
   fi
 done 3<&0 < <(candidates)
+
+# uv can fetch one, for this user alone; somebody has to be there to say so.
+if type -P uv >/dev/null && [ -t 0 ] && [ -t 2 ]; then
+  read -r -p "run_mario: no Python 3.13 here. Fetch one with uv? [y/N] " answer
+  case $answer in
+    [yY]*) uv python install 3.13 && exec bash "$script" "$@" ;;
+  esac
+fi
 
 echo "run_mario: no Python 3.13 found: install it (python.org, 'uv python install 3.13' or" \
   "'pyenv install 3.13') or set PYTHON to one" >&2

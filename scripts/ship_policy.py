@@ -24,14 +24,9 @@ import tyro
 
 from mario_checkpoints import OPTIMIZER_MEMBER, find_model, load_tensors, read_model_zip
 from mario_cli import UsageError, exit_code
-from mario_config import EmulatorName, EnvConfig, in_process
+from mario_config import EmulatorName, EnvConfig, ProtocolName, in_process
 from mario_game import parse_stages, stages_text, with_stages_field
-from mario_judge import (
-    PROTOCOLS,
-    ProtocolName,
-    evaluate,
-    summary_lines,
-)
+from mario_judge import PROTOCOLS, evaluate, summary_lines
 from mario_keeping import keep_run, played_rows, told_by, told_in
 from mario_policies import PRETRAINED, load_policy
 from mario_results import ROOT, SHIPPED, Played, RunFacts, Training, is_study, read_study

@@ -52,7 +52,7 @@ def read_state(path: Path) -> None:
 
 
 def read_flags(path: Path) -> None:
-    from mario_training import with_file_values
+    from mario_recipes import with_file_values
     from mario_values import read_yaml
     from train_mario import TrainConfig
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -225,3 +226,14 @@ def test_nothing_to_compare_is_one_line(
 ) -> None:
     assert main(["--ppo", str(tmp_path / path)] if path else []) == 2
     assert said in capsys.readouterr().err
+
+
+def test_runs_of_one_agent_stand_apart_when_they_are_asked_to(
+    tiny_run: Path, tmp_path: Path
+) -> None:
+    runs = [shutil.copytree(tiny_run, tmp_path / name) for name in ("base", "fearless")]
+    given = ["--ppo", *map(str, runs), "--policy", "argmax", "--output-dir", str(tmp_path / "out")]
+    assert main([*given, "--apart"]) == 0
+    content = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert list(content["agents"]) == ["base", "fearless"]
+    assert "| fearless | 1 |" in (tmp_path / "out" / "comparison.md").read_text()

@@ -36,6 +36,8 @@ EXAMPLES = (
     "demos/mine.npz",
     "demos/W-S.npz",
     "episodes/1-1",
+    "you/",
+    "./shared/",
     "some.zip",
     "a.mp4",
     "b.mp4",
@@ -101,20 +103,35 @@ def is_command(words: list[str]) -> bool:
 def script_and_flags(words: list[str]) -> tuple[str, list[str]]:
     """The Python script that words call in the end, and what it gets."""
     first, *rest = words
+    if first.endswith(".ps1"):
+        rest = list(front_door.with_unix_flags(rest))
     if first == "python":
         return rest[0], rest[1:]
     if first in ("scripts/run_mario.sh", "scripts/run_mario.ps1"):
+        if rest == ["--help"]:
+            return "", []
         assert rest and rest[0] in front_door.COMMANDS, f"no command {rest[:1]}"
-        return front_door.COMMANDS[rest[0]].target, rest[1:]
+        return target_of(rest[0], rest[1:])
     if first.endswith((".sh", ".ps1")):
         launcher = (ROOT / first).with_suffix(".sh").read_text()
         given = re.search(r'run_mario\.sh" (.*) "\$@"', launcher)
         assert given, f"{first} calls no command"
         command, *flags = shlex.split(given[1])
-        return front_door.COMMANDS[command].target, [*flags, *rest]
+        return target_of(command, [*flags, *rest])
     if first in front_door.COMMANDS:
-        return front_door.COMMANDS[first].target, rest
+        return target_of(first, rest)
     return first, rest
+
+
+def target_of(command: str, flags: list[str]) -> tuple[str, list[str]]:
+    """The script of a command of the front door, and its flags; of -m, the module after it."""
+    target = front_door.COMMANDS[command].target
+    if target == "scripts/train_dreamer.py":  # it becomes this one, with the same flags
+        return "dreamerv3/dreamer.py", flags
+    if command == "python" and flags and flags[0].endswith(".py"):
+        return flags[0], flags[1:]
+    script, *own = target.split() or ["", ""]
+    return (target, flags) if script == "-m" else (script, [*own, *flags])
 
 
 class Parsed(Exception):
@@ -147,7 +164,7 @@ def check_parses(script: str, flags: list[str], monkeypatch: pytest.MonkeyPatch)
             except Parsed as parsed:
                 result = parsed.result
             except SystemExit as end:
-                if end.code or "--help" not in flags:
+                if end.code or not {"--help", "--help-all"} & set(flags):
                     raise AssertionError(f"{script} {flags} does not parse") from end
                 return
             else:
@@ -175,6 +192,8 @@ def test_every_command_parses(
             value = flags.index("--resume-model") + 1
             flags[value : value + 1] = [str(checkpoint)]
         if script in ("quick_mario_smoke.py", "scripts/run_tests.py"):  # they have no flags
+            continue
+        if not script:  # Python itself, or the installation
             continue
         if script.startswith("-m "):  # another project's, which is installed
             assert importlib.util.find_spec(script.split()[1])

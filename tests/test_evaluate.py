@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import zipfile
 from pathlib import Path
+from types import ModuleType
 
 import imageio.v2 as imageio
 import numpy as np
@@ -13,16 +15,18 @@ import pytest
 
 import evaluate_mario
 import quick_mario_smoke
+import render_best_checkpoint
 import watch_mario
 from mario_checkpoints import find_model, write_model_zip
 from mario_config import in_process
 from mario_demos import load_demo, replay
 from mario_game import StageId
 from mario_judge import JUDGE_SEED, Summary, joined, protocol_config
+from mario_learning import make_model, make_training_env
 from mario_policies import load_policy
 from mario_rollout import in_stages, play
 from mario_runs import BadModelFile
-from train_mario import TrainConfig, config_as_dict, make_model, make_training_env, parse_config
+from train_mario import TrainConfig, config_as_dict, parse_config
 
 FIELDS = set(
     "protocol emulator episodes deterministic clear_rate clear_rate_ci95 flags_cleared "
@@ -226,3 +230,43 @@ def test_a_failing_check_fails_the_smoke_test(
     monkeypatch.setattr(quick_mario_smoke, "CHECKS", {"ROM": broken})
     assert quick_mario_smoke.main() == 1
     assert "FAILED  ROM         no cartridge" in capsys.readouterr().out
+
+
+def test_an_evaluation_names_its_model_and_never_overwrites_anothers(
+    model_zip: Path,
+    tiny_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = shutil.copytree(tiny_run, tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    flags = ["--episodes", "1", "--max-steps", "5", "--no-video"]
+    assert evaluate_mario.main([*flags, "--model", str(run)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    best = run / "evaluations" / "best_eval.zip"
+    steps = json.loads((run / "evaluations" / "best_eval_summary.json").read_text())["step"]
+    assert said[0] == f"judging {best}, trained for {steps:,} steps"
+    assert said[-1] == f"  written   {run / 'judged' / f'step_{steps}_noop_sampled'}"
+    assert evaluate_mario.main([*flags, "--model", str(run), "--stage", "1-2"]) == 0
+    assert evaluate_mario.main([*flags, "--model", str(model_zip)]) == 0
+    assert evaluate_mario.main([*flags, "--stage", "1-2"]) == 0
+    assert evaluate_mario.main(flags) == 0
+    assert sorted(path.name for path in (run / "judged").iterdir()) == [
+        f"step_{steps}_noop_sampled",
+        f"step_{steps}_noop_sampled_1-2",
+    ]
+    loose, shipped, level = sorted(path.name for path in (tmp_path / "runs").iterdir())
+    assert loose.startswith("evaluation_best_eval_") and loose.endswith("_noop_sampled")
+    assert shipped == "evaluation_ppo_levels_1-2_noop_sampled"
+    assert level == "evaluation_ppo_mario_1-1_noop_sampled"
+
+
+@pytest.mark.parametrize("module", [evaluate_mario, render_best_checkpoint, watch_mario])
+def test_a_level_without_a_shipped_policy_is_one_line(
+    module: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert module.main(["--stage", "2-1"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: no policy of 2-1 is shipped, only of 1-1, 1-2, 1-3")
+    assert error.count("\n") == 1

@@ -5,14 +5,20 @@ The real requirements are not installed here (minutes, 7 GB, a network); the env
 
 from __future__ import annotations
 
+import functools
+import http.server
 import json
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -108,7 +114,8 @@ def test_the_help_has_a_line_a_command_and_examples_that_exist(clone: Path) -> N
     assert examples and set(examples) <= set(listed)
     assert (call(clone).returncode, call(clone).stderr) == (2, done.stdout)
     for command in front_door.COMMANDS.values():
-        assert not command.target.endswith(".py") or (REPOSITORY / command.target).is_file()
+        script = (command.target.split() or [""])[0]
+        assert not script.endswith(".py") or (REPOSITORY / script).is_file()
 
 
 @posix_only
@@ -148,6 +155,9 @@ def test_paths_are_those_of_the_callers_folder(tmp_path: Path) -> None:
         f"--run-dir={tmp_path}/new --ppo {tmp_path}/a {tmp_path}/b --html /tmp/y"
     )
     assert front_door.with_own_paths(given.split(), tmp_path) == wanted.split()
+    for command, path in {"pull": f"{tmp_path}/there", "push": "there"}.items():
+        found = front_door.with_own_paths(["you/it", "--to", "there"], tmp_path, command)
+        assert found == ["you/it", "--to", path]
 
 
 @posix_only
@@ -274,6 +284,121 @@ def test_python_is_found_behind_a_broken_shim(clone: Path, tmp_path: Path) -> No
     assert found.stderr.startswith("run_mario: no command 'dance'")
     named = call(clone, "dance", env=environment(tools, PYTHON=str(BASE_PYTHON)))
     assert named.stderr == found.stderr
+
+
+def wheel(folder: Path, version: str) -> None:
+    """A stub of torch that knows its version."""
+    folder.mkdir(parents=True)
+    info = f"torch-{version}.dist-info"
+    with zipfile.ZipFile(folder / f"torch-{version}-py3-none-any.whl", "w") as archive:
+        archive.writestr("torch/__init__.py", f"__version__ = {version!r}\n")
+        archive.writestr(
+            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n"
+        )
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr(f"{info}/RECORD", "")
+
+
+@pytest.fixture
+def indexes(tmp_path: Path) -> Iterator[str]:
+    """A server of PyPI's and of PyTorch's wheels, both stubs; its address."""
+    root = tmp_path / "indexes"
+    wheel(root / "pypi" / "torch", "2.13.0")
+    wheel(root / "whl" / "cpu" / "torch", "2.13.0+cpu")
+    wheel(root / "whl" / "cu130" / "torch", "2.13.0+cu130")
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    handler = functools.partial(Quiet, directory=str(root))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@posix_only
+@pytest.mark.skipif(sys.platform != "linux", reason="PyPI's torch is another elsewhere")
+def test_torch_comes_in_the_build_that_fits_and_can_be_changed(clone: Path, indexes: str) -> None:
+    (clone / "requirements.txt").write_text("torch\n-c requirements-pins.txt\n")
+    (clone / "requirements-pins.txt").write_text("torch==2.13.0\n")
+    (clone / "train_mario.py").write_text("import torch\nprint(torch.__version__)\n")
+    reached = environment(PIP_INDEX_URL=f"{indexes}/pypi", MARIO_TORCH_INDEX=f"{indexes}/whl")
+    del reached["PIP_NO_INDEX"]
+    nowhere = reached | {"MARIO_TORCH_INDEX": "http://127.0.0.1:9/whl"}
+
+    done = call(clone, "train", env=nowhere)
+    assert (done.returncode, done.stdout) == (0, "2.13.0\n"), done.stderr
+    fallen = [line for line in done.stderr.splitlines() if "does not answer" in line]
+    assert fallen == [
+        "run_mario: http://127.0.0.1:9/whl/cpu does not answer: torch comes from PyPI, in the "
+        "build that it has"
+    ]
+    asked = call(clone, "--torch", "cpu", "train", env=reached)
+    assert (asked.returncode, asked.stdout) == (0, "2.13.0+cpu\n"), asked.stderr
+    again = call(clone, "--torch=cpu", "train", env=nowhere)
+    assert (again.stdout, again.stderr) == ("2.13.0+cpu\n", ""), "it is there already"
+    assert call(clone, "train", env=nowhere).stderr == "", "what is there stays"
+    back = call(clone, "install", "--torch", "cuda", env=reached)
+    assert back.returncode == 0 and back.stderr.endswith("torch is of the build pypi\n")
+    assert call(clone, "train", env=nowhere).stdout == "2.13.0\n"
+    failed = call(clone, "-Torch", "cpu", "train", env=nowhere)
+    assert failed.returncode == 1
+    assert "no torch==2.13.0 from http://127.0.0.1:9/whl/cpu: --torch auto" in failed.stderr
+    wrong = call(clone, "--torch", "rocm", "train", env=reached)
+    assert (wrong.returncode, wrong.stderr) == (
+        2,
+        "run_mario: --torch takes auto, cpu, cuda, not 'rocm'\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("system", "has_card", "asked", "name", "index"),
+    [
+        ("linux", False, "auto", "cpu", "cpu"),
+        ("linux", True, "auto", "pypi", None),
+        ("linux", True, "cpu", "cpu", "cpu"),
+        ("win32", False, "auto", "pypi", None),
+        ("win32", True, "auto", "cuda", "cu130"),
+        ("darwin", False, "auto", "pypi", None),
+    ],
+)
+def test_the_build_of_torch_goes_by_system_and_card(
+    monkeypatch: pytest.MonkeyPatch,
+    system: str,
+    has_card: bool,
+    asked: str,
+    name: str,
+    index: str | None,
+) -> None:
+    monkeypatch.delenv(front_door.TORCH_INDEX_VARIABLE, raising=False)
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(shutil, "which", lambda tool: "/bin/nvidia-smi" if has_card else None)
+    build = front_door.torch_build(asked)
+    assert (build.name, build.must) == (name, asked != "auto")
+    assert build.wheels == (index and f"https://download.pytorch.org/whl/{index}")
+
+
+def test_the_wait_for_an_index_ends_whatever_it_does() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}/whl/cpu/torch/"
+        assert not front_door.answers(address, 0.2)
+
+
+@posix_only
+def test_uv_installs_where_it_is_there(clone: Path, tmp_path: Path) -> None:
+    tools = tools_without_python(tmp_path / "bin")
+    uv = tools / "uv"
+    uv.write_text('#!/bin/sh\necho "uv $*" >&2\n')
+    uv.chmod(0o755)
+    done = call(clone, "train", env=environment(tools, BASE_PYTHON.parent, "/bin"))
+    assert done.returncode == 7, done.stderr
+    python = clone / ".venv" / "bin" / "python"
+    line = f"uv pip install --python {python} --quiet -r {clone / 'requirements.txt'}"
+    assert line in done.stderr.splitlines()
 
 
 def errors_of(node: tree_sitter.Node) -> list[str]:

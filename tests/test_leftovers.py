@@ -25,6 +25,7 @@ from mario_checkpoints import find_checkpoint, read_model_zip
 from mario_cli import UsageError
 from mario_doctor import Doctor
 from mario_ppo import MarioPPO
+from mario_recipes import refuse_fewer_steps
 from mario_runs import (
     Appended,
     BadModelFile,
@@ -35,7 +36,7 @@ from mario_runs import (
     read_metrics,
     run_of_checkpoint,
 )
-from mario_training import RunLog, StopKind, StopRequest, as_variable, refuse_fewer_steps
+from mario_training import RunLog, StopKind, StopRequest, as_variable
 from scripts import stop_run
 
 ROOT = Path(__file__).parents[1]

@@ -18,7 +18,16 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mario_checkpoints import load_tensors, read_model_zip, tensor_bytes, write_model_zip
-from mario_runs import BadModelFile, MetricsLog, RunFolder, RunLocked, atomic_write, read_metrics
+from mario_cli import UsageError
+from mario_runs import (
+    BadModelFile,
+    MetricsLog,
+    RunFolder,
+    RunLocked,
+    atomic_write,
+    read_metrics,
+    write_json,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -199,6 +208,74 @@ def test_tensorboard_reads_the_same_scalars(tmp_path: Path) -> None:
     assert scalars["max_x"][0][1] == lines[0]["max_x"]
     assert scalars.keys() == {"max_x", "ppo/rnd_loss"}
     assert 300 not in [step for step, _ in scalars["max_x"]], "what was undone is purged"
+
+
+def test_tensorboard_has_sb3s_names_and_the_flags_too(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    write_json(run.config_path, {"ppo": {"gamma": 0.9, "target_kl": None}, "agent": "ppo"})
+    log = MetricsLog(run)
+    log.write(100, {"episode_return": 7.0, "entropy": 0.5, "max_x": 300.0})
+    log.close()
+    board = EventAccumulator(str(run.tensorboard))
+    board.Reload()
+    last = {tag: board.Scalars(tag)[-1].value for tag in board.Tags()["scalars"]}
+    assert last == {
+        "episode_return": 7.0,
+        "rollout/ep_rew_mean": 7.0,
+        "entropy": 0.5,
+        "train/entropy_loss": -0.5,
+        "max_x": 300.0,
+    }
+    flags = board.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    assert b"ppo.gamma" in flags and b"target_kl" not in flags
+
+
+def test_tensorboard_has_a_runs_evaluations_and_films(tiny_run: Path) -> None:
+    board = EventAccumulator(str(tiny_run / "tensorboard" / "evaluations"))
+    board.Reload()
+    names = set(board.Tags()["scalars"])
+    assert {"eval/argmax/clear_rate", "eval/mean_reward", "eval/mean_ep_length"} <= names
+    assert [event.step for event in board.Scalars("eval/argmax/clear_rate")] == [128, 256]
+    films = EventAccumulator(str(tiny_run / "tensorboard" / "films"))
+    films.Reload()
+    shown = films.Images("preview")
+    assert [image.step for image in shown] == [128, 256]
+    assert shown[-1].encoded_image_string[:4] == b"GIF8"
+    assert (shown[-1].width, shown[-1].height) == (128, 120)
+
+
+STUB_OF_WANDB = """
+import json, os
+def init(**given):
+    class Run:
+        def log(self, row, step): said.append(["log", step, row])
+        def finish(self): json.dump(said, open(os.environ["SAID"], "w"))
+    said = [["init", given["project"], given["name"], given["config"], given["resume"]]]
+    return Run()
+"""
+
+
+def test_weights_and_biases_is_imported_only_when_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder(tmp_path / "mine")
+    write_json(run.config_path, {"ppo": {"gamma": 0.9}})
+    (tmp_path / "wandb.py").write_text(STUB_OF_WANDB)
+    monkeypatch.setenv("SAID", str(tmp_path / "said.json"))
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    MetricsLog(run).close()
+    assert "wandb" not in sys.modules
+    log = MetricsLog(run, wandb_project="mario")
+    log.write(100, {"max_x": 7.0})
+    log.close()
+    assert json.loads((tmp_path / "said.json").read_text()) == [
+        ["init", "mario", "mine", {"ppo.gamma": 0.9}, "allow"],
+        ["log", 100, {"step": 100, "max_x": 7.0}],
+    ]
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UsageError, match="pip install wandb"):
+        MetricsLog(run, wandb_project="mario")
 
 
 @pytest.mark.parametrize("module", ["mario_runs", "mario_cli"])

@@ -29,22 +29,14 @@ from mario_config import in_process
 from mario_curriculum import BackwardStarts
 from mario_game import StageId
 from mario_judge import protocol_config
+from mario_learning import action_bias, make_model, make_training_env
 from mario_policies import load_policy
 from mario_ppo import MarioPPO
+from mario_recipes import describe_changes
 from mario_rollout import play
 from mario_runs import RunFolder, read_metrics
-from mario_training import describe_changes
 from mario_video import write_video
-from train_mario import (
-    TrainConfig,
-    action_bias,
-    config_as_dict,
-    config_from_dict,
-    main,
-    make_model,
-    make_training_env,
-    parse_config,
-)
+from train_mario import TrainConfig, config_as_dict, config_from_dict, main, parse_config
 
 ROOT = Path(__file__).parents[1]
 TINY = "--n-envs 2 --n-steps 64 --batch-size 64 --n-epochs 1 --eval-freq 0 --checkpoint-freq 0"

@@ -14,7 +14,8 @@ import pytest
 from dreamerv3 import flags as dreamer
 from mario_cli import UsageError
 from mario_game import StageId
-from mario_training import StopKind, StopRequest, with_newer_flags
+from mario_recipes import with_newer_flags
+from mario_training import StopKind, StopRequest
 from mario_values import read_yaml
 from train_mario import config_as_dict, config_from_dict, parse_config
 
