@@ -5,6 +5,7 @@
 
 The cells are those of `Scene.tiles`: 16 columns from four behind Mario on, 13 rows from below the
 status bar down. Only what the screen shows is told: what a model that sees pixels can know.
+`sprite_mask` says which pixels of a picture show what moves.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from fastnes.compiled import compiled
+from fastnes.ram import OAM_SHADOW, OAM_SPRITES
 from mario_scene import (
     BEATEN,
     BOXES,
@@ -27,6 +29,7 @@ from mario_scene import (
     LARGE_LIFTS,
     POWER_UPS,
     ROWS,
+    SCREEN_WIDTH,
     SLOTS,
     SMALL_LIFTS,
     TILE_TOP,
@@ -148,7 +151,7 @@ def _fill_things(
             if kind == Kind.FIRE_BAR:
                 for fire in range(burns.shape[2]):
                     x = mario.x_on_screen[i] + fire_x[i, slot, fire] + FIRE_PX / 2
-                    if burns[i, slot, fire] and 0 <= x < 256:
+                    if burns[i, slot, fire] and 0 <= x < SCREEN_WIDTH:
                         right = fire_x[i, slot, fire] + FIRE_PX / 2
                         y = y0 + fire_y[i, slot, fire] + FIRE_PX / 2
                         _put(grid[i], Thing.FIRE, right, y, 0.0, 0.0, phase)
@@ -166,8 +169,51 @@ def _fill_things(
             for part in range(parts):
                 x = left + width * (2 * part + 1) / (2 * parts)
                 y = y0 + objects.dy[i, slot] + BOXES[kind, 1] + BOXES[kind, 3] / 2
-                if 0 <= mario.x_on_screen[i] + x < 256:
+                if 0 <= mario.x_on_screen[i] + x < SCREEN_WIDTH:
                     _put(grid[i], thing, x, y, vx, vy, phase)
                     if objects.twin_dy[i, slot]:
                         twin = y + objects.twin_dy[i, slot] - objects.dy[i, slot]
                         _put(grid[i], thing, x, twin, vx, vy, phase)
+
+
+# --------------------------------------------------------------------------------------------
+# Sprites
+# --------------------------------------------------------------------------------------------
+
+SPRITE_BYTES, SPRITE_PX = 4, 8
+HIDDEN_FROM_Y = 0xEF  # a sprite that low is not on the screen
+FIRST_SPRITE = 1  # the one before it is part of the status bar, for the machine's own sake
+SPRITE_RIM_PX = 2  # around each: RAM is a frame ahead of the picture
+
+
+def sprite_mask(ram: np.ndarray, size: int, rows: tuple[int, int]) -> np.ndarray:
+    """Return which pixels of pictures show a sprite, or its rim: bool[n, size, size].
+
+    Args:
+        ram: uint8[n, 2048], with the game's copy of what it has the machine draw.
+        size: height and width of a picture, px.
+        rows: of the screen that it is made from, `EnvConfig.picture_rows`.
+    """
+    sprites = ram[:, OAM_SHADOW : OAM_SHADOW + SPRITE_BYTES * OAM_SPRITES]
+    mask = np.zeros((len(ram), size, size), np.bool_)
+    _fill_sprites(sprites.reshape(len(ram), OAM_SPRITES, SPRITE_BYTES), *rows, mask)
+    return mask
+
+
+@compiled
+def _fill_sprites(sprites: np.ndarray, first: int, end: int, mask: np.ndarray) -> None:
+    """Set the pixels of bool[n, h, w] zeros that sprites, uint8[n, m, 4], are drawn on."""
+    height, width = mask.shape[1], mask.shape[2]
+    shrink_y, shrink_x = height / (end - first), width / SCREEN_WIDTH
+    for i in range(len(mask)):
+        for sprite in range(FIRST_SPRITE, sprites.shape[1]):
+            y, x = np.int64(sprites[i, sprite, 0]), np.int64(sprites[i, sprite, 3])
+            if y >= HIDDEN_FROM_Y:
+                continue
+            top = (y + 1 - SPRITE_RIM_PX - first) * shrink_y  # a sprite is drawn a line lower
+            bottom = (y + 1 + SPRITE_PX + SPRITE_RIM_PX - first) * shrink_y
+            left = (x - SPRITE_RIM_PX) * shrink_x
+            right = (x + SPRITE_PX + SPRITE_RIM_PX) * shrink_x
+            for row in range(max(0, int(np.floor(top))), min(height, int(np.ceil(bottom)))):
+                for column in range(max(0, int(np.floor(left))), min(width, int(np.ceil(right)))):
+                    mask[i, row, column] = True

@@ -19,14 +19,12 @@ import torch
 import tyro
 
 from dreamerv3.policy import policy_from_tensors
-from dreamerv3.sight import Look, look_at, table_lines
+from dreamerv3.sight import DEMOS, Look, look_at, table_lines
 from mario_checkpoints import find_model, read_model_zip
 from mario_cli import exit_code
 from mario_config import StagesFlag
 from mario_runs import atomic_write, write_json
 from mario_values import Count, Seed, Threads
-
-DEMOS = Path(__file__).resolve().parents[1] / "demos"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -42,6 +42,7 @@ STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)  # of the ridge, times the features' mean s
 THRESHOLDS = np.linspace(0.05, 0.9, 18)
 NEAR_CELLS = 1  # a thing is found if one of its class is told at most so many cells away
 CELLS = ROWS * COLUMNS
+DEMOS = Path(__file__).resolve().parents[1] / "demos"
 FITTED_SEED, JUDGED_SEED = 7_000_000, 8_000_000  # no training's and no evaluation's
 GROUPS = {"all but Mario": tuple(Thing)[2:], "enemies": ENEMIES}
 
@@ -392,6 +393,17 @@ def look_at(agent: Agent, env: EnvConfig, look: Look) -> dict[str, Any]:
     nothing = torch.zeros(int(now.sum()), THINGS, ROWS, COLUMNS, dtype=torch.bool)
     found["empty"] = as_plain(figures(nothing, judged.grid[now]))
     return found
+
+
+def shares(found: dict[str, Any]) -> dict[str, float]:
+    """Return the figures of `look_at` that decide, as metrics by name: of all things but Mario."""
+    metrics = {}
+    for reading in ("latent", "foretold"):
+        numbers = found[reading].get("all but Mario", {})
+        for name in ("recall", "precision", "place_px"):
+            if numbers.get(name) is not None:
+                metrics[f"dreamer/{reading}_{name}"] = float(numbers[name])
+    return metrics
 
 
 def as_plain(found: dict[str, Figures]) -> dict[str, dict[str, float | int | None]]:
