@@ -130,7 +130,7 @@ def small(images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def follow(agent: Agent, play: Play) -> Iterator[Seen]:
+def follow(agent: Agent, play: Play, foretells: bool = True) -> Iterator[Seen]:
     """Yield what an agent's model believes at each step of play, and foretells from some of them.
 
     States are modes, not samples: no random number is drawn.
@@ -153,7 +153,8 @@ def follow(agent: Agent, play: Play) -> Iterator[Seen]:
         state = rssm.observe_step(before, tokens, inputs(t), noise)
         picture = small(play.image[t])
         yield Seen(state.features, picture, play.grid[t], torch.zeros(batch, dtype=torch.int64))
-        if t < FIRST_SEEN or t % LOOPS_APART != FIRST_SEEN or t + FORETOLD >= steps:
+        begins = t >= FIRST_SEEN and t % LOOPS_APART == FIRST_SEEN and t + FORETOLD < steps
+        if not (foretells and begins):
             continue
         dreamt, goes_on = state, torch.ones(batch, dtype=torch.bool)
         for ahead in range(1, FORETOLD + 1):
@@ -349,30 +350,20 @@ def look_at(agent: Agent, env: EnvConfig, look: Look) -> dict[str, Any]:
     Raises:
         UsageError: a stage has no demo, or nothing could be seen.
     """
-    fitted, judged = (
-        joined([seen for play in rounds for seen in follow(agent, play)])
-        for rounds in (
-            play_at_random(
-                dataclasses.replace(env, stages=look.fit_stages, goal_line_x=None),
-                look,
-                look.fit_rounds,
-                FITTED_SEED + look.seed,
-            ),
-            play_at_random(
-                dataclasses.replace(env, stages=look.judge_stages, goal_line_x=None),
-                look,
-                look.judge_rounds,
-                JUDGED_SEED + look.seed,
-            ),
-        )
-    )
-    at_once = fitted.ahead == 0
-    if not at_once.any() or not (judged.ahead > 0).any():
+
+    def seen(stages: tuple[StageId, ...], rounds: int, seed: int, foretells: bool) -> Seen:
+        there = dataclasses.replace(env, stages=stages, goal_line_x=None)
+        plays = play_at_random(there, look, rounds, seed + look.seed)
+        return joined([one for play in plays for one in follow(agent, play, foretells)])
+
+    fitted = seen(look.fit_stages, look.fit_rounds, FITTED_SEED, foretells=False)
+    judged = seen(look.judge_stages, look.judge_rounds, JUDGED_SEED, foretells=True)
+    if not (judged.ahead > 0).any():
         raise UsageError(f"a sequence needs more than {FIRST_SEEN + FORETOLD} steps")
     found: dict[str, Any] = {
         "fit_stages": stages_text(look.fit_stages),
         "judge_stages": stages_text(look.judge_stages),
-        "fitted_on": int(at_once.sum()),
+        "fitted_on": len(fitted.ahead),
         "judged_on": int((judged.ahead == 0).sum()),
         "foretold": int((judged.ahead > 0).sum()),
     }
@@ -382,7 +373,7 @@ def look_at(agent: Agent, env: EnvConfig, look: Look) -> dict[str, Any]:
         f"foretold_{a}-{a + third - 1}": (a, a + third - 1) for a in range(1, FORETOLD, third)
     }
     for reading, column in (("latent", "features"), ("pixels", "picture")):
-        probe = fit(getattr(fitted, column)[at_once], fitted.grid[at_once])
+        probe = fit(getattr(fitted, column), fitted.grid)
         told = probe.tell(getattr(judged, column))
         before = "" if reading == "latent" else f"{reading}_"
         named = {reading: (0, 0)} | {f"{before}{span}": steps for span, steps in spans.items()}

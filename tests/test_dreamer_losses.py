@@ -197,7 +197,7 @@ def test_harmony_divides_a_loss_by_what_it_is_near() -> None:
         optimizer.step()
     balanced, metrics = harmony(losses)
     sigma = metrics["dreamer/sigma_picture"].item()
-    assert 50 / sigma**2 == pytest.approx(1 / (1 + sigma), rel=0.02)  # where the price is least
+    assert 50 / sigma**2 == pytest.approx(1 / (1 + sigma), rel=0.05)  # where the price is least
     assert 0.9 < balanced["image"] < 1.1
     assert metrics["dreamer/sigma_reward"] < 1
 
