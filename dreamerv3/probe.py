@@ -1,7 +1,7 @@
 """What a run's world model sees: the recall and place error of the objects on the screen.
 
-    python -m dreamerv3.probe --run-dir runs/dream
-    python -m dreamerv3.probe --run-dir runs/dream --fit-stages 1-1,2-1 --judge-stages 3-1
+    python dreamerv3/probe.py --run-dir runs/dream
+    python dreamerv3/probe.py --run-dir runs/dream --fit-stages 1-1,2-1 --judge-stages 3-1
 
 A linear probe reads the frozen latent state, at once and foretold over 15 steps; beside it one
 that reads the picture itself. Needs the run's model and no replay, and writes probe.json and

@@ -404,7 +404,7 @@ def test_demos_that_the_action_set_lacks_are_refused(
 
 
 LADDER = (
-    *("--model.scene-head", "informed", "--model.sprite-share", "0.4", "--model.harmony", "True"),
+    *("--model.scene-head", "informed", "--model.sprite-share", "0.4", "--model.harmony"),
     *("--env.observation", "color", "--env.crop", "playfield", "--env.screen-size", "96"),
 )
 
@@ -438,7 +438,7 @@ def test_a_warm_start_takes_weights_and_nothing_else(
     done = dreamer(tmp_path / "same", *flags, "--exploration.behaviour", "plan2explore")
     assert done.returncode == 0, done.stderr
     assert "anew" not in done.stdout
-    assert_same_tensors(run.final_model, RunFolder(tmp_path / "same").final_model)
+    assert_same_tensors(run.best_model, RunFolder(tmp_path / "same").final_model)
     assert read_metrics(RunFolder(tmp_path / "same").metrics_path) == []
     informed = dreamer(tmp_path / "informed", *flags, "--model.scene-head", "informed")
     assert informed.returncode == 0, informed.stderr
@@ -453,7 +453,7 @@ def test_a_warm_start_takes_weights_and_nothing_else(
 
 
 def test_an_evaluation_looks_at_what_the_model_sees(tmp_path: Path) -> None:
-    flags = "--eval-probe True --env.n-envs 2 --eval-freq 100 --timesteps 200 --log-every 50"
+    flags = "--eval-probe --env.n-envs 2 --eval-freq 100 --timesteps 200 --log-every 50"
     assert main([*DEBUG, "--run-dir", str(tmp_path), *flags.split()]) == 0
     found = json.loads((tmp_path / "evaluations" / "step_100" / "probe.json").read_text())
     assert found["latent"]["mario"]["things"] > 0
