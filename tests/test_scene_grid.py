@@ -10,14 +10,18 @@ import pytest
 from fastnes.state import RAM_SIZE
 from mario_demos import load_demo, snapshots
 from mario_scene import CELL_PX, COLUMNS_BEHIND, TILE_TOP, Kind, Scene, Tile, read_scene
-from mario_scene_grid import DX, DY, SPEED_UNITS, THING, TILE, VX, Thing, scene_grid
+from mario_scene_grid import DX, DY, SPEED_UNITS, THING, TILE, VX, Thing, scene_grid, sprite_mask
 
 DEMOS = Path(__file__).parents[1] / "demos"
 
 
-def scene_along(stage: str, every: int = 16) -> Scene:
+def ram_along(stage: str, every: int = 16) -> np.ndarray:
     states = np.stack([way.state for way in snapshots(load_demo(DEMOS / f"{stage}.npz"), every)])
-    return read_scene(np.ascontiguousarray(states[:, :RAM_SIZE]))
+    return np.ascontiguousarray(states[:, :RAM_SIZE])
+
+
+def scene_along(stage: str) -> Scene:
+    return read_scene(ram_along(stage))
 
 
 def places_of(grid: np.ndarray, scene: Scene, i: int, thing: Thing) -> list[tuple[int, int]]:
@@ -78,6 +82,23 @@ def test_fire_bars_and_lifts_fill_a_cell_for_each_part(
     places = np.array(places_of(grid, scene, i, thing))
     nearest = [np.sort(np.abs(places - place).max(1))[1] for place in places]
     assert min(nearest) <= 2 * apart
+
+
+@pytest.mark.parametrize("rows", [(0, 240), (32, 224)])
+def test_things_are_drawn_as_sprites_and_little_else_is(rows: tuple[int, int]) -> None:
+    ram = ram_along("1-1")
+    scene = read_scene(ram)
+    grid, mask = scene_grid(scene), sprite_mask(ram, 64, rows)
+    found = []
+    for i in range(len(ram)):
+        for thing in (Thing.MARIO, Thing.WALKER):
+            for x, y in places_of(grid, scene, i, thing):
+                row, column = (y - rows[0]) * 64 // (rows[1] - rows[0]), x // 4
+                if 0 <= row < 64 and 2 <= column < 62:
+                    found.append(bool(mask[i, row, column]))
+    assert len(found) > 40
+    assert np.mean(found) > 0.9
+    assert 0.005 < mask.mean() < 0.1
 
 
 def test_what_no_screen_shows_is_in_no_cell() -> None:
