@@ -464,8 +464,10 @@ def warm_start(trainer: Trainer, path: Path) -> None:
         for name, tensor in weights.items()
         if name in own and own[name].shape == tensor.shape
     }
-    if not any(name.startswith("world.rssm.") for name in taken):
-        raise UsageError(f"{model} holds a model of other sizes: nothing of it fits")
+    kept = "world.rssm."  # but for what reads the encoder: that may see other pictures
+    unfit = [name for name in own.keys() - taken.keys() if name.startswith(kept)]
+    if any("posterior_tokens" not in name for name in unfit):
+        raise UsageError(f"{model} holds a model of other sizes: {', '.join(sorted(unfit)[:3])}")
     trainer.agent.load_state_dict(own | taken)
     anew = sorted({".".join(name.split(".")[:2]) for name in own.keys() - taken.keys()})
     print(
