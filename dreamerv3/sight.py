@@ -365,7 +365,7 @@ def look_at(agent: Agent, env: EnvConfig, look: Look) -> dict[str, Any]:
         "judge_stages": stages_text(look.judge_stages),
         "fitted_on": len(fitted.ahead),
         "judged_on": int((judged.ahead == 0).sum()),
-        "foretold": int((judged.ahead > 0).sum()),
+        "foretold_on": int((judged.ahead > 0).sum()),
     }
     third = FORETOLD // 3
     spans = {"foretold": (1, FORETOLD)}
@@ -409,7 +409,7 @@ def table_lines(found: dict[str, Any]) -> Iterator[str]:
     heads = [names.get(reading, reading) for reading in readings]
     yield (
         f"Fitted on {found['fitted_on']:,} moments of {found['fit_stages']}, judged on "
-        f"{found['judged_on']:,} and {found['foretold']:,} foretold ones of "
+        f"{found['judged_on']:,} and {found['foretold_on']:,} foretold ones of "
         f"{found['judge_stages']}, other seeds. Recall / precision / place error in px."
     )
     yield ""

@@ -137,7 +137,7 @@ def test_pictures_are_shrunk_for_the_other_probe() -> None:
                 "fitted_on": 1,
                 "fit_stages": "1-1",
                 "judged_on": 1,
-                "foretold": 1,
+                "foretold_on": 1,
                 "judge_stages": "1-1",
             }
         )

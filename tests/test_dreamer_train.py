@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import subprocess
@@ -17,6 +18,7 @@ import torch
 import yaml
 
 import evaluate_mario
+from dreamerv3 import dreamer as dreamer_module
 from dreamerv3.dreamer import Trainer, main
 from dreamerv3.envs.mario import FinishedEpisode
 from dreamerv3.flags import (
@@ -452,13 +454,17 @@ def test_a_warm_start_takes_weights_and_nothing_else(
         assert message in refused.stderr
 
 
-def test_an_evaluation_looks_at_what_the_model_sees(tmp_path: Path) -> None:
-    flags = "--eval-probe --env.n-envs 2 --eval-freq 100 --timesteps 200 --log-every 50"
+def test_an_evaluation_looks_at_what_the_model_sees(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = functools.partial(dreamer_module.Look, envs=2, length=32)
+    monkeypatch.setattr(dreamer_module, "Look", short)
+    flags = "--eval-probe --env.n-envs 2 --eval-freq 100 --timesteps 150 --log-every 50"
     assert main([*DEBUG, "--run-dir", str(tmp_path), *flags.split()]) == 0
     found = json.loads((tmp_path / "evaluations" / "step_100" / "probe.json").read_text())
     assert found["latent"]["mario"]["things"] > 0
     lines = read_metrics(RunFolder(tmp_path).metrics_path)
-    assert ["dreamer/latent_recall" in line for line in lines] == [False, False, True, False]
+    assert ["dreamer/latent_recall" in line for line in lines] == [False, False, True]
 
 
 @pytest.mark.slow
