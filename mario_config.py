@@ -25,6 +25,7 @@ MOST_X = 65_535  # px, of which the game counts
 ProtocolName = Literal["fixed", "noop", "sticky"]  # how a policy is judged: docs/protocol.md
 FeaturesName = Literal["small", "nature", "fine"]  # networks that look at pictures
 EmulatorName = Literal["fast", "nes-py"]
+PICTURE_ROWS = {"none": (0, 240), "playfield": (32, 224)}  # by `EnvConfig.crop`
 
 
 def stages_of(value: Any) -> tuple[StageId, ...]:
@@ -69,6 +70,8 @@ class RewardConfig(Checked):
     """Subtracted per px moved left. Small: a step back is sometimes the right move."""
     flag_bonus: Weight = 0.0
     """Once, on the flag pole or the axe."""
+    time_left_bonus: Weight = 0.0
+    """With the flag, for each unit that the game's clock still shows (400 at a level's start)."""
     death_penalty: Weight = 0.0
     """Subtracted once, at death (a pit, an enemy, the clock)."""
     stall_steps: Amount = 0
@@ -115,13 +118,17 @@ class EnvConfig(Checked):
     """Environments side by side."""
     frame_skip: Annotated[int, pydantic.Field(ge=1, le=60)] = 4
     """Emulated frames per agent step, the buttons held. 4 is the Atari standard."""
-    observation: Literal["pixels", "rgb", "ram", "scene"] = "pixels"
-    """pixels: gray screens, shrunk and stacked; rgb: the screen in colour; ram: the machine's 2,048
-    bytes; scene: what stands and moves around Mario. The last two are never drawn."""
+    observation: Literal["pixels", "color", "rgb", "ram", "scene"] = "pixels"
+    """pixels: gray screens, shrunk and stacked; color: the same in colour, three planes a screen;
+    rgb: the whole screen in colour; ram: the machine's 2,048 bytes; scene: what stands and moves
+    around Mario. The last two are never drawn."""
     frame_stack: Annotated[int, pydantic.Field(ge=1, le=32)] = 4
     """Screens in an observation: what shows speed and direction."""
     screen_size: Annotated[int, pydantic.Field(ge=8, le=240)] = 84
     """Height and width of an observation in px."""
+    crop: Literal["none", "playfield"] = "none"
+    """What of the screen is shrunk to that. playfield: without the status bar and the ground's
+    lower half (rows 32 to 223), so that things are a quarter higher."""
     show_buttons: bool = False
     """Draw what the last action pressed above the picture: a held A, which no screen shows, does
     not jump again."""
@@ -158,7 +165,23 @@ class EnvConfig(Checked):
                 f"the batched backend needs --emulator fast; with {self.emulator} use "
                 "--vec-backend subproc or dummy"
             )
+        first, end = self.picture_rows
+        if self.screen_size > end - first:
+            raise UsageError(
+                f"screen_size {self.screen_size} is more than the {end - first} rows that crop "
+                f"{self.crop} leaves"
+            )
         buttons_of_actions(self)
+
+    @property
+    def picture_rows(self) -> tuple[int, int]:
+        """The screen's rows that a picture is made from, the first and the one after the last."""
+        return PICTURE_ROWS[self.crop]
+
+    @property
+    def planes(self) -> int:
+        """How many planes of an observation are of one screen; 0: it is no stack of pictures."""
+        return {"pixels": 1, "color": 3}.get(self.observation, 0)
 
     def goal_of(self, stage: StageId) -> int:
         """Return x of a stage's goal line in px: the one given, else the one measured."""

@@ -53,6 +53,7 @@ class RewardShaper:
         "hurdle",
         "time",
         "potential",
+        "time_left",
     )
 
     def __init__(self, config: EnvConfig, n_envs: int = 1) -> None:
@@ -167,6 +168,8 @@ class RewardShaper:
             terms["backward"] = -config.backward_penalty_scale * np.maximum(-moved, 0)
         if config.flag_bonus:
             terms["flag"] = config.flag_bonus * (cleared & ~self.cleared)
+        if config.time_left_bonus:
+            terms["time_left"] = config.time_left_bonus * facts.time * (cleared & ~self.cleared)
         self.cleared |= cleared
         if config.death_penalty:
             terms["death"] = -config.death_penalty * facts.dead
@@ -214,6 +217,8 @@ def reward_signature(config: EnvConfig) -> str:
     refused, not mixed. Goal line and exit pipe are part of the reward: they cap the forward term.
     """
     reward = dataclasses.asdict(config.reward)
+    if not config.reward.time_left_bonus:
+        del reward["time_left_bonus"]  # younger than what was made without it
     goals: Any = [config.goal_of(stage) for stage in config.stages]
     goals = goals if len(goals) > 1 else goals[0]
     content = {"formula": RewardShaper.FORMULA, "goal_line_x": goals, "reward": reward}

@@ -26,8 +26,9 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
 from gymnasium.wrappers import FrameStackObservation
 
-from fastnes import BatchMachine, area_resize
+from fastnes import BatchMachine
 from fastnes.state import RAM_SIZE
+from fastnes.tables import PALETTE_RGB
 from mario_cli import UsageError
 from mario_config import EnvConfig, RewardConfig, buttons_of_actions
 from mario_files import fill
@@ -74,6 +75,7 @@ from mario_wrappers import (
     button_marks,
     draw_key,
     game_env,
+    shrink_screen,
 )
 
 # What users import from here, whichever room of this floor or the one below it stands in.
@@ -105,14 +107,16 @@ RAM_READERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 def observation_space(config: EnvConfig) -> gym.spaces.Box:
     """Return the space of one environment's observations.
 
-    pixels: uint8[frame_stack, screen_size, screen_size], the oldest screen first; rgb:
-    uint8[240, 256, 3]; ram: uint8[2048]; scene: float32[SCENE_SIZE], as `mario_scene_flat` lays it
-    out.
+    pixels: uint8[frame_stack, screen_size, screen_size], the oldest screen first; color: three
+    planes a screen, red, green and blue, instead of one; rgb: uint8[240, 256, 3]; ram: uint8[2048];
+    scene: float32[SCENE_SIZE], as `mario_scene_flat` lays it out.
     """
     if config.observation == "scene":
         return gym.spaces.Box(-np.inf, np.inf, (SCENE_SIZE,), np.float32)
-    shapes = {
-        "pixels": (config.frame_stack, config.screen_size, config.screen_size),
+    stack = (config.planes * config.frame_stack, config.screen_size, config.screen_size)
+    shapes: dict[str, tuple[int, ...]] = {
+        "pixels": stack,
+        "color": stack,
         "rgb": (*SCREEN_SHAPE, 3),
         "ram": (RAM_SIZE,),
     }
@@ -153,6 +157,8 @@ def make_single_env(
     buttons = buttons_of_actions(config)
     several = len(config.stages) > 1
     env: gym.Env = SeveralStagesEnv(config) if several else game_env(config, config.stages[0])
+    if config.observation == "color":
+        env = ScreenObservation(env, gym.spaces.Box(0, 255, (*SCREEN_SHAPE, 3), np.uint8))
     if on_frame:
         env = FrameListener(env, on_frame)
     env = ActionSetWrapper(env, buttons)
@@ -165,8 +171,8 @@ def make_single_env(
         env = LongJumpActionWrapper(env, config.long_jump_hold_steps)
     env = StageSuccessWrapper(env)
     env = FastClearRewardWrapper(env, config)
-    if config.observation == "pixels":
-        env = AreaResizeObservation(env, config.screen_size)
+    if config.planes:
+        env = AreaResizeObservation(env, config.screen_size, config.picture_rows)
         if config.show_buttons:
             env = ShowButtons(env, button_marks(buttons, config.screen_size))
     elif config.observation == "rgb":
@@ -176,8 +182,10 @@ def make_single_env(
         env = RamObservation(env, observation_space(config), reader)
     if config.max_episode_steps:
         env = gym.wrappers.TimeLimit(env, config.max_episode_steps)
-    if config.observation == "pixels":
+    if config.planes:
         env = FrameStackObservation(env, config.frame_stack, padding_type="reset")
+    if config.planes > 1:
+        env = gym.wrappers.ReshapeObservation(env, observation_space(config).shape)
     env = EpisodeOrder(env)
     if seed is not None:
         env.reset(seed=seed)
@@ -207,6 +215,7 @@ class MarioVectorEnv(VectorEnv):
         cleared: bool[n], whether the last step reached the goal of the stage it began in.
         from_start: bool[n], whether each episode began at its stage's start.
         start_stages: the stage that each episode began in, as text "1-2", [n].
+        last_ram: uint8[n, 2048], where an episode ended in the last step, RAM as it left it.
     """
 
     def __init__(
@@ -244,12 +253,14 @@ class MarioVectorEnv(VectorEnv):
         self.action_space = batch_space(self.single_action_space, n)
         self.buttons = buttons_of_actions(config)
         self.marks = button_marks(self.buttons, config.screen_size)
-        self.is_drawn = config.observation == "pixels"
+        self.planes = config.planes  # of a screen
+        self.is_drawn = self.planes > 0
         size = (config.screen_size, config.screen_size)
         self.machines = BatchMachine(
             n,
             frames=config.frame_skip,
             size=size,
+            rows=config.picture_rows,
             threads=threads or min(n, os.cpu_count() or 1),
         )
         self.shaper = RewardShaper(config, n)
@@ -270,6 +281,7 @@ class MarioVectorEnv(VectorEnv):
         self.frames = np.zeros(n, dtype=np.int64)
         self.max_x, self.cleared = self.shaper.max_x, self.shaper.cleared.copy()
         self.reward_terms: dict[str, np.ndarray] = {}
+        self.last_ram = np.zeros_like(self.machines.ram_before)
         self.is_over = np.ones(n, dtype=bool)  # to be reset before the next step
         self._all = np.ones(n, dtype=bool)
 
@@ -371,14 +383,15 @@ class MarioVectorEnv(VectorEnv):
             if waited:
                 self._wait(i, waited)
             elif self.is_drawn:
-                area_resize(self.machines.gray(i), self.observations[i, -1])
+                self._draw(i)
         self.shaper.reset(read_facts(self.machines.ram_before[envs]), envs)
         self._name_start_stages(envs)
         self.steps[envs] = 0
         if self.is_drawn:
+            newest = self.observations[envs, -self.planes :]
             if self.config.show_buttons:
-                self.observations[envs, -1, : self.marks.shape[1]] = 0
-            self.observations[envs] = self.observations[envs, -1:]
+                newest[:, :, : self.marks.shape[1]] = 0
+            self.observations[envs] = np.tile(newest, (1, self.config.frame_stack, 1, 1))
         else:
             self._look(envs)
 
@@ -428,8 +441,8 @@ class MarioVectorEnv(VectorEnv):
         if self.is_over.any():
             raise needs_reset(np.flatnonzero(self.is_over))
         if self.is_drawn:
-            for i in range(self.config.frame_stack - 1):
-                self.observations[:, i] = self.observations[:, i + 1]
+            for i in range(self.observations.shape[1] - self.planes):
+                self.observations[:, i] = self.observations[:, i + self.planes]
         self._run_machines(actions)
         facts = self.facts = read_facts(self.machines.ram_before)
         rewards, self.reward_terms, stalled = self.shaper.step(facts, self.frames)
@@ -442,7 +455,8 @@ class MarioVectorEnv(VectorEnv):
             self.truncations |= self.steps >= self.config.max_episode_steps
         if self.is_drawn:
             if self.config.show_buttons:
-                self.observations[:, -1, : self.marks.shape[1]] = self.marks[actions]
+                marks = self.marks[actions][:, None]  # on every plane
+                self.observations[:, -self.planes :, : self.marks.shape[1]] = marks
         else:
             self._look(np.arange(self.num_envs))
         ended = self.terminations | self.truncations
@@ -476,6 +490,7 @@ class MarioVectorEnv(VectorEnv):
     def _end_episodes(self, ended: np.ndarray) -> dict[str, Any]:
         """Count the episodes that ended and, with autoreset, begin the next ones."""
         envs = np.flatnonzero(ended)
+        self.last_ram[envs] = self.machines.ram_before[envs]
         for i in envs:
             if self.start_numbers[i] != NO_NUMBER:
                 self.starts.count(int(self.start_numbers[i]), bool(self.cleared[i]))
@@ -498,8 +513,23 @@ class MarioVectorEnv(VectorEnv):
 
         The emulator draws where the agent looks: into the newest screen of each stack.
         """
-        newest = self.observations[:, -1] if self.is_drawn else None
+        newest = self.observations[:, -1] if self.planes == 1 else None
         self.machines.step(pressed, indices=envs, observation=newest)
+        if self.planes > 1:
+            for i in range(self.num_envs) if envs is None else envs.tolist():
+                self._draw(i)
+
+    def _draw(self, i: int) -> None:
+        """Draw what environment i shows, the brighter of two frames, into the newest of its stack.
+
+        In colour this takes about as long as the step itself, which is run again for it.
+        """
+        rows = slice(*self.config.picture_rows)
+        if self.planes == 1:
+            shrink_screen(self.machines.gray(i)[rows], self.observations[i, -1])
+        else:
+            screen = PALETTE_RGB[self.machines.last_two(i)].max(axis=0)
+            shrink_screen(screen[rows], self.observations[i, -self.planes :])
 
     def _run_machines(self, actions: np.ndarray) -> None:
         """Run the actions, a long jump for as long as it holds, and count the frames run."""

@@ -350,17 +350,36 @@ class RamObservation(gym.ObservationWrapper):
 
 
 class AreaResizeObservation(gym.ObservationWrapper):
-    """The gray screen as uint8[size, size], each pixel the mean of the area it covers."""
+    """Some rows of the screen as uint8[size, size], each pixel the mean of the area it covers.
 
-    def __init__(self, env: gym.Env, size: int) -> None:
+    A screen in colour becomes uint8[3, size, size].
+    """
+
+    def __init__(self, env: gym.Env, size: int, rows: tuple[int, int] = (0, 240)) -> None:
         super().__init__(env)
-        self.size = size
-        self.observation_space = gym.spaces.Box(0, 255, (size, size), np.uint8)
+        self.rows = slice(*rows)
+        is_gray = env.observation_space.shape == SCREEN_SHAPE
+        shape = (size, size) if is_gray else (3, size, size)
+        self.observation_space = gym.spaces.Box(0, 255, shape, np.uint8)
 
     def observation(self, observation: np.ndarray) -> np.ndarray:
-        shrunk = np.empty((self.size, self.size), np.uint8)
-        area_resize(observation, shrunk)
+        shrunk = np.empty(self.observation_space.shape or (), np.uint8)
+        shrink_screen(observation[self.rows], shrunk)
         return shrunk
+
+
+def shrink_screen(screen: np.ndarray, out: np.ndarray) -> None:
+    """Shrink a screen uint8[h, w] into uint8[size, size], or one in colour, [h, w, 3], into three.
+
+    Args:
+        screen: as above.
+        out: uint8[size, size] or uint8[3, size, size], overwritten.
+    """
+    if screen.ndim == 2:
+        area_resize(screen, out)
+    else:
+        for channel, plane in enumerate(out):
+            area_resize(screen[..., channel], plane)
 
 
 class EpisodeOrder(gym.Wrapper):
@@ -392,12 +411,12 @@ class ShowButtons(gym.Wrapper):
 
     def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
         observation, info = self.env.reset(**kwargs)
-        observation[: self.marks.shape[1]] = 0
+        observation[..., : self.marks.shape[1], :] = 0
         return observation, info
 
     def step(self, action: Any) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
         observation, *rest = self.env.step(action)
-        observation[: self.marks.shape[1]] = self.marks[int(action)]
+        observation[..., : self.marks.shape[1], :] = self.marks[int(action)]
         return observation, *rest
 
 
@@ -405,7 +424,7 @@ def button_marks(buttons: np.ndarray, size: int) -> np.ndarray:
     """Return the strip that shows each action's buttons, uint8[n_actions, size // 10, size].
 
     A white square a pressed button, from left to right in the order of `BUTTON_BITS`; it covers
-    the screen's rim above the status bar.
+    the screen's rim above the status bar, or the highest rows of a picture that was cropped.
     """
     squares = np.unpackbits(buttons[:, None], axis=1) * np.uint8(255)  # [n_actions, 8]
     strip = np.zeros((len(buttons), size // 10, size), np.uint8)

@@ -3,10 +3,12 @@
     python dreamerv3/diagnose.py logs/run --compare-reward death_penalty=50 flag_bonus=100
     python dreamerv3/diagnose.py logs/run --curiosity
     python dreamerv3/diagnose.py logs/run --play 100
+    python dreamerv3/diagnose.py logs/run0 logs/run1 logs/run2
 
 Reads the replay (also while the run goes on), metrics.jsonl and the newest model. Writes
-<run>/diagnosis/diagnosis.json and open_loop.mp4, in which the model sees a sequence's beginning and
-then dreams on under the actions that were really done: truth, dream, difference.
+<run>/diagnosis/diagnosis.json, and open_loop.mp4 and .png, in which the model sees a sequence's
+beginning and then dreams on under the actions that were really done: the real screen, what the
+model sees of it, its dream, the difference; with the things that it tells, if it has learnt to.
 """
 
 from __future__ import annotations
@@ -30,8 +32,9 @@ from dreamerv3.exploration import Ensemble, disagreement, ensemble_loss
 from dreamerv3.flags import DreamerConfig
 from dreamerv3.models import Agent
 from dreamerv3.networks import centered, unimix_probs
+from dreamerv3.pictures import SEEN_STEPS, sheet_png, side_by_side, views_of
 from dreamerv3.policy import DreamerPolicy, policy_from_tensors
-from dreamerv3.recurrence import UNIMIX, no_noise
+from dreamerv3.recurrence import UNIMIX
 from dreamerv3.replay import Replay
 from mario_checkpoints import find_model, read_model_zip
 from mario_cli import UsageError, exit_code
@@ -39,14 +42,14 @@ from mario_config import in_process
 from mario_game import GameFacts
 from mario_judge import evaluate
 from mario_rollout import game_fps
-from mario_runs import BadModelFile, RunFolder, read_metrics, write_json
+from mario_runs import BadModelFile, RunFolder, atomic_write, read_metrics, write_json
 from mario_values import with_values
 from mario_video import write_video
 
 CURIOSITY_EPISODES = 64  # the newest ones
 ENSEMBLE_UPDATES = 300  # of an ensemble for an agent that has none
 PLACE_PX = 100  # width of the places that deaths are counted in
-SEEN_STEPS = 8  # of an open-loop prediction's sequence
+SHEET_STEPS = (0, 5, 15, 30)  # since the last picture seen, of the frames on the sheet
 FACT = {name: number for number, name in enumerate(GameFacts._fields)}
 
 
@@ -54,8 +57,8 @@ FACT = {name: number for number, name in enumerate(GameFacts._fields)}
 class DiagnoseFlags:
     """Which run, what else to look at."""
 
-    run: tyro.conf.Positional[Path]
-    """The run folder."""
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """The run folders."""
     compare_reward: tuple[str, ...] = ()
     """Reward flags, as death_penalty=50, to set the reward's profile under them beside its own."""
     curiosity: bool = False
@@ -66,7 +69,7 @@ class DiagnoseFlags:
     best: int = 5
     """Episodes listed as the best."""
     video: bool = True
-    """Write open_loop.mp4."""
+    """Write open_loop.mp4 and open_loop.png."""
     sequences: int = 3
     """Sequences in it."""
     length: int = 64
@@ -197,46 +200,40 @@ def what_it_pays(pay: Tensor, lengths: Sequence[int], discount: float) -> dict[s
     return figures
 
 
-@torch.no_grad()
-def open_loop(agent: Agent, rows: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield frames uint8[H, 3 W, 3] of a sequence: truth, dream (seen at first), difference.
-
-    Args:
-        agent: whose model it is.
-        rows: [T], of a replay.
-    """
-    world, rssm = agent.world, agent.world.rssm
-    images = torch.from_numpy(rows["image"].copy())  # [T, C, H, W]
-    actions = torch.from_numpy(rows["action"].astype(np.int64))
-    tokens = world.encoder(centered(images))  # [T, tokens]
-    table = rssm.action_table()
-    noise = no_noise(1, rssm.stoch, rssm.classes)
-    weights = rssm.weights()
-    state = rssm.initial_state(1)
-    features = []
-    for t in range(len(rows)):
-        action = table[rssm.n_actions if t == 0 else int(actions[t])][None]
-        if t < SEEN_STEPS:
-            state = rssm.observe_step(state, tokens[t : t + 1], action, noise)
-        else:
-            state = rssm.imagine_step(weights, state, action, noise)
-        features.append(state.features)
-    dreamt = world.decoder.to_images(world.decoder(torch.cat(features)))[:, -1].numpy()
-    truth = images[:, -1].numpy() / 255
-    for t in range(len(rows)):
-        strip = np.concatenate([truth[t], dreamt[t], np.abs(truth[t] - dreamt[t])], axis=1)
-        frame = (strip * 255).astype(np.uint8)[..., None].repeat(3, axis=2)
-        if t < SEEN_STEPS:
-            frame[:2] = (0, 200, 0)  # a green bar while it sees
-        yield frame.repeat(4, axis=0).repeat(4, axis=1)
+def post_mortems(flags: DiagnoseFlags) -> None:
+    """Look at each run, and at several beside each other."""
+    if not flags.runs:
+        raise UsageError("name at least one run folder")
+    found = {}
+    for run in flags.runs:
+        if len(flags.runs) > 1:
+            print(f"\n{run}")
+        found[str(run)] = post_mortem(flags, run)
+    if len(found) > 1:
+        print("\n" + "\n".join(compared(found)))
 
 
-def post_mortem(flags: DiagnoseFlags) -> None:
-    """Look, print, write."""
-    config, replay = open_run(flags.run)
+def compared(found: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """Yield a table in Markdown, a line a run, of what `post_mortem` found of each."""
+    yield "| run | flags from the start | best max-x | dies most at x | entropy | KL |"
+    yield "|---|---|---|---|---|---|"
+    for run, findings in found.items():
+        deaths = findings["deaths_by_x"]
+        worst = max(deaths, key=lambda x: deaths[x]) if deaths else "-"
+        drives = [findings["signals"].get(key) for key in ("entropy", "dreamer/kl")]
+        numbers = ["-" if value is None else f"{value:.3g}" for value in drives]
+        yield (
+            f"| {run} | {findings['flags_from_start']} of {findings['episodes_from_start']} | "
+            f"{findings['best'][0]['max_x']} | {worst} | {numbers[0]} | {numbers[1]} |"
+        )
+
+
+def post_mortem(flags: DiagnoseFlags, run: Path) -> dict[str, Any]:
+    """Look at a run, print, write; return what was found."""
+    config, replay = open_run(run)
     episodes = list(stored_episodes(replay))
     if not episodes:
-        raise UsageError(f"{flags.run} holds no finished episode yet")
+        raise UsageError(f"{run} holds no finished episode yet")
     best = best_first(episodes)
     start_x = best[0].start_x
     flags_from_start = [episode for episode in best if episode.flag]
@@ -252,20 +249,21 @@ def post_mortem(flags: DiagnoseFlags) -> None:
         "best": [episode._asdict() for episode in best[: flags.best]],
         "deaths_by_x": {str(x): int(n) for x, n in zip(places, counts, strict=True)},
         "reward": reward_profiles(replay, config, flags.compare_reward),
-        "signals": signals(read_metrics(RunFolder(flags.run).metrics_path)),
+        "signals": signals(read_metrics(RunFolder(run).metrics_path)),
     }
     asks_agent = flags.video or flags.curiosity or flags.play
-    policy = trained_policy(flags.run) if asks_agent else None
+    policy = trained_policy(run) if asks_agent else None
     if flags.curiosity and policy:
         findings["curiosity"] = curiosity(policy.agent, replay, episodes, flags.seed)
     if flags.play and policy:
         findings["played"] = played(policy, flags.play, flags.seed)
-    output = flags.run / "diagnosis"
+    output = run / "diagnosis"
     write_json(output / "diagnosis.json", findings)
     print("\n".join(findings_lines(findings)))
     if flags.video and policy:
-        write_open_loop(flags, policy.agent, config, replay, output / "open_loop.mp4")
+        write_open_loop(flags, policy.agent, config, replay, episodes, output)
     print(f"written to {output}")
+    return findings
 
 
 def findings_lines(findings: dict[str, Any]) -> Iterator[str]:
@@ -331,25 +329,38 @@ def played(policy: DreamerPolicy, episodes: int, seed: int) -> dict[str, dict[st
 
 
 def write_open_loop(
-    flags: DiagnoseFlags, agent: Agent, config: DreamerConfig, replay: Replay, path: Path
+    flags: DiagnoseFlags,
+    agent: Agent,
+    config: DreamerConfig,
+    replay: Replay,
+    episodes: Sequence[StoredEpisode],
+    output: Path,
 ) -> None:
-    """Film open-loop predictions of an agent's world model."""
+    """Film open-loop predictions of an agent's world model, and put the first on a sheet."""
     rng = np.random.default_rng(flags.seed)
     frames: list[np.ndarray] = []
-    streams = [s for s, end in enumerate(replay.end) if end - replay.first[s] >= flags.length]
-    for _ in range(flags.sequences if streams else 0):
-        stream = int(rng.choice(streams))
-        starts = replay.end[stream] - flags.length + 1
-        rows = replay.read(stream, int(rng.integers(replay.first[stream], starts)), flags.length)
-        frames += open_loop(agent, rows)
+    long_enough = [episode for episode in best_first(episodes) if episode.length >= flags.length]
+    for _ in range(flags.sequences if long_enough else 0):
+        episode = long_enough[int(rng.integers(len(long_enough)))]
+        rows = replay.read(episode.stream, episode.first, episode.length)
+        start = int(rng.integers(episode.length - flags.length + 1))
+        views = views_of(rows, config.env)
+        views = views and views.part(start, flags.length)
+        part = rows[start : start + flags.length]
+        frames += side_by_side(agent, part, config.env, views, SEEN_STEPS)
     if frames:
-        write_video(path, frames, game_fps(config.env), max_width=768)
+        widest = max(frame.shape[1] for frame in frames)
+        frames = [np.pad(frame, ((0, 0), (widest - frame.shape[1], 0), (0, 0))) for frame in frames]
+        write_video(output / "open_loop.mp4", frames, game_fps(config.env), max_width=1024)
+        shown = [SEEN_STEPS - 1 + ahead for ahead in SHEET_STEPS]
+        sheet = [frames[number] for number in shown if number < min(flags.length, len(frames))]
+        atomic_write(output / "open_loop.png", sheet_png(sheet))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse and diagnose."""
     flags = tyro.cli(DiagnoseFlags, args=arguments, description=__doc__.split("\n\n")[0])
-    return exit_code(lambda: post_mortem(flags))
+    return exit_code(lambda: post_mortems(flags))
 
 
 if __name__ == "__main__":

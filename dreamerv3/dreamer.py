@@ -10,6 +10,7 @@ From top to bottom: the trainer, its loop, main. The flags stand in flags.py.
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import json
 import math
 import platform
@@ -36,11 +37,15 @@ from dreamerv3.optim import LaProp
 from dreamerv3.policy import DreamerPolicy, make_agent
 from dreamerv3.recurrence import draw_noise, noisy
 from dreamerv3.replay import Replay, read_index, relabel
+from dreamerv3.sight import DEMOS, Look, look_at, shares
+from fastnes.state import RAM_SIZE
 from mario_checkpoints import (
     Checkpoint,
+    find_model,
     going_on_from,
     load_optimizer,
     newest_checkpoint,
+    read_model_zip,
     refuse_broken,
     save_checkpoint,
     write_weights,
@@ -52,6 +57,8 @@ from mario_reward import reward_signature
 from mario_rollout import best_episode
 from mario_runs import RunFolder, write_json
 from mario_runtime import MarioVectorEnv
+from mario_scene import read_scene
+from mario_scene_grid import scene_grid, sprite_mask
 from mario_training import BestModel, Exam, RunLog, StopRequest, examine, passed, write_preview
 
 EPISODES_AVERAGED = 100  # as SB3's stats_window_size
@@ -77,8 +84,8 @@ class Trainer:
         self.agent = make_agent(config.model, config.exploration, env)
         self.optimizer = self.agent.make_optimizer()
         venv = MarioVectorEnv(env, starts=config.curriculum.starts(env))
-        self.streams = MarioStreams(venv, config.run.seed)
-        row, contents = mario_row(env), replay_contents(env)
+        self.streams = MarioStreams(venv, config.run.seed, config.keeps_ram)
+        row, contents = mario_row(env, config.keeps_ram), replay_contents(env)
         self.demos: Replay | None = None
         if config.run.seed_demos:
             if not (config.run.seed_demos / "replay.json").is_file():
@@ -189,7 +196,23 @@ class Trainer:
             is_last=column("is_last"),
             is_terminal=column("is_terminal"),
             is_demo=is_demo,
+            **self.targets_in(rows),
         )
+
+    def targets_in(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
+        """Return what losses need of the game's own state in rows [T, B]: `Batch`'s last fields."""
+        model, env = self.config.model, self.config.env
+        targets: dict[str, np.ndarray] = {}
+        if self.config.keeps_ram:
+            ram = np.ascontiguousarray(rows["ram"]).reshape(-1, RAM_SIZE)
+            if model.scene_head != "none":
+                targets["scene"] = scene_grid(read_scene(ram))
+            if model.sprite_share:
+                targets["sprites"] = sprite_mask(ram, env.screen_size, env.picture_rows)
+        return {
+            name: torch.from_numpy(target).unflatten(0, rows.shape)
+            for name, target in targets.items()
+        }
 
     def take_metrics(self) -> dict[str, float | None]:
         """Return the mean of what was measured since the last call, and of the last episodes."""
@@ -278,6 +301,7 @@ class Loop:
         self.config, self.run, self.trainer = config, run, trainer
         self.content = config_as_dict(config)
         self.best = BestModel(run, trainer.step)
+        self.told: dict[str, float | None] = {}  # what the last probe found, for the next line
 
     def train(self) -> None:
         """Collect and learn to the target, or to a request to stop."""
@@ -290,7 +314,8 @@ class Loop:
                     trainer.collect()
                     trainer.learn()
                     if passed(before, trainer.step, flags.log_every):
-                        metrics = trainer.take_metrics()
+                        metrics = trainer.take_metrics() | self.told
+                        self.told = {}
                         log.write(trainer.step, metrics, self._note(metrics))
                     if passed(before, trainer.step, flags.eval_freq):
                         self.evaluate()
@@ -323,7 +348,8 @@ class Loop:
     def evaluate(self) -> None:
         """Play argmax and sampled episodes and keep the model whose worse half is the best.
 
-        The best sampled episode is the preview.
+        Samples are the actor's own, without the uniform actions that training explores with. The
+        best sampled episode is the preview.
         """
         flags, env, step = self.config.run, self.config.env, self.trainer.step
         exam = Exam(
@@ -339,6 +365,16 @@ class Loop:
         found = examine(policy, exam, f"{self.run.path.name} at {step} steps", step)
         self.best.offer(found.evaluation, self.save_model)
         write_preview(self.run, step, best_episode(found.episodes), found.config)
+        if flags.eval_probe:
+            self.probe(self.run.evaluations / f"step_{step}" / "probe.json")
+
+    def probe(self, path: Path) -> None:
+        """Look at what the model's state tells of the things on the screen, and write it down."""
+        stages = self.config.env.stages
+        look = Look(stages, stages, DEMOS if DEMOS.is_dir() else None, fit_rounds=6, judge_rounds=3)
+        found = look_at(self.trainer.agent, self.config.env, look)
+        write_json(path, found)
+        self.told = dict(shares(found))
 
     def save_model(self, path: Path) -> None:
         """Write the weights, with the run's config, as a model file."""
@@ -395,6 +431,41 @@ def resume(trainer: Trainer, checkpoint: Checkpoint) -> None:
     print(f"resumed {folder} at {trainer.step:,} steps, {trainer.updates:,} updates")
 
 
+def warm_start(trainer: Trainer, path: Path) -> None:
+    """Give a new run's agent the weights of another run's model, where it has the same.
+
+    Raises:
+        UsageError: the model plays with other actions or sees other pictures, or nothing fits.
+        BadModelFile: it is none.
+    """
+    model = find_model(path)
+    content, weights = read_model_zip(model)
+    before, now = config_from_dict(content), trainer.config
+    stages = now.env.stages  # may be others
+    refuse_another_game(
+        dataclasses.replace(before.env, stages=stages, goal_line_x=None),
+        now.env,
+        model,
+        "a warm start plays the same game",
+    )
+    own = trainer.agent.state_dict()
+    taken = {
+        name: tensor
+        for name, tensor in weights.items()
+        if name in own and own[name].shape == tensor.shape
+    }
+    kept = "world.rssm."  # but for what reads the encoder: that may see other pictures
+    unfit = [name for name in own.keys() - taken.keys() if name.startswith(kept)]
+    if any("posterior_tokens" not in name for name in unfit):
+        raise UsageError(f"{model} holds a model of other sizes: {', '.join(sorted(unfit)[:3])}")
+    trainer.agent.load_state_dict(own | taken)
+    anew = sorted({".".join(name.split(".")[:2]) for name in own.keys() - taken.keys()})
+    print(
+        f"warm start from {model}: {len(taken)} of {len(own)} tensors"
+        + (f"; anew: {', '.join(anew)}" if anew else "")
+    )
+
+
 def relabel_if_asked(config: DreamerConfig) -> None:
     """Recompute the replay's rewards, if --relabel is given and they were another reward's."""
     folder = config.run.run_dir / "replay"
@@ -404,7 +475,7 @@ def relabel_if_asked(config: DreamerConfig) -> None:
     if read_index(folder / "replay.json")["reward_signature"] != signature:
         relabel(
             folder,
-            mario_row(config.env),
+            mario_row(config.env, config.keeps_ram),
             signature,
             lambda rows: recompute_rewards(rows, config.env),
         )
@@ -425,6 +496,8 @@ def train(config: DreamerConfig) -> None:
             resume(trainer, checkpoint)
         else:
             trainer.replay.clear()  # rows of an attempt that was killed before its first checkpoint
+            if config.run.warm_start:
+                warm_start(trainer, config.run.warm_start)
             trainer.begin()
         loop = Loop(config, run, trainer)
         write_json(run.config_path, loop.content)

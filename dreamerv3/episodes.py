@@ -75,7 +75,12 @@ def open_run(run: Path) -> tuple[DreamerConfig, Replay]:
     config = config_from_dict(read_config(folder.config_path))
     env = config.env
     replay = Replay(
-        run / "replay", mario_row(env), replay_contents(env), streams=0, length=1, read_only=True
+        run / "replay",
+        mario_row(env, config.keeps_ram),
+        replay_contents(env),
+        streams=0,
+        length=1,
+        read_only=True,
     )
     return config, replay
 

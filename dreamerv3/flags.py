@@ -70,6 +70,9 @@ class RunConfig(Checked):
     """Seeds networks, sampling, replay and environments (environment i: seed + i)."""
     relabel: bool = False
     """Recompute the replay's rewards if they were made under other reward flags."""
+    warm_start: Path | None = None
+    """A run folder or a model file whose weights a new run begins with; replay, optimiser and
+    counts are its own. What the model of these flags has besides begins anew."""
     seed_demos: Path | None = None
     """A folder of episodes (scripts/demos_to_episodes.py) that every batch holds some of."""
     log_every: Count = 1000
@@ -85,6 +88,9 @@ class RunConfig(Checked):
     """Agent steps after which an evaluation episode is cut off. 0: by the clock."""
     wandb: str = ""
     """Log to this project of Weights & Biases, too. Unset: nothing leaves this machine."""
+    eval_probe: bool = False
+    """Look with every evaluation, too, at what the model's state tells of the things on the screen
+    (dreamerv3/probe.py, with half of its play)."""
     threads: Threads = 0
     """Threads of torch. 0: one a core."""
 
@@ -158,6 +164,11 @@ class DreamerConfig:
     def __post_init__(self) -> None:
         if self.env.vec_backend != "batched":
             raise UsageError("DreamerV3 plays the batched environment: --env.vec-backend batched")
+        if not self.env.planes:
+            raise UsageError(
+                f"DreamerV3 sees pictures: --env.observation pixels or color, not "
+                f"{self.env.observation}"
+            )
         if 0 < self.model.imagined_starts < self.replay.batch:
             raise UsageError("model.imagined_starts must be at least replay.batch, or 0 for all")
         if self.model.deter % self.model.blocks:
@@ -165,6 +176,11 @@ class DreamerConfig:
                 f"model.deter {self.model.deter} is not a multiple of model.blocks "
                 f"{self.model.blocks}"
             )
+
+    @property
+    def keeps_ram(self) -> bool:
+        """Whether rows of the replay hold the machine's RAM: a loss is made of it."""
+        return self.model.scene_head != "none" or self.model.sprite_share > 0
 
 
 def parse_config(arguments: Sequence[str]) -> DreamerConfig:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import pydantic
 import torch
@@ -20,11 +20,13 @@ import tyro
 from torch import Tensor, nn
 
 from dreamerv3.exploration import Ensemble, ExplorationConfig, disagreement, ensemble_loss
+from dreamerv3.losses import Harmony, redundancy_loss, sprite_weights
 from dreamerv3.networks import (
     MLP,
     RSSM,
     Decoder,
     Encoder,
+    Linear,
     State,
     centered,
     products_in,
@@ -35,6 +37,7 @@ from dreamerv3.networks import (
 )
 from dreamerv3.optim import LaProp
 from dreamerv3.recurrence import draw_noise, no_noise, noisy
+from dreamerv3.scene_head import SceneHead, scaled_gradient, scene_loss
 from mario_values import Amount, Checked, Positive, Share, Weight
 from precision import Precision, resolve_precision
 
@@ -62,11 +65,28 @@ class ModelConfig(Checked):
     mults: tuple[Annotated[int, pydantic.Field(ge=1, le=256)], ...] = (2, 3, 4, 4)
     """One factor a convolution, from the image inward."""
     strides: tuple[Annotated[int, pydantic.Field(ge=1, le=16)], ...] = (2, 2, 2, 2)
-    """One stride a convolution; together they take the screen to 4 x 4. A kernel is twice that."""
+    """One stride a convolution; together they take the screen to 4 x 4, or to 6 x 6. A kernel is
+    twice that; the first decides how small a thing is seen."""
     image_norm: bool = True
     """RMSNorm after each convolution, as in the paper; without it an update is a fifth faster."""
     actor_layers: Annotated[int, pydantic.Field(ge=1, le=32)] = 3
     """Hidden layers of actor and critics; reward and continuation have one."""
+
+    picture: Literal["decoder", "redundancy", "none"] = "decoder"
+    """What the state learns of the picture by: drawing it; correlating with its tokens, without a
+    decoder (R2-Dreamer); or nothing."""
+    sprite_share: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.0
+    """Share of the drawn picture's weight that its sprites have. 0: a pixel is a pixel."""
+    redundancy_scale: Weight = 0.05
+    """Weight of the loss without a decoder."""
+    redundancy_off: Weight = 5e-4
+    """Weight in it of what is off the correlation's diagonal."""
+    scene_head: Literal["none", "informed", "detached"] = "none"
+    """Tell what the game says is on the screen, as a grid; detached: without teaching the model."""
+    scene_scale: Weight = 1.0
+    """Times the gradient that this head sends into the model."""
+    harmony: bool = False
+    """Learn the weights of picture, scene, reward and dynamics (HarmonyDream)."""
 
     free_nats: Weight = 1.0
     """Below this a KL divergence is not pushed further."""
@@ -125,6 +145,8 @@ class Batch(NamedTuple):
     is_last: Tensor  # bool[T, B], the episode ends here: terminal or cut off
     is_terminal: Tensor  # bool[T, B], it ends for good: death or flag
     is_demo: Tensor  # bool[T, B]
+    scene: Tensor | None = None  # int8[T, B, PLANES, ROWS, COLUMNS], what was there
+    sprites: Tensor | None = None  # bool[T, B, H, W], the pixels of sprites
 
 
 # --------------------------------------------------------------------------------------------
@@ -223,6 +245,7 @@ class Observed(NamedTuple):
     deter: Tensor  # [T, B, D]
     stoch: Tensor  # [T, B, S * K], straight-through
     posterior: Tensor  # logits [T, B, S, K]
+    tokens: Tensor  # [T, B, tokens]
 
     @property
     def features(self) -> Tensor:
@@ -251,10 +274,20 @@ class WorldModel(nn.Module):
             blocks=config.blocks,
         )
         features = self.rssm.features
-        self.decoder = Decoder(features, channels, depths, config.strides, config.image_norm)
+        if config.picture == "decoder":
+            self.decoder = Decoder(
+                features, channels, depths, config.strides, config.image_norm, self.encoder.top
+            )
         self.register_buffer("bins", two_hot_bins(), persistent=False)
         self.reward = MLP(features, config.units, 1, len(self.bins), output_scale=0.0)
         self.goes_on = MLP(features, config.units, 1, 1)
+        # After the others: without them, those begin with the weights that they always had.
+        if config.picture == "redundancy":
+            self.projection = Linear(features, self.encoder.tokens)
+        if config.scene_head != "none":
+            self.scene = SceneHead(features, max(8, depths[-1]))
+        if config.harmony:
+            self.harmony = Harmony()
 
     def observe(self, batch: Batch, images: Tensor) -> Observed:
         """Return what is believed after each step of a batch.
@@ -264,7 +297,7 @@ class WorldModel(nn.Module):
             images: [T * B, C, H, W], the batch's, centered.
         """
         tokens = self.encoder(images).unflatten(0, batch.action.shape)  # [T, B, tokens]
-        return Observed(*self.rssm.observe(tokens, batch.action, batch.is_first))
+        return Observed(*self.rssm.observe(tokens, batch.action, batch.is_first), tokens)
 
     def losses(
         self, batch: Batch, images: Tensor, observed: Observed
@@ -272,15 +305,12 @@ class WorldModel(nn.Module):
         """Return the losses by name, each a weighted mean [], and metrics (equation 2)."""
         config = self.config
         features = observed.features
-        decoded = self.decoder(features.flatten(0, 1))  # [T * B, C * patch^2, ...]
-        patches = self.decoder.to_patches(images)
-        image_loss = F.mse_loss(decoded.float(), patches, reduction="sum")
+        losses = self.picture_losses(batch, images, observed)
         dyn, rep, kl = kl_losses(
             observed.posterior, self.rssm.prior_logits(observed.deter), config.free_nats
         )
         reward_log_probs = torch.log_softmax(self.reward(features), -1)
-        losses = {
-            "image": image_loss / len(images),
+        losses |= {
             "reward": two_hot_cross_entropy(reward_log_probs, batch.reward, self.bins).mean(),
             "continue": continue_loss(
                 self.goes_on(features).squeeze(-1), batch.is_terminal, config.discount
@@ -288,7 +318,34 @@ class WorldModel(nn.Module):
             "dyn": config.dyn_scale * dyn.mean(),
             "rep": config.rep_scale * rep.mean(),
         }
-        return losses, {"dreamer/kl": kl.mean()}
+        metrics = {"dreamer/kl": kl.mean()}
+        if batch.scene is not None and config.scene_head != "none":
+            scale = config.scene_scale if config.scene_head == "informed" else 0.0
+            told = self.scene(scaled_gradient(features.flatten(0, 1), scale))
+            scene_losses, more = scene_loss(told, batch.scene.flatten(0, 1))
+            losses, metrics = losses | scene_losses, metrics | more
+        if config.harmony:
+            losses, more = self.harmony(losses)
+            metrics |= more
+        return losses, metrics
+
+    def picture_losses(self, batch: Batch, images: Tensor, observed: Observed) -> dict[str, Tensor]:
+        """Return the loss of what the state knows of the picture, by name, or none."""
+        config, features = self.config, observed.features.flatten(0, 1)
+        if config.picture == "none":
+            return {}
+        if config.picture == "redundancy":
+            tokens = observed.tokens.flatten(0, 1)
+            loss = redundancy_loss(self.projection(features), tokens, config.redundancy_off)
+            return {"redundancy": config.redundancy_scale * loss}
+        decoded = self.decoder(features).float()  # [T * B, C * patch^2, ...]
+        patches = self.decoder.to_patches(images)
+        if config.sprite_share and batch.sprites is not None:
+            weights = sprite_weights(batch.sprites.flatten(0, 1), config.sprite_share)
+            weights = weights.unsqueeze(1).expand_as(images).contiguous()
+            errors = (decoded - patches).square() * self.decoder.to_patches(weights)
+            return {"image": errors.sum() / len(images)}
+        return {"image": F.mse_loss(decoded, patches, reduction="sum") / len(images)}
 
     def predict_reward(self, features: Tensor) -> Tensor:
         """[..., F] -> [...]."""

@@ -34,6 +34,7 @@ from dreamerv3.recurrence import (
 TWO_HOT_BINS = 255
 TWO_HOT_LIMIT = 20.0  # bins reach symexp(20) = 4.85e8
 TOP_RESOLUTION = 4  # height and width in px of the deepest feature map
+TOP_RESOLUTIONS = (TOP_RESOLUTION, 6)  # what it may be: 6 of a screen of 96 px
 
 # --------------------------------------------------------------------------------------------
 # Symlog, symexp two-hot, unimix categoricals
@@ -203,10 +204,16 @@ class Encoder(nn.Sequential):
     def __init__(
         self, channels: int, size: int, depths: Sequence[int], strides: Sequence[int], norm: bool
     ) -> None:
-        if len(depths) != len(strides) or TOP_RESOLUTION * math.prod(strides) != size:
+        top = size // math.prod(strides)
+        if (
+            len(depths) != len(strides)
+            or top not in TOP_RESOLUTIONS
+            or top * math.prod(strides) != size
+        ):
+            tops = " px or ".join(map(str, TOP_RESOLUTIONS))
             raise ValueError(
                 f"strides {tuple(strides)} with depths {tuple(depths)} do not take {size} px to "
-                f"{TOP_RESOLUTION} px"
+                f"{tops} px"
             )
         layers: list[nn.Module] = []
         for before, after, stride in zip([channels, *depths[:-1]], depths, strides, strict=True):
@@ -214,7 +221,8 @@ class Encoder(nn.Sequential):
             init_conv(conv, before * (2 * stride) ** 2)
             layers += [conv, ImageNormSiLU(after) if norm else nn.SiLU()]
         super().__init__(*layers, nn.Flatten())
-        self.tokens = depths[-1] * TOP_RESOLUTION**2
+        self.top = top  # height and width in px of the deepest feature map
+        self.tokens = depths[-1] * top**2
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images: Tensor) -> Tensor:
@@ -237,10 +245,11 @@ class Decoder(nn.Module):
         depths: Sequence[int],
         strides: Sequence[int],
         norm: bool,
+        resolution: int = TOP_RESOLUTION,
     ) -> None:
         super().__init__()
-        self.depth, self.patch = depths[-1], strides[0]
-        self.top = Linear(inputs, self.depth * TOP_RESOLUTION**2)
+        self.depth, self.patch, self.resolution = depths[-1], strides[0], resolution
+        self.top = Linear(inputs, self.depth * resolution**2)
         layers: list[nn.Module] = [ImageNormSiLU(self.depth)]
         stages = zip(depths[:0:-1], depths[-2::-1], strides[:0:-1], strict=True)
         for before, after, stride in stages:
@@ -254,7 +263,7 @@ class Decoder(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """[N, F] -> patches [N, C * patch^2, H / patch, W / patch], centered."""
-        top = self.top(features).view(-1, TOP_RESOLUTION, TOP_RESOLUTION, self.depth)
+        top = self.top(features).view(-1, self.resolution, self.resolution, self.depth)
         return self.layers(top.permute(0, 3, 1, 2))
 
     def to_patches(self, images: Tensor) -> Tensor:

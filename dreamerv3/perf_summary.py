@@ -1,6 +1,7 @@
 """How fast a run went: environment steps and updates a second, and when it reached what.
 
 python dreamerv3/perf_summary.py logs/run
+python dreamerv3/perf_summary.py logs/run0 logs/run1 logs/run2
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ CLEAR_RATES = (0.01, 0.25, 0.5, 0.75, 0.95)
 
 @dataclasses.dataclass(frozen=True)
 class PerfFlags:
-    """Which run."""
+    """Which runs."""
 
-    run: tyro.conf.Positional[Path]
-    """The run folder, of either agent."""
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """The run folders, of either agent."""
 
 
 def first_line(lines: list[dict[str, Any]], key: str, value: float) -> dict[str, Any] | None:
@@ -64,10 +65,15 @@ def summary(lines: list[dict[str, Any]]) -> Iterator[str]:
 
 def report(flags: PerfFlags) -> None:
     """Print the summary."""
-    lines = read_metrics(RunFolder(flags.run).metrics_path)
-    if not lines:
-        raise UsageError(f"{flags.run} holds no metrics.jsonl yet")
-    print("\n".join(summary(lines)))
+    if not flags.runs:
+        raise UsageError("name at least one run folder")
+    for number, run in enumerate(flags.runs):
+        lines = read_metrics(RunFolder(run).metrics_path)
+        if not lines:
+            raise UsageError(f"{run} holds no metrics.jsonl yet")
+        if len(flags.runs) > 1:
+            print("\n" * (number > 0) + str(run))
+        print("\n".join(summary(lines)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

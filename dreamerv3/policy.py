@@ -10,7 +10,6 @@ import torch
 from dreamerv3.exploration import ExplorationConfig
 from dreamerv3.models import Agent, ModelConfig
 from dreamerv3.networks import State, unimix_probs
-from dreamerv3.recurrence import UNIMIX
 from mario_cli import UsageError
 from mario_config import EnvConfig, env_config_from_dict
 from mario_runs import BadModelFile
@@ -37,13 +36,15 @@ class DreamerPolicy:
     The stochastic state is its mode, not a sample, so that an episode depends on its seed alone.
     """
 
-    def __init__(self, agent: Agent, env_config: EnvConfig, unimix: float = UNIMIX) -> None:
+    def __init__(self, agent: Agent, env_config: EnvConfig, unimix: float = 0.0) -> None:
         """Play with an agent.
 
         Args:
             agent: a trained one.
             env_config: what it was trained on.
-            unimix: share of uniform actions among what it does, as while it trains.
+            unimix: share of uniform actions among what it does. Training has 1 % of them, to
+                explore; a policy is judged without: a wrong action in a hundred ended every second
+                episode that its own samples clear (`diagnose.py --play`).
         """
         self.agent, self.env_config, self.unimix = agent, env_config, unimix
 

@@ -39,12 +39,14 @@ CHUNK_ROWS = 1024  # rows of a file; 4.3 MB with 64x64 gray images
 QUEUED_SEQUENCES = 256  # fresh sequences that wait at most
 
 
-def row_type(image_shape: tuple[int, int, int], n_facts: int) -> np.dtype:
+def row_type(image_shape: tuple[int, int, int], n_facts: int, ram_bytes: int = 0) -> np.dtype:
     """Return what a row holds. What stands in a row led to, or came with, its image.
 
     Fields: image uint8[C, H, W]; action (0 where is_first); reward; is_first, is_last (terminal or
-    cut off), is_terminal; frames that the step took; the game's facts; checksum.
+    cut off), is_terminal; frames that the step took; the game's facts; RAM, if any of it is kept;
+    checksum.
     """
+    ram = [("ram", "u1", (ram_bytes,))] if ram_bytes else []
     return np.dtype(
         [
             ("image", "u1", image_shape),
@@ -55,6 +57,7 @@ def row_type(image_shape: tuple[int, int, int], n_facts: int) -> np.dtype:
             ("is_terminal", "?"),
             ("frames", "<u2"),
             ("facts", "<i4", (n_facts,)),
+            *ram,
             ("crc", "<u4"),
         ]
     )
@@ -236,8 +239,8 @@ class Replay:
         return np.concatenate(parts)
 
     def without_images(self, stream: int) -> np.ndarray:
-        """Return all rows of a stream, but for their images."""
-        names = [name for name in self.row.names or () if name != "image"]
+        """Return all rows of a stream, but for their images and RAM."""
+        names = [name for name in self.row.names or () if name not in ("image", "ram")]
         first, end = self.first[stream], self.end[stream]
         parts = [
             self.read(stream, start, min(CHUNK_ROWS, end - start))[names].copy()
@@ -330,11 +333,12 @@ def check_index(index: Path, description: dict[str, Any]) -> str:
     """
     found = read_index(index)
     signature = description["reward_signature"]
-    for key, value in description.items():
-        if key != "reward_signature" and found.get(key) != value:
+    # Both ways: what is only said of pictures that are not the usual ones counts, too.
+    for key in sorted((description.keys() | found.keys()) - {"reward_signature", "generation"}):
+        if found.get(key) != description.get(key):
             raise UsageError(
-                f"{index.parent} was made with {key} {found.get(key)}, not {value}: choose another "
-                "folder"
+                f"{index.parent} was made with {key} {found.get(key)}, not "
+                f"{description.get(key)}: choose another folder"
             )
     if found["reward_signature"] != signature:
         raise UsageError(

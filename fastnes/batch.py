@@ -64,6 +64,7 @@ class BatchMachine:
         *,
         frames: int = DEFAULT_FRAMES,
         size: tuple[int, int] = DEFAULT_SIZE,
+        rows: tuple[int, int] = (0, HEIGHT),
         threads: int | None = None,
         rom: Rom | None = None,
         interventions: bool = True,
@@ -73,15 +74,20 @@ class BatchMachine:
         Args:
             n: how many.
             frames: frames of a step for which `step` gets one button byte per machine.
-            size: height and width of an observation, at most 240x256.
+            size: height and width of an observation, at most that of what it is made from.
+            rows: of the screen that an observation is made from, the first and the one after the
+                last.
             threads: default two, or as many as there are cores if fewer.
             rom: default the packaged Super Mario Bros.
             interventions: do what SuperMarioBrosEnv does after every frame (see game.py) and end
                 a step at termination; else run plain frames.
 
         Raises:
-            ValueError: n, frames, threads below 1, or a size that does not fit.
+            ValueError: n, frames, threads below 1, or rows or a size that do not fit.
         """
+        top, bottom = rows
+        if not 0 <= top < bottom <= HEIGHT:
+            raise ValueError(f"rows {rows} are none of a screen of {HEIGHT}")
         if n < 1 or frames < 1 or (threads is not None and threads < 1):
             raise ValueError(f"n={n}, frames={frames}, threads={threads}: each must be at least 1")
         self.rom = packaged_rom() if rom is None else rom
@@ -90,7 +96,7 @@ class BatchMachine:
         self.size = (int(size[0]), int(size[1]))
         self.interventions = bool(interventions)
         self.threads = min(DEFAULT_THREADS, os.cpu_count() or 1) if threads is None else threads
-        self._plan = area_plan(HEIGHT, WIDTH, *self.size)
+        self._plan = area_plan(bottom - top, WIDTH, *self.size, top)
         self._no_output = Output(PALETTE_GRAY, self._plan, np.zeros(0, np.uint8), 0)
         self._machines = new_machines(n, frames)
         self.states = self._machines.states
@@ -287,16 +293,30 @@ class BatchMachine:
 
         It is drawn when asked for, by running the last step again from the state before it.
         """
+        return self._last_screens(i, 1)[0]
+
+    def last_two(self, i: int) -> np.ndarray:
+        """Return the screens that machine i's observation is made of, newest first.
+
+        uint8[2, 240, 256] palette indices; the same one twice if there was only one.
+        """
+        return self._last_screens(i, 2)
+
+    def _last_screens(self, i: int, count: int) -> np.ndarray:
+        """Return machine i's last one or two screens, uint8[count, 240, 256], newest first."""
         frames = int(self.frames_run[i])
         if frames == 0 or self._shows_nothing[i]:
-            return self._screens.get(i, np.full((HEIGHT, WIDTH), BLACK, np.uint8)).copy()
+            shown = self._screens.get(i, np.full((HEIGHT, WIDTH), BLACK, np.uint8))
+            return np.stack([shown] * count)
         again = new_machines(1, frames)
         again.states[0] = self._machines.before[i]
         again.buttons[0] = self._machines.buttons[i, :frames]
-        order = new_order(np.zeros(1, np.int64), frames, 1, self.interventions)
+        order = new_order(np.zeros(1, np.int64), frames, count, self.interventions)
         output, canvases = no_output(PALETTE_INDEX), new_canvases()
         step_machines(again, order, self.rom.cartridge, output, canvases, 0)
-        return screen_of(canvases[(frames - 1) & 1])
+        numbers = [frames - 1 - back for back in range(min(count, frames))]
+        screens = [screen_of(canvases[number & 1]) for number in numbers]
+        return np.stack((screens * count)[:count])
 
     def gray(self, i: int) -> np.ndarray:
         """Return machine i's screen, gray as nes-py's, uint8[240, 256]."""

@@ -93,8 +93,10 @@ def _axis_plan(size: int, out: int) -> AxisPlan:
 
 
 @functools.cache
-def area_plan(height: int, width: int, out_height: int, out_width: int) -> AreaPlan:
+def area_plan(height: int, width: int, out_height: int, out_width: int, top: int = 0) -> AreaPlan:
     """Plan shrinking [height, width] to [out_height, out_width].
+
+    The height rows begin at row `top` of the picture; what is above and below them is left out.
 
     Raises:
         ValueError: an output of no pixels, or larger than the input.
@@ -113,12 +115,12 @@ def area_plan(height: int, width: int, out_height: int, out_width: int) -> AreaP
     weight_x = np.zeros((-(-sources // TAPS) * TAPS, out_width), np.int32)
     weight_x[:sources] = x.weight.T[:sources]
     return AreaPlan(
-        y.first,
+        y.first + top,
         y.weight,
         x.first.astype(np.uint64),
         weight_x,
         y.total * x.total,
-        y.cv_first,
+        y.cv_first + top,
         y.cv_count,
         y.cv_weight,
         x.cv_first,

@@ -35,13 +35,14 @@ class DemosFlags:
 
 def convert(flags: DemosFlags, others: Sequence[str]) -> None:
     """Play the demos and append them, one episode after the other."""
-    env = parse_config(others).env
+    config = parse_config(others)
+    env = config.env
     if not flags.demos:
         raise UsageError("name at least one demo")
     demos = [demo for path in flags.demos for demo in load_demos(path, env.stages)]
     episodes = []
     for number, demo in enumerate(demos, 1):
-        rows, unfit = demo_rows(demo, env)
+        rows, unfit = demo_rows(demo, env, config.keeps_ram)
         steps = len(rows) - 1
         print(
             f"demo {number} of {len(demos)}: {steps} steps, "
@@ -54,7 +55,8 @@ def convert(flags: DemosFlags, others: Sequence[str]) -> None:
                 "choose another --env.action-set, or raise --max-unfit"
             )
         episodes.append(rows)
-    replay = Replay(flags.output, mario_row(env), replay_contents(env), streams=1, length=1)
+    row = mario_row(env, config.keeps_ram)
+    replay = Replay(flags.output, row, replay_contents(env), streams=1, length=1)
     for rows in episodes:
         replay.append(0, rows)
     replay.flush()

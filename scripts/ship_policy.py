@@ -175,6 +175,9 @@ def card(flags: ShipFlags, config: dict[str, Any], facts: RunFacts) -> str:
     recipe = f"configs/shipped/{name}.yaml"
     place = Path(os.path.relpath(folder, ROOT)).as_posix()
 
+    judged = "- Samples are the actor's own, without the uniform actions of training.\n"
+    judged = judged if config["agent"] == "dreamerv3" else ""
+
     def link(path: str) -> str:
         return Path(os.path.relpath(ROOT / path, folder)).as_posix()
 
@@ -188,7 +191,7 @@ def card(flags: ShipFlags, config: dict[str, Any], facts: RunFacts) -> str:
 - Recipe: [{recipe}]({link(recipe)}).
 - Config of the last training: `train_config.json`, here and in `best_eval.zip`.
 - Every episode: [the study of shipped policies]({link("results/shipped/README.md")}).
-
+{judged}
 <!-- table: trainings {run} -->
 <!-- end -->
 

@@ -110,6 +110,15 @@ def on_nes_py(config: EnvConfig) -> EnvConfig:
                     "long_jump_action": True,
                     "sticky_prob": 0.25,
                 },
+                "crop": {"crop": "playfield", "screen_size": 96},
+                "color": {
+                    "observation": "color",
+                    "crop": "playfield",
+                    "screen_size": 64,
+                    "frame_stack": 2,
+                    "long_jump_action": True,
+                    "show_buttons": True,
+                },
                 "ram": {"observation": "ram", "sticky_prob": 0.25},
                 "rgb": {"observation": "rgb"},
             }.items()
@@ -121,10 +130,17 @@ def test_batched_equals_single(changes: dict) -> None:
     assert compare(config, single_envs(config), steps=300) > 0
 
 
-@pytest.mark.parametrize("observation", ["pixels", "rgb", "ram", "scene"])
-def test_batched_equals_nes_py(observation: Any) -> None:
+@pytest.mark.parametrize(
+    ("observation", "crop"),
+    [
+        *(("pixels", "none"), ("pixels", "playfield"), ("color", "none"), ("color", "playfield")),
+        *(("rgb", "none"), ("ram", "none"), ("scene", "none")),
+    ],
+)
+def test_batched_equals_nes_py(observation: Any, crop: Any) -> None:
     config = EnvConfig(
-        n_envs=2, action_set="complex", sticky_prob=0.25, reward=REWARD, observation=observation
+        **{"n_envs": 2, "action_set": "complex", "sticky_prob": 0.25, "reward": REWARD},
+        **{"observation": observation, "crop": crop},
     )
     assert compare(config, make_vector_env(on_nes_py(config)), steps=150) > 0
 

@@ -54,9 +54,10 @@ def test_samples_are_judged_with_uniform_actions_and_without(
 
     policy = load_policy(run)
     assert isinstance(policy, DreamerPolicy)
-    alone = DreamerPolicy(policy.agent, policy.env_config, unimix=0.0)
+    exploring = DreamerPolicy(policy.agent, policy.env_config, unimix=UNIMIX)
     seen = np.zeros((1, *observation_space(policy.env_config).shape), np.uint8)
     mixed, own = (
-        np.exp(one.logits(seen, np.array([-1]), one.initial_state(1))[0]) for one in (policy, alone)
+        np.exp(one.logits(seen, np.array([-1]), one.initial_state(1))[0])
+        for one in (exploring, policy)
     )
     np.testing.assert_allclose(mixed, (1 - UNIMIX) * own + UNIMIX / own.shape[1], rtol=1e-5)

@@ -21,7 +21,7 @@ from mario_cli import UsageError
 from mario_config import EnvConfig, RewardConfig
 from mario_curriculum import BackwardStarts
 from mario_demos import load_demo, load_demos, record, save_demo, snapshots
-from mario_game import GameFacts, StageId
+from mario_game import GameFacts, StageId, read_facts
 from mario_runtime import MarioVectorEnv
 from mario_sb3 import make_vec_env
 
@@ -92,6 +92,22 @@ def test_death_is_terminal_and_paid_in_the_row_of_the_dead(
     assert (rows["reward"][ends] < -2).all()
     assert (np.delete(rows["reward"], ends) > -1).all()
     assert rows["is_first"][ends[:-1] + 1].all()
+
+
+def test_rows_keep_the_ram_that_their_facts_were_read_from() -> None:
+    """Of the dead, too, whose machine has begun the next episode by then."""
+    streams = MarioStreams(MarioVectorEnv(CONFIG), seed=0, with_ram=True)
+    rows = np.concatenate(play(streams, np.full((70, 2), RUN_RIGHT)))
+    assert rows["is_last"].sum() >= 2
+    told = np.stack(read_facts(np.ascontiguousarray(rows["ram"])), axis=1)
+    np.testing.assert_array_equal(told, rows["facts"])
+    assert mario_row(CONFIG, with_ram=True) == rows.dtype
+
+
+def test_a_cropped_replay_says_so() -> None:
+    cropped = dataclasses.replace(CONFIG, crop="playfield")
+    assert "crop" not in replay_contents(CONFIG)
+    assert replay_contents(cropped)["crop"] == "playfield"
 
 
 def test_a_time_out_ends_an_episode_but_is_not_terminal() -> None:

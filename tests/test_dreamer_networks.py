@@ -258,15 +258,21 @@ def test_the_action_at_a_first_step_is_not_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("depths", "strides"), [((4, 6, 8, 8), (2, 2, 2, 2)), ((4, 8, 8), (4, 2, 2))]
+    ("size", "depths", "strides"),
+    [
+        (64, (4, 6, 8, 8), (2, 2, 2, 2)),
+        (64, (4, 8, 8), (4, 2, 2)),
+        (96, (4, 8, 8), (4, 2, 2)),
+        (96, (4, 6, 8, 8), (2, 2, 2, 2)),
+    ],
 )
 @pytest.mark.parametrize("norm", [True, False])
 def test_images_go_in_and_come_out(
-    depths: tuple[int, ...], strides: tuple[int, ...], norm: bool
+    size: int, depths: tuple[int, ...], strides: tuple[int, ...], norm: bool
 ) -> None:
-    encoder = Encoder(3, 64, depths, strides, norm)
-    decoder = Decoder(20, 3, depths, strides, norm)
-    images = centered(torch.randint(0, 256, (5, 3, 64, 64), dtype=torch.uint8))
+    encoder = Encoder(3, size, depths, strides, norm)
+    decoder = Decoder(20, 3, depths, strides, norm, encoder.top)
+    images = centered(torch.randint(0, 256, (5, 3, size, size), dtype=torch.uint8))
     assert encoder(images).shape == (5, encoder.tokens)
     patches = decoder(torch.randn(5, 20))
     assert patches.shape == decoder.to_patches(images).shape

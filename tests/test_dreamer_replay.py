@@ -47,6 +47,27 @@ def numbers(rows: np.ndarray) -> list[int]:
     return rows["facts"][..., 0].tolist()
 
 
+def test_what_is_said_of_unusual_pictures_alone_counts_both_ways(tmp_path: Path) -> None:
+    """Pictures that were cropped are of the same size, and no replay for others."""
+    open_replay(tmp_path / "usual")
+    Replay(tmp_path / "cropped", ROW, CONTENTS | {"crop": "playfield"}, streams=1, length=4)
+    for folder, contents in (("usual", {"crop": "playfield"}), ("cropped", {})):
+        with pytest.raises(UsageError, match="was made with crop"):
+            Replay(tmp_path / folder, ROW, CONTENTS | contents, streams=1, length=4)
+
+
+def test_rows_with_ram_are_other_rows(tmp_path: Path) -> None:
+    row = row_type((1, 2, 2), 2, ram_bytes=5)
+    replay = Replay(tmp_path, row, CONTENTS, streams=1, length=4)
+    rows = np.zeros(6, row)
+    rows["ram"][:] = np.arange(5)
+    replay.append(0, rows)
+    assert replay.read(0, 0, 6)["ram"].tolist() == [[0, 1, 2, 3, 4]] * 6
+    assert "ram" not in (replay.without_images(0).dtype.names or ())
+    with pytest.raises(UsageError, match="was made with row"):
+        open_replay(tmp_path)
+
+
 @pytest.mark.usefixtures("small_chunks")
 def test_rows_come_back_in_order_across_files(tmp_path: Path) -> None:
     replay = open_replay(tmp_path, streams=2)

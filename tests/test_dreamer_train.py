@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import torch
 import yaml
 
 import evaluate_mario
+from dreamerv3 import dreamer as dreamer_module
 from dreamerv3.dreamer import Trainer, main
 from dreamerv3.envs.mario import FinishedEpisode
 from dreamerv3.flags import (
@@ -26,6 +29,7 @@ from dreamerv3.flags import (
     parse_config,
 )
 from dreamerv3.optim import LaProp
+from dreamerv3.policy import make_agent
 from mario_checkpoints import read_model_zip
 from mario_cli import UsageError
 from mario_config import in_process
@@ -34,6 +38,7 @@ from mario_policies import load_policy
 from mario_reward import reward_signature
 from mario_rollout import PolicyWithValue
 from mario_runs import BadModelFile, RunFolder, read_metrics
+from mario_training import describe_changes
 from scripts import demos_to_episodes
 
 ROOT = Path(__file__).parents[1]
@@ -309,6 +314,8 @@ def test_a_loss_that_is_not_finite_ends_the_run(
         (["--model.blocks", "7"], "not a multiple of model.blocks"),
         (["--env.world", "9"], "no stage '9-1'"),
         (["--env.screen-size", "84"], "do not take 84 px to 4 px"),
+        (["--env.observation", "ram"], "DreamerV3 sees pictures"),
+        (["--env.crop", "playfield", "--env.screen-size", "200"], "is more than the 192 rows"),
         (["--seed-demos", "nowhere"], "holds no episodes"),
         (["--curriculum.backward-demos", "nowhere.npz"], "cannot read nowhere.npz"),
     ],
@@ -343,6 +350,27 @@ def test_every_overlay_is_a_config() -> None:
         assert isinstance(parse_config(["--config", name]), DreamerConfig), name
 
 
+def test_a_rung_changes_one_thing_and_makes_a_model() -> None:
+    base = parse_config(["--config", "scratch_base"])
+    for name in (name for name in yaml.safe_load(CONFIGS.read_text()) if name.startswith("rung")):
+        config = parse_config(["--config", "scratch_base", name])
+        changes = describe_changes(base, config, {"run.config", "model.mults"})
+        assert 1 <= len(changes) <= 3, (name, changes)
+        with torch.device("meta"):
+            make_agent(config.model, config.exploration, config.env)
+
+
+def test_the_earlier_projects_steps_follow_one_another() -> None:
+    steps = [parse_config(["--config", f"mario_d{number}"]) for number in range(9)]
+    for before, after in itertools.pairwise(steps):
+        assert describe_changes(before, after, {"run.config"})
+    last = steps[-1].env.reward
+    assert (last.time_left_bonus, last.milestone_bonus, last.death_penalty) == (1, 5, 50)
+    assert last.hurdle_x == ()
+    assert steps[-1].exploration.behaviour == "plan2explore"
+    assert parse_config(["--config", "mario"]).env.reward.time_left_bonus == 0
+
+
 def test_a_config_survives_the_file() -> None:
     config = parse_config([*DEBUG, "--seed-demos", "a", "--curriculum.backward-demos", "b"])
     assert config_from_dict(json.loads(json.dumps(config_as_dict(config)))) == config
@@ -375,6 +403,68 @@ def test_demos_that_the_action_set_lacks_are_refused(
     assert demos_to_episodes.main(flags) == 2
     assert "lacks the buttons of" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+LADDER = (
+    *("--model.scene-head", "informed", "--model.sprite-share", "0.4", "--model.harmony"),
+    *("--env.observation", "color", "--env.crop", "playfield", "--env.screen-size", "96"),
+)
+
+
+@pytest.mark.slow
+def test_a_run_with_every_rung_goes_on_to_the_same_bits(
+    tmp_path: Path, dreamer: Callable[..., Done]
+) -> None:
+    whole, broken = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "broken")
+    flags = [*QUIET, *LADDER, "--checkpoint-freq", "100"]
+    assert dreamer(whole.path, *flags, "--timesteps", 200).returncode == 0
+    assert dreamer(broken.path, *flags, "--timesteps", 120).returncode == 0
+    again = dreamer(broken.path, *flags, "--timesteps", 200)
+    assert again.returncode == 0, again.stderr
+    assert_same_tensors(whole.final_model, broken.final_model)
+    last = read_metrics(whole.metrics_path)[-1]
+    assert last.keys() >= {
+        *("dreamer/scene_things_loss", "dreamer/things_named", "dreamer/sigma_picture"),
+    }
+    policy = load_policy(whole.path)
+    assert policy.initial_state(1) is not None
+    other = dreamer(whole.path, *QUIET, "--timesteps", 300, "--env.crop", "none")
+    assert other.returncode == 2
+    assert "crop" in other.stderr
+
+
+def test_a_warm_start_takes_weights_and_nothing_else(
+    run: RunFolder, tmp_path: Path, dreamer: Callable[..., Done]
+) -> None:
+    flags = [*QUIET, "--timesteps", "40", "--warm-start", run.path]
+    done = dreamer(tmp_path / "same", *flags, "--exploration.behaviour", "plan2explore")
+    assert done.returncode == 0, done.stderr
+    assert "anew" not in done.stdout
+    assert_same_tensors(run.best_model, RunFolder(tmp_path / "same").final_model)
+    assert read_metrics(RunFolder(tmp_path / "same").metrics_path) == []
+    informed = dreamer(tmp_path / "informed", *flags, "--model.scene-head", "informed")
+    assert informed.returncode == 0, informed.stderr
+    assert "anew: world.scene" in informed.stdout
+    for wrong, message in (
+        (["--model.deter", "64", "--model.hidden", "8"], "of other sizes"),
+        (["--env.action-set", "simple"], "action_set fast, not simple"),
+    ):
+        refused = dreamer(tmp_path / "wrong", *flags, *wrong)
+        assert refused.returncode == 2, refused.stdout
+        assert message in refused.stderr
+
+
+def test_an_evaluation_looks_at_what_the_model_sees(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = functools.partial(dreamer_module.Look, envs=2, length=32)
+    monkeypatch.setattr(dreamer_module, "Look", short)
+    flags = "--eval-probe --env.n-envs 2 --eval-freq 100 --timesteps 150 --log-every 50"
+    assert main([*DEBUG, "--run-dir", str(tmp_path), *flags.split()]) == 0
+    found = json.loads((tmp_path / "evaluations" / "step_100" / "probe.json").read_text())
+    assert found["latent"]["mario"]["things"] > 0
+    lines = read_metrics(RunFolder(tmp_path).metrics_path)
+    assert ["dreamer/latent_recall" in line for line in lines] == [False, False, True]
 
 
 @pytest.mark.slow

@@ -28,6 +28,7 @@ from fastnes import (
     start_snapshot,
 )
 from fastnes.ram import BUTTON_A, BUTTON_B, BUTTON_LEFT, BUTTON_RIGHT
+from fastnes.tables import PALETTE_GRAY
 
 ROM = Path(smb1_rom_path()).read_bytes()
 RIGHT, LEFT, A, B = BUTTON_RIGHT, BUTTON_LEFT, BUTTON_A, BUTTON_B
@@ -209,6 +210,21 @@ def test_resizing_is_opencvs_to_the_bit(size: tuple[int, int]) -> None:
         area_resize(image, out)
         expected = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
         np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (96, 96), (84, 84)])
+def test_an_observation_of_some_rows_is_opencvs_of_these_rows(size: tuple[int, int]) -> None:
+    batch = BatchMachine(1, frames=4, size=size, rows=(32, 224))
+    batch.restore(0, start_snapshot(1, 1))
+    seen = np.zeros((1, *size), np.uint8)
+    for _ in range(12):
+        batch.step(np.full(1, RIGHT, np.uint8), observation=seen)
+        brightest = PALETTE_GRAY[batch.last_two(0)].max(axis=0)
+        assert (batch.last_two(0)[0] == batch.screen(0)).all()
+        expected = cv2.resize(brightest[32:224], size[::-1], interpolation=cv2.INTER_AREA)
+        np.testing.assert_array_equal(seen[0], expected)
+    with pytest.raises(ValueError, match="are none of a screen"):
+        BatchMachine(1, rows=(224, 32))
 
 
 def test_the_generated_cpu_is_up_to_date() -> None:

@@ -25,7 +25,7 @@ from mario_runtime import MarioVectorEnv, make_single_env
 
 ID = "FastMario-1-1-v0"
 REWARD = RewardConfig(forward_reward_scale=0.1, milestone_step=100, milestone_bonus=1.0)
-OBSERVATIONS = ("pixels", "rgb", "ram", "scene")
+OBSERVATIONS = ("pixels", "color", "rgb", "ram", "scene")
 TRUE_FPS = 60.0988 / 4
 
 

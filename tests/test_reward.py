@@ -260,6 +260,20 @@ def test_state_continues_exactly() -> None:
     assert walk(first, run_to(1300, 700)) == walk(second, run_to(1300, 700))
 
 
+def test_time_left_is_paid_once_with_the_flag_by_the_games_clock() -> None:
+    config = EnvConfig(reward=RewardConfig(base_reward_scale=0.0, time_left_bonus=0.5))
+    shaper = RewardShaper(config)
+    shaper.reset(facts(GOAL - 10))
+    assert shaper.step(facts(GOAL - 5, time=300), FRAMES)[0] == 0
+    goal_reached = facts(GOAL, time=280, flag_get=True)
+    paid, terms, _ = shaper.step(goal_reached, FRAMES)
+    assert paid[0] == terms["time_left"][0] == 140
+    assert shaper.step(goal_reached, FRAMES)[0] == 0
+    assert reward_signature(config) != reward_signature(
+        EnvConfig(reward=RewardConfig(base_reward_scale=0.0))
+    )
+
+
 def test_signature_tells_rewards_apart_and_survives_json() -> None:
     base = EnvConfig(reward=SHAPED)
     changed = dataclasses.replace(base, reward=dataclasses.replace(SHAPED, flag_bonus=201.0))

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dreamerv3.replay import row_type
+from fastnes.state import RAM_SIZE
 from mario_config import EnvConfig
 from mario_curriculum import BackwardStarts
 from mario_demos import Demo, DemoPlayer
@@ -20,10 +21,11 @@ from mario_reward import RewardShaper, reward_signature
 from mario_runtime import MarioVectorEnv, observation_space
 
 
-def mario_row(config: EnvConfig) -> np.dtype:
-    """Return the type of a replay row of this environment."""
+def mario_row(config: EnvConfig, with_ram: bool = False) -> np.dtype:
+    """Return the type of a replay row of this environment, with the machine's RAM or without."""
     channels, height, width = observation_space(config).shape
-    return row_type((channels, height, width), len(GameFacts._fields))
+    ram_bytes = RAM_SIZE if with_ram else 0
+    return row_type((channels, height, width), len(GameFacts._fields), ram_bytes)
 
 
 def replay_contents(config: EnvConfig) -> dict[str, Any]:
@@ -34,7 +36,7 @@ def replay_contents(config: EnvConfig) -> dict[str, Any]:
         "action_set": config.action_set + ("+long_jump" if config.long_jump_action else ""),
         "frame_skip": config.frame_skip,
         "facts": list(GameFacts._fields),
-    }
+    } | ({} if config.crop == "none" else {"crop": config.crop})
 
 
 class FinishedEpisode(NamedTuple):
@@ -62,10 +64,11 @@ class MarioStreams:
         episodes: finished since the last `take_episodes`.
     """
 
-    def __init__(self, venv: MarioVectorEnv, seed: int = 0) -> None:
+    def __init__(self, venv: MarioVectorEnv, seed: int = 0, with_ram: bool = False) -> None:
         n = venv.num_envs
         self.venv = venv
-        self.row = mario_row(venv.config)
+        self.with_ram = with_ram  # keep it in the rows
+        self.row = mario_row(venv.config, with_ram)
         self.seed = seed
         self.images = np.zeros((n, *self.row["image"].shape), dtype=np.uint8)
         self.actions = np.zeros(n, dtype=np.int64)
@@ -84,8 +87,10 @@ class MarioStreams:
         """Return the rows that begin an episode in each of envs, [len(envs), 1]."""
         rows = np.zeros((len(envs), 1), self.row)
         rows["image"][:, 0], rows["is_first"] = self.images[envs], True
-        facts = read_facts(self.venv.machines.ram_before[envs])
-        rows["facts"][:, 0] = np.stack(facts, axis=1)
+        ram = self.venv.machines.ram_before[envs]
+        rows["facts"][:, 0] = np.stack(read_facts(ram), axis=1)
+        if self.with_ram:
+            rows["ram"][:, 0] = ram
         return rows
 
     def step(self, actions: np.ndarray) -> list[np.ndarray]:
@@ -102,6 +107,9 @@ class MarioStreams:
         columns = {"image": self.images, "action": actions, "reward": rewards}
         columns |= {"is_last": self.is_first, "is_terminal": terminations, "frames": venv.frames}
         columns["facts"] = np.stack(venv.facts, axis=1)
+        if self.with_ram:
+            over = self.is_first[:, None]
+            columns["ram"] = np.where(over, venv.last_ram, venv.machines.ram_before)
         for name, column in columns.items():
             rows[name][:, 0] = column
         new = list(rows)
@@ -200,10 +208,10 @@ def recompute_rewards(rows: np.ndarray, config: EnvConfig) -> np.ndarray:
     return rewards
 
 
-def demo_rows(demo: Demo, config: EnvConfig) -> tuple[np.ndarray, int]:
+def demo_rows(demo: Demo, config: EnvConfig, with_ram: bool = False) -> tuple[np.ndarray, int]:
     """Return a demo as one episode's rows, and at how many of them no action fits the buttons."""
     player = DemoPlayer(config, demo)
-    streams = MarioStreams(player.env)
+    streams = MarioStreams(player.env, with_ram=with_ram)
     rows = streams.reset()
     unfit = 0
     for action, fits in player.agent_steps():
