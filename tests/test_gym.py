@@ -153,6 +153,37 @@ def test_arrays_of_make_vec_may_be_kept() -> None:
     assert lean.reset(seed=0)[0] is lean.step([1, 2])[0]
 
 
+def test_gymnasiums_vector_wrappers_go_around_it() -> None:
+    wrappers = gym.wrappers.vector
+    counted = wrappers.RecordEpisodeStatistics(make_vec(np.int64(2), observation="ram"))  # type: ignore[arg-type]
+    counted.reset(seed=0)
+    lengths = 0
+    for _ in range(60):
+        *_, infos = counted.step(np.array([3, 0]))
+        lengths += int(infos["episode"]["l"][0]) if "episode" in infos else 0
+    assert 20 < lengths <= 60
+    changed = wrappers.NormalizeObservation(
+        make_vec(observation="scene", autoreset_mode="Disabled")
+    )
+    seen, _ = changed.reset(seed=0)
+    assert np.isfinite(seen).all()
+    with pytest.raises(ValueError, match="SAME_STEP"):  # as docs/environment.md says
+        wrappers.NormalizeObservation(make_vec(observation="scene"))
+
+
+def test_a_copy_of_a_batch_goes_on_as_the_original() -> None:
+    envs = make_vec(3, sticky_prob=0.25)
+    envs.reset(seed=0)
+    envs.step([1, 2, 3])
+    copies = [copy.deepcopy(envs), pickle.loads(pickle.dumps(envs))]
+    for action in actions(20):
+        seen, rewards, *_ = envs.step([action, 4, 1])
+        for other in copies:
+            again, paid, *_ = other.step([action, 4, 1])
+            np.testing.assert_array_equal(seen, again)
+            np.testing.assert_array_equal(rewards, paid)
+
+
 # --------------------------------------------------------------------------------------------
 # Errors
 # --------------------------------------------------------------------------------------------
