@@ -6,6 +6,7 @@
 
 The two sides of a ratio take turns, `--repeats` times; a figure is the median of its turns. Run it
 on a machine that does nothing else. The usual stack is gym-super-mario-bros with SB3's wrappers.
+The part `gym` takes Stable Retro along if it is importable (docs/environment.md, "Speed").
 TorchRL is in requirements-dev.txt; sheeprl needs an environment of its own (docs/dreamer.md,
 "Speed"). A peer that is not installed is left out.
 """
@@ -13,9 +14,12 @@ TorchRL is in requirements-dev.txt; sheeprl needs an environment of its own (doc
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gc
+import hashlib
 import itertools
 import os
+import shutil
 import statistics
 import sys
 import tempfile
@@ -32,19 +36,22 @@ import tyro
 from gym_super_mario_bros._roms import smb1_rom_path
 from gym_super_mario_bros.actions import SIMPLE_MOVEMENT
 from gym_super_mario_bros.smb_env import SuperMarioBrosEnv
+from gymnasium.vector import AsyncVectorEnv, VectorEnv
 from nes_py.wrappers import JoypadSpace
 from stable_baselines3 import PPO
 from stable_baselines3.common.atari_wrappers import MaxAndSkipEnv, WarpFrame
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecFrameStack, VecTransposeImage
 
+import mario_gym  # noqa: F401 (registers the ids)
 from dreamerv3.dreamer import Trainer, keep_freed_memory
 from dreamerv3.flags import DreamerConfig, with_overlay
 from dreamerv3.models import Batch
 from dreamerv3.peers import PEERS
 from dreamerv3.policy import make_agent
 from fastnes import BatchMachine, Machine, start_snapshot
+from fastnes.rom import HEADER_SIZE
 from mario_cli import UsageError, exit_code
-from mario_config import EnvConfig, RewardConfig
+from mario_config import EnvConfig, RewardConfig, buttons_of_actions
 from mario_flags import PPOFlags, RNDFlags, TrainConfig
 from mario_keeping import keep_run, turn_rows
 from mario_learning import make_model, make_training_env
@@ -59,9 +66,10 @@ try:  # its pyglet is not nes-py's: pip install --no-deps --target DIR, and PYTH
 except ImportError:
     stable_retro = None
 
-Part = Literal["emulator", "ppo", "dreamer"]
+Part = Literal["emulator", "gym", "ppo", "dreamer"]
 SUBPROCESSES = 8
 BATCH = 16
+GYM_BATCHES = (1, 8, 64, 1024)
 THREADS_BATCHES = (32, 64)  # the fewer machines, the more of the loss is the waking of a thread
 REWARD = RewardConfig(forward_reward_scale=0.15, flag_bonus=200.0)
 
@@ -71,8 +79,8 @@ class BenchFlags:
     """What to measure."""
 
     parts: tuple[Part, ...] = ("emulator",)
-    """emulator: half a minute a repeat; ppo: end-to-end training, minutes a repeat; dreamer: up
-    to half a minute a repeat."""
+    """emulator: half a minute a repeat; gym: a minute a repeat; ppo: end-to-end training, minutes
+    a repeat; dreamer: up to half a minute a repeat."""
     repeats: int = 5
     """Turns of each side; the median counts."""
     seconds: float = 2.0
@@ -240,6 +248,114 @@ def emulator_measures(seconds: float) -> list[Measure]:
     ]
 
 
+def gym_stepper(envs: VectorEnv) -> Callable[[], int]:
+    """Step a vector environment with random actions, drawn before."""
+    rng = np.random.default_rng(0)
+    shape = (500, envs.num_envs)
+    actions = itertools.cycle(rng.integers(0, int(envs.single_action_space.n), shape))  # type: ignore[attr-defined]
+    envs.reset(seed=0)
+
+    def step() -> int:
+        envs.step(next(actions))
+        return envs.num_envs
+
+    return step
+
+
+def machines_stepper(size: int) -> Callable[[], int]:
+    """Step machines with the buttons of random actions: pixels, no reward, no stack, no info."""
+    machines = BatchMachine(size)
+    for i in range(size):
+        machines.restore(i, start_snapshot(1, 1))
+    screens = np.zeros((size, 84, 84), dtype=np.uint8)
+    rng = np.random.default_rng(0)
+    buttons = itertools.cycle(rng.choice(buttons_of_actions(EnvConfig()), (500, size)))
+
+    def step() -> int:
+        machines.step(next(buttons), observation=screens)
+        for i in np.flatnonzero(machines.terminated):
+            machines.restore(int(i), start_snapshot(1, 1))
+        return size
+
+    return step
+
+
+def retro_game(folder: Path) -> Path:
+    """Return Stable Retro's integration of the game, made anew for the ROM that we play.
+
+    Its own takes the ROM whose SHA-1 is facee9c5..., which ours is not: `make` would refuse it.
+    """
+    game = folder / "SuperMarioBros-Nes-v0"
+    shutil.copytree(stable_retro.data.path() + "/stable/" + game.name, game)
+    content = Path(smb1_rom_path()).read_bytes()[HEADER_SIZE:]
+    (game / "rom.sha").write_text(hashlib.sha1(content).hexdigest(), encoding="utf-8")
+    shutil.copy(smb1_rom_path(), game / "rom.nes")
+    return game
+
+
+class SevenActions(gym.ActionWrapper):
+    """The action set `simple` on Stable Retro's buttons."""
+
+    def __init__(self, env: gym.Env) -> None:
+        super().__init__(env)
+        self.action_space = gym.spaces.Discrete(len(SIMPLE_MOVEMENT))
+        names = env.unwrapped.buttons  # type: ignore[attr-defined]
+        self.masks = [
+            np.array([bool(name) and name.lower() in held for name in names], np.int8)
+            for held in ([name.lower() for name in buttons] for buttons in SIMPLE_MOVEMENT)
+        ]
+
+    def action(self, action: int) -> np.ndarray:
+        return self.masks[action]
+
+
+def retro_env(game: Path) -> gym.Env:
+    """Stable Retro with SB3's wrappers, as `usual_env`."""
+    places = stable_retro.data.Integrations
+    places.add_custom_path(str(game.parent))
+    env = stable_retro.make(
+        game.name, state="Level1-1", inttype=places.CUSTOM_ONLY, render_mode="rgb_array"
+    )
+    return WarpFrame(MaxAndSkipEnv(SevenActions(env), skip=4), width=84, height=84)
+
+
+def gym_measures(seconds: float, folder: Path) -> list[Measure]:
+    """gym.make_vec beside the batch inside of it, the machines inside of that, and peers."""
+    makers: dict[str, Callable[[], gym.Env]] = {"gym-super-mario-bros": usual_env}
+    if stable_retro is not None:
+        makers["Stable Retro"] = functools.partial(retro_env, retro_game(folder))
+    # Processes first: they are forked, and threads come with the first batch.
+    many = {name: AsyncVectorEnv([make] * SUBPROCESSES) for name, make in makers.items()}
+    one = {name: AsyncVectorEnv([make]) for name, make in makers.items()}
+    sizes = {
+        n: gym.make_vec("FastMario-1-1-v0", num_envs=n, vectorization_mode="vector_entry_point")
+        for n in GYM_BATCHES
+    }
+    ours = {n: gym_stepper(envs) for n, envs in sizes.items()}
+
+    def measure(name: str, step: Callable[[], int], peer: Callable[[], int]) -> Measure:
+        turns = (functools.partial(rate, each, seconds) for each in (step, peer))
+        return Measure(name, "agent steps/s", *turns)
+
+    measures = []
+    for n, step in ours.items():
+        inner = gym_stepper(MarioVectorEnv(EnvConfig(n_envs=n)))
+        measures += [
+            measure(f"gym.make_vec of {n:,} over the batch inside of it", step, inner),
+            measure(f"gym.make_vec of {n:,} over its bare machines", step, machines_stepper(n)),
+        ]
+    largest = max(GYM_BATCHES)
+    measures.append(measure(f"gym.make_vec of {largest:,} over of 64", ours[largest], ours[64]))
+    for name in makers:
+        alone, eight = gym_stepper(one[name]), gym_stepper(many[name])
+        measures += [
+            measure(f"gym.make_vec of 1 over {name}", ours[1], alone),
+            measure(f"gym.make_vec of 8 over 8 processes of {name}", ours[8], eight),
+            measure(f"gym.make_vec of 64 over 8 processes of {name}", ours[64], eight),
+        ]
+    return measures
+
+
 def ppo_measures() -> list[Measure]:
     """PPO beside SB3's: 8 environments, 512 steps, batch 256, 4 epochs, a rollout a turn."""
     steps, batch, epochs = 512, 256, 4
@@ -390,6 +506,9 @@ def bench(flags: BenchFlags) -> None:
     results = []
     if "emulator" in flags.parts:
         results += run(emulator_measures(flags.seconds), flags.repeats)
+    if "gym" in flags.parts:
+        with tempfile.TemporaryDirectory() as folder:
+            results += run(gym_measures(flags.seconds, Path(folder)), flags.repeats)
     if "ppo" in flags.parts:
         results += run(ppo_measures(), flags.repeats)
     if "dreamer" in flags.parts:

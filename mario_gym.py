@@ -272,7 +272,7 @@ def make_vector(
     """
     if render_mode not in (None, "rgb_array"):
         raise UsageError(f"many environments have render_mode rgb_array, not {render_mode!r}")
-    if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
+    if isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer) or num_envs < 1:
         raise UsageError(f"num_envs is a whole number from 1 on, not {num_envs!r}")
     try:
         mode = gym.vector.AutoresetMode(autoreset_mode)
@@ -281,7 +281,7 @@ def make_vector(
     if mode is gym.vector.AutoresetMode.NEXT_STEP:
         raise UsageError(f"autoreset_mode is SAME_STEP or DISABLED, not {autoreset_mode!r}")
     return MarioVectorEnv(
-        env_config(keywords, num_envs),
+        env_config(keywords, int(num_envs)),
         threads=threads,
         autoreset=mode is gym.vector.AutoresetMode.SAME_STEP,
         copy=copy,

@@ -72,11 +72,13 @@ class RandomPolicy:
         self.n_actions = n_actions
 
     def initial_state(self, n: int) -> None:
+        """Return None: it remembers nothing."""
         return None
 
     def logits(
         self, observations: np.ndarray, previous_actions: np.ndarray, state: None
     ) -> tuple[np.ndarray, None]:
+        """Return zeros, float32[n, actions]: every action is as likely as any other."""
         return np.zeros((len(observations), self.n_actions), dtype=np.float32), None
 
 

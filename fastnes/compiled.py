@@ -69,9 +69,13 @@ def _places() -> Iterator[Path]:
 
 
 def _is_writable(folder: Path) -> bool:
-    """Make a folder, its user's alone, and return whether files can be written there."""
+    """Make a folder, with the one above, its user's alone; return whether one can write there.
+
+    Whatever the umask: who may write to the one above can put another folder in this one's place.
+    """
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for each in (folder.parent, folder):
+            each.mkdir(mode=0o700, parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError:
         return False

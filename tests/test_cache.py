@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,6 +52,81 @@ def test_numba_cache_dir_says_where(
 ) -> None:
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "mine"))
     assert compiled.cache_folder().parent == tmp_path / "mine"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="users and modes of POSIX")
+@pytest.mark.parametrize("umask", [0o000, 0o002, 0o022, 0o077])
+def test_whatever_the_umask_nobody_else_may_put_code_there(
+    umask: int, temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    before = os.umask(umask)
+    try:
+        folder = compiled.cache_folder()
+    finally:
+        os.umask(before)
+    for each in (folder, folder.parent):
+        assert each.stat().st_mode & 0o777 == 0o700
+
+
+def test_another_processor_or_version_has_a_folder_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keys = set()
+    try:
+        for module, name in (
+            ("llvmlite.binding", "get_host_cpu_name"),
+            ("platform", "python_version"),
+            ("os", "getcwd"),  # decides nothing
+        ):
+            with monkeypatch.context() as patch:
+                patch.setattr(f"{module}.{name}", lambda: "another")
+                compiled.cache_key.cache_clear()
+                keys.add(compiled.cache_key())
+    finally:
+        compiled.cache_key.cache_clear()
+    assert len(keys) == 3
+    assert compiled.cache_key() in keys
+
+
+AS_USER = """
+import os, sys, tempfile
+from fastnes import compiled
+os.setgid(int(sys.argv[1])); os.setuid(int(sys.argv[1]))
+os.environ["HOME"] = "/nonexistent"
+compiled.cache_folder.cache_clear()
+print(compiled.cache_folder())
+"""
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "getuid") or os.getuid() != 0, reason="root alone becomes other users"
+)
+def test_two_users_share_no_code_though_one_installed_it() -> None:
+    """The installation is another's, homes are not theirs, and the first plants a folder."""
+    with tempfile.TemporaryDirectory() as name:
+        shared = Path(name)
+        shared.chmod(0o1777)
+        planted = shared / "mario-machine-learning-60002"
+        planted.mkdir(mode=0o777)
+        os.chown(planted, 60001, 60001)
+        found = []
+        for user in ("60001", "60002"):
+            done = subprocess.run(
+                [sys.executable, "-c", AS_USER, user],
+                env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "TMPDIR": name},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+            assert done.stderr.count("\n") == 1
+            assert "NUMBA_CACHE_DIR" in done.stderr
+            found.append(Path(done.stdout.strip()).parent)
+        assert [folder.stat().st_uid for folder in found] == [60001, 60002]
+        assert all(folder.stat().st_mode & 0o777 == 0o700 for folder in found)
+        assert planted not in found
 
 
 def no_home() -> Path:

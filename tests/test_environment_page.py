@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import html
+import importlib
+import pkgutil
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
+import test_design as design
 
 import mario_gym  # noqa: F401 (registers the ids)
 from mario_cli import UsageError
@@ -170,12 +174,72 @@ def test_the_pages_code_runs(number: int) -> None:
     exec(compile(CODE[number], "docs/environment.md", "exec"), {})
 
 
+API = re.search(r"^    python -m (pdoc (?:.*\\\n)*.*)$", PAGE, re.MULTILINE)
+assert API
+PDOC = API[1].replace("\\\n", " ").split()  # the page's command, without `python -m`
+DOCUMENTED = PDOC[PDOC.index("api") + 1 :]
+NOT_FOR_AGENTS = {"mario_inputs", "mario_reference"}  # rooms of the environment's own
+
+
+def test_the_api_pages_hold_the_whole_environment() -> None:
+    """Floors 1 and 2 of docs/design.md, and what they say of the game and of the machine."""
+    floors = design.read_floors(design.PAGE.read_text(encoding="utf-8"))
+    rooms = {Path(room).stem for room, floor in floors.items() if floor in (1, 2)}
+    assert rooms - NOT_FOR_AGENTS <= set(DOCUMENTED)
+    assert {"fastnes", "mario_game", "mario_scene", "mario_scene_flat"} <= set(DOCUMENTED)
+
+
+def undocumented(name: str) -> Iterator[str]:
+    """Yield the public classes and functions of a module, and of those inside, without a text."""
+    import pdoc.doc
+
+    module = pdoc.doc.Module.from_name(name)
+
+    def below(found: Any) -> Iterator[Any]:
+        members = found.own_members if isinstance(found, pdoc.doc.Class) else found.members.values()
+        for member in members:
+            if member.name.startswith("_") or isinstance(member, pdoc.doc.Module):
+                continue
+            yield member
+            if isinstance(member, pdoc.doc.Class):
+                yield from below(member)
+
+    if not module.docstring:
+        yield name
+    for member in below(module):
+        is_ours = member.taken_from[0] == name or name in ("fastnes", "mario_gym")
+        if member.kind in ("class", "function") and is_ours and not member.docstring:
+            yield member.fullname
+
+
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_every_public_name_says_what_it_is(name: str) -> None:
+    pytest.importorskip("pdoc")
+    inside = [found.name for found in pkgutil.iter_modules([str(ROOT / name)])]
+    if name == "fastnes":  # what others use; the rest is the machine's inside
+        inside = ["ram", "machine", "batch", "starts"]
+    for module in (name, *(f"{name}.{each}" for each in inside)):
+        assert list(undocumented(module)) == []
+
+
+def test_a_name_that_says_nothing_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pdoc")
+    text = 'def silent(): ...\n\n\nclass Said:\n    """Says it."""\n\n    def not_it(self): ...\n'
+    (tmp_path / "says_little.py").write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    names = ["says_little", "says_little.Said.not_it", "says_little.silent"]
+    assert sorted(undocumented("says_little")) == names
+
+
 def test_the_api_pages_are_built(tmp_path: Path) -> None:
     pytest.importorskip("pdoc")
-    [command] = re.findall(r"`python -m (pdoc -o api [\w ]+)`", PAGE)
-    words = command.replace("-o api", f"-o {tmp_path}").split()
+    command = [str(tmp_path) if word == "api" else word for word in PDOC]
     done = subprocess.run(
-        [sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+    for name in DOCUMENTED:
+        page = (tmp_path / f"{name}.html").read_text(encoding="utf-8")
+        text = importlib.import_module(name).__doc__ or ""
+        assert html.escape(text.split("`")[0].splitlines()[0][:40], quote=False) in page
     assert "FastMario-1-1-v0" in (tmp_path / "mario_gym.html").read_text(encoding="utf-8")

@@ -97,3 +97,12 @@ def test_torchrl_plays() -> None:
     data = torchrl_rollout.main(steps=12)
     assert data.batch_size == (12,)
     assert data["observation"].shape == (12, 2048)
+
+
+def test_pufferlib_plays() -> None:
+    pytest.importorskip("pufferlib")
+    from examples import pufferlib_rollout
+
+    ended = pufferlib_rollout.main(steps=60, batches=2, agents=4)
+    assert ended
+    assert all(40 <= info["max_x"] < 3000 for info in ended)

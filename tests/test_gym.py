@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
 import pickle
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -149,6 +151,37 @@ def test_arrays_of_make_vec_may_be_kept() -> None:
     np.testing.assert_array_equal(kept, before)
     lean = make_vec(copy=False)
     assert lean.reset(seed=0)[0] is lean.step([1, 2])[0]
+
+
+def test_gymnasiums_vector_wrappers_go_around_it() -> None:
+    wrappers = gym.wrappers.vector
+    counted = wrappers.RecordEpisodeStatistics(make_vec(np.int64(2), observation="ram"))  # type: ignore[arg-type]
+    counted.reset(seed=0)
+    lengths = 0
+    for _ in range(60):
+        *_, infos = counted.step(np.array([3, 0]))
+        lengths += int(infos["episode"]["l"][0]) if "episode" in infos else 0
+    assert 20 < lengths <= 60
+    changed = wrappers.NormalizeObservation(
+        make_vec(observation="scene", autoreset_mode="Disabled")
+    )
+    seen, _ = changed.reset(seed=0)
+    assert np.isfinite(seen).all()
+    with pytest.raises(ValueError, match="SAME_STEP"):  # as docs/environment.md says
+        wrappers.NormalizeObservation(make_vec(observation="scene"))
+
+
+def test_a_copy_of_a_batch_goes_on_as_the_original() -> None:
+    envs = make_vec(3, sticky_prob=0.25)
+    envs.reset(seed=0)
+    envs.step([1, 2, 3])
+    copies = [copy.deepcopy(envs), pickle.loads(pickle.dumps(envs))]
+    for action in actions(20):
+        seen, rewards, *_ = envs.step([action, 4, 1])
+        for other in copies:
+            again, paid, *_ = other.step([action, 4, 1])
+            np.testing.assert_array_equal(seen, again)
+            np.testing.assert_array_equal(rewards, paid)
 
 
 # --------------------------------------------------------------------------------------------
@@ -395,10 +428,48 @@ def test_films_run_at_the_games_own_speed(maker: Any) -> None:
     assert make(frame_skip=2).metadata["render_fps"] == pytest.approx(2 * TRUE_FPS)
 
 
-def test_record_video_films_at_the_games_own_speed(tmp_path: Path) -> None:
-    pytest.importorskip("moviepy")
-    film = gym.wrappers.RecordVideo(make(render_mode="rgb_array"), str(tmp_path))
-    assert film.frames_per_sec == pytest.approx(TRUE_FPS)
+FILM = """
+import sys
+import gymnasium as gym
+import imageio.v2 as imageio
+import mario_gym
+
+for frame_skip in (4, 1):
+    env = gym.make(
+        "FastMario-1-1-v0", observation="ram", frame_skip=frame_skip, render_mode="rgb_array"
+    )
+    env = gym.wrappers.RecordVideo(env, sys.argv[1], name_prefix=str(frame_skip))
+    env.reset(seed=0)
+    for _ in range(60):
+        env.step(0)
+    env.close()
+    film = imageio.get_reader(f"{sys.argv[1]}/{frame_skip}-episode-0.mp4")
+    pictures = sum(1 for _ in film)
+    print(frame_skip, pictures, film.get_meta_data()["duration"])
+"""
+# moviepy 2.2.1 asks for a pillow below 12, ours is newer: it is no requirement, and it works.
+MOVIEPY = ("moviepy", "decorator", "proglog", "python-dotenv")
+
+
+@pytest.mark.slow
+def test_record_videos_film_lasts_as_long_as_the_game(tmp_path: Path) -> None:
+    pytest.importorskip("imageio_ffmpeg")
+    install = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", tmp_path / "pip"]
+    subprocess.run([*map(str, install), *MOVIEPY], check=True, capture_output=True)
+    paths = [str(Path(mario_gym.__file__).parent), str(tmp_path / "pip")]
+    done = subprocess.run(
+        [sys.executable, "-c", FILM, str(tmp_path / "films")],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines() if line[:2] in ("4 ", "1 ")]
+    assert [(int(skip), int(pictures)) for skip, pictures, _ in lines] == [(4, 61), (1, 61)]
+    for skip, pictures, seconds in lines:
+        step = int(skip) / 60.0988
+        assert float(seconds) == pytest.approx(int(pictures) * step, abs=step)
 
 
 def test_play_knows_the_keys(monkeypatch: pytest.MonkeyPatch) -> None:

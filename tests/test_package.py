@@ -118,12 +118,24 @@ def test_the_library_is_packaged_and_no_command(project: dict[str, Any]) -> None
     assert setuptools["packages"] == sorted(".".join(folder.parts) for folder in folders)
 
 
+def test_no_module_has_the_name_of_somebody_elses(project: dict[str, Any]) -> None:
+    """Every package of all extras lies in site-packages beside ours."""
+    setuptools = project["tool"]["setuptools"]
+    ours = {*setuptools["py-modules"], *(name.split(".")[0] for name in setuptools["packages"])}
+    distributions = importlib.metadata.packages_distributions()
+    own = {project["project"]["name"]}
+    assert {name for name in ours if set(distributions.get(name, own)) != own} == set()
+    assert not ours & set(sys.stdlib_module_names)
+
+
 # --------------------------------------------------------------------------------------------
 # The wheel
 # --------------------------------------------------------------------------------------------
 
+STEPS = 10_000  # agent steps, through gym.make_vec
 PLAY = """
 import importlib.util
+import time
 import numpy as np
 import mario_runtime
 
@@ -139,12 +151,21 @@ import mario_gym
 single = gym.make("FastMario-8-4-v0", observation="scene")
 single.reset(seed=0)
 single.step(1)
-many = gym.make_vec("FastMario-v0", num_envs=3, vectorization_mode="vector_entry_point")
-assert many.reset(seed=0)[0].shape == (3, 4, 84, 84)
+many = gym.make_vec("FastMario-v0", num_envs=8, vectorization_mode="vector_entry_point")
+assert many.reset(seed=0)[0].shape == (8, 4, 84, 84)
+many.action_space.seed(0)
+actions = [many.action_space.sample() for _ in range(STEPS // 8)]
+started, episodes = time.perf_counter(), 0
+for batch in actions:
+    observations, rewards, terminations, truncations, infos = many.step(batch)
+    episodes += int((terminations | truncations).sum())
+rate = STEPS / (time.perf_counter() - started)
+assert episodes > 3 and observations.any()
+print(f"{STEPS} agent steps, {episodes} episodes in gym.make_vec of 8: {rate:.0f} agent steps/s")
 for name in ("torch", "stable_baselines3", "cv2", "scipy", "imageio_ffmpeg"):
     assert importlib.util.find_spec(name) is None, name
 print("played", mario_runtime.__file__)
-"""
+""".replace("STEPS", str(STEPS))
 
 
 def run(*command: str | Path, cwd: Path) -> str:
@@ -186,7 +207,10 @@ def test_the_wheel_plays_in_an_empty_environment_without_torch(tmp_path: Path) -
     pinned = ROOT / "requirements-pins.txt"
     before = bytes_in(tmp_path / "venv")
     run(python, "-m", "pip", "install", "-c", pinned, wheel, cwd=tmp_path)
-    assert bytes_in(tmp_path / "venv") - before < MOST_BYTES
+    size = bytes_in(tmp_path / "venv") - before
+    assert size < MOST_BYTES
     played = run(python, "-c", PLAY, cwd=tmp_path)
+    print(f"{size / 2**20:.0f} MB installed\n{played}")  # pytest -s shows it; no speed is a test
+    assert f"{STEPS} agent steps" in played
     assert f"played {tmp_path / 'venv'}" in played
     assert sys.prefix not in played
