@@ -109,6 +109,20 @@ def read_model_zip(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]
     return config, tensors
 
 
+def steps_of_model(path: Path) -> int | None:
+    """Return the agent steps that a model file was trained for; None if it does not say.
+
+    Raises:
+        BadModelFile: it cannot be read.
+    """
+    with as_bad_model():
+        content = read_file(path, MAX_MODEL_BYTES)
+        found = read_archive(content, str(path), MODEL_MEMBERS.__contains__, {"data"}.__contains__)
+        data = parse_json(found["data"], f"{path}: its data") if "data" in found else {}
+    steps = data.get("num_timesteps") if isinstance(data, dict) else None
+    return steps if isinstance(steps, int) and steps >= 0 else None
+
+
 @contextlib.contextmanager
 def as_bad_model() -> Iterator[None]:
     """Within it, a `BadFile` is a `BadModelFile`."""

@@ -147,6 +147,17 @@ def write_video(
     return count
 
 
+def poster(path: Path) -> bytes | None:
+    """Return a film's first picture as a JPEG file; None if it cannot be read."""
+    try:
+        with imageio.get_reader(path) as reader:
+            picture = np.asarray(reader.get_data(0))  # type: ignore[attr-defined]
+    except (OSError, ValueError, IndexError, RuntimeError):  # what imageio says of a torn file
+        return None
+    _, content = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    return content.tobytes()
+
+
 def is_whole_mp4(path: Path) -> bool:
     """Return whether a film has its index (the box `moov`, ISO/IEC 14496-12), which comes last."""
     with path.open("rb") as file:

@@ -49,7 +49,7 @@ class Board:
         if not self._lock.acquire(blocking=within_s == math.inf):
             return
         try:
-            begun = time.monotonic()
+            begun, cpu_begun = time.monotonic(), time.thread_time()
             if begun < self._next:
                 return
             found = {printable(self.only.name): self.only} if self.only else find_runs(self.root)
@@ -62,7 +62,7 @@ class Board:
                 if name in self._statuses or time.monotonic() - begun < within_s:
                     statuses[name] = reader.status()
             self.readers, self._statuses = readers, statuses
-            took_s = time.monotonic() - begun
+            took_s = time.thread_time() - cpu_begun
             if not self.unread:
                 self._next = begun + max(REFRESH_S / 2, took_s / REFRESH_SHARE)
         finally:

@@ -16,7 +16,7 @@ MAX_DEPTH = 8
 # Where a run lies, what it began with and how it is seeded: two runs that differ in these alone
 # are one experiment.
 INDIVIDUAL = frozenset(
-    "seed run_dir logdir config resume_model warm_start device threads live_preview".split()
+    "seed run_dir logdir config resume_model device threads live_preview".split()
 )
 
 
@@ -68,18 +68,14 @@ def group_of(config: Mapping[str, Any]) -> str:
 def recipe_of(agent: str) -> dict[str, str]:
     """Return the flags that a run of an agent has if nobody changes any; empty if it is unknown."""
     # Only who looks at a config waits for the trainers and, with them, for torch.
-    from dreamerv3.flags import DreamerConfig
-    from dreamerv3.flags import config_as_dict as dreamer_content
-    from mario_training import with_file_values
-    from mario_values import read_yaml
+    from dreamerv3 import flags as dreamer
     from teach_mario import PHASES, TeachConfig
-    from train_mario import DEFAULT_RECIPE, TrainConfig, config_as_dict
+    from train_mario import config_as_dict, parse_config
 
     if agent == "ppo":
-        values = read_yaml(DEFAULT_RECIPE)
-        return flags_of(config_as_dict(with_file_values(TrainConfig(), values, "the recipe")))
+        return flags_of(config_as_dict(parse_config([])))
     if agent == "dreamerv3":
-        return flags_of(dreamer_content(DreamerConfig()))
+        return flags_of(dreamer.config_as_dict(dreamer.parse_config([])))
     for phase in PHASES:
         if phase == agent:
             return flags_of(TeachConfig().content(phase))

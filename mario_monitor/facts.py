@@ -94,8 +94,8 @@ def curves_content(reader: RunReader, keys: Sequence[str]) -> dict[str, Any]:
     rows = reader.rows
     known = sorted({key for row in rows for key in row} - {"step"})[:MAX_KEYS]
     wanted = [key for key in keys if key in known]
-    edges = np.unique(np.linspace(0, len(rows), MAX_POINTS + 1).astype(int)[:-1])
-    last = np.append(edges[1:], len(rows)) - 1 if rows else edges  # of each bucket
+    edges = np.unique(np.linspace(0, len(rows), MAX_POINTS + 1).astype(int)[:-1])[: len(rows)]
+    last = np.append(edges[1:], len(rows))[: len(edges)] - 1  # row of each bucket
     walls = column(rows, "wall_s")
     return {
         "keys": known,

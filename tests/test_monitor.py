@@ -31,6 +31,7 @@ from mario_config import EnvConfig
 from mario_doctor import Doctor
 from mario_game import STAGES, StageId
 from mario_judge import ModelEvaluation, Summary, summarize
+from mario_monitor.board import Board
 from mario_report import (
     CURVE_POINTS,
     Ending,
@@ -153,8 +154,7 @@ def test_two_hundred_runs_are_read_once_and_then_only_what_is_new(
         return add(self, row)
 
     monkeypatch.setattr(Doctor, "add", count_and_add)
-    flags = auto_update_mario_monitor.MonitorFlags(runs_root=tmp_path)
-    board = auto_update_mario_monitor.Board(flags)
+    board = Board(tmp_path)
     board.refresh()
     assert (len(board.statuses), len(read)) == (200, 4000)
     write_rows(tmp_path / "run_007", [healthy(9999)], mode="a")
@@ -234,7 +234,9 @@ def test_once_writes_a_page_that_holds_everything(
     flags = ["--runs-root", str(tiny_run.parent), "--once"]
     assert auto_update_mario_monitor.main([*flags, "--html", str(page)]) == 0
     text = page.read_text()
-    assert text.count("<polyline") >= 7
+    assert text.count("<polyline") >= 9, "evaluations in both modes, and seven curves"
+    assert text.count("<text") > 30, "axes have numbers"
+    assert 'poster="data:image/jpeg;base64,' in text
     assert "data:video/mp4;base64," in text
     assert "data:image/png;base64," in text
     assert "http" not in text.replace("http://www.w3.org", ""), "it loads nothing"
@@ -265,6 +267,8 @@ def test_a_report_shows_hostile_names_as_text(tmp_path: Path) -> None:
         ("--runs-root nowhere", "there is no folder nowhere"),
         ("--run-dir nowhere", "there is no run folder nowhere"),
         ("--runs-root . --html x.html", "--html belongs to --once"),
+        ("--runs-root . --once --runs a", "--runs belongs to --html"),
+        ("--runs-root tests --once --html x.html --runs a", "there is no run 'a' in tests"),
         ("--runs-root . --host 203.0.113.7", "cannot listen at 203.0.113.7, port 8080"),
         ("--runs-root . --port 99999999", "cannot listen at 127.0.0.1, port 99999999"),
     ],
@@ -287,7 +291,6 @@ def test_what_does_not_fit_is_one_line(
 def process(*command: str | Path) -> Iterator[subprocess.Popen[str]]:
     """Run a program of the repository, and end it."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
-    environment.pop("PYTEST_CURRENT_TEST", None)  # NiceGUI takes it for a test of its own kind
     running = subprocess.Popen(
         [sys.executable, *map(str, command)],
         cwd=ROOT,

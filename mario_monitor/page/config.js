@@ -16,8 +16,8 @@ function table(runs) {
   const rows = [];
   for (const name of names) {
     const values = runs.map((run) => run.flags[name]);
-    const isOther = runs.map((run, i) => Object.keys(run.recipe).length > 0 && values[i] !== run.recipe[name]);
-    const differs = !PLACES.test(name) && (isOther.some(Boolean) || new Set(values).size > 1);
+    const isOther = runs.map((run, i) => values[i] !== undefined && Object.keys(run.recipe).length > 0 && values[i] !== run.recipe[name]);
+    const differs = !PLACES.test(name) && (isOther.some(Boolean) || new Set(values.filter((value) => value !== undefined)).size > 1);
     if (!(wantsAll || differs) || !name.toLowerCase().includes(words)) continue;
     rows.push(
       el(
