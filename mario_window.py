@@ -374,12 +374,7 @@ def key_lines(keys: Mapping[str, str]) -> list[tuple[str, str]]:
     for name, does in DOES.items():
         held = [key.upper() if len(key) == 1 else key for key, of in keys.items() if of == name]
         if held:
-            lines.append(
-                (
-                    " or ".join(held),
-                    DOES.get(name, f"walk {name}" if name in OPPOSITES[0] else name),
-                )
-            )
+            lines.append((" or ".join(held), does))
     return [*lines, ("a gamepad", "plays too")]
 
 

@@ -19,7 +19,7 @@ from mario_monitor.configs import group_of, recipe_of
 from mario_monitor.facts import RunList, curves_content, evaluations_content, log_tail
 from mario_monitor.server import make_app
 from mario_status import RunReader
-from tests.test_monitor import CHROMIUM, healthy, write_rows
+from tests.test_monitor import CHROMIUM, healthy, wait_for, write_rows
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright here: pip install it")
 in_browser = pytest.mark.skipif(
@@ -106,6 +106,11 @@ def values(page: Any, key: str) -> list[str]:
     return found
 
 
+def until(page: Any, script: str) -> None:
+    """Wait until a script is true; the page's own policy forbids `wait_for_function` to."""
+    wait_for(lambda: page.evaluate(script))
+
+
 BOTH = "?run=a/seed0&run=a/seed1"
 
 
@@ -114,14 +119,14 @@ def test_ticked_runs_share_the_charts_and_seeds_become_a_group(opened: Open) -> 
     page = opened("?run=a/seed0")
     assert values(page, "max_x") == ["800"]
     page.get_by_label("Overlay a/seed1").check()
-    page.wait_for_function("document.querySelectorAll('[data-metric=max_x] .values b').length == 2")
+    until(page, "document.querySelectorAll('[data-metric=max_x] .values b').length == 2")
     assert values(page, "max_x") == ["800", "801"]
     assert "run=a%2Fseed0&run=a%2Fseed1" in page.url, "a link shows the same"
     page.get_by_label("Group seeds").check()
-    page.wait_for_function("document.querySelectorAll('[data-metric=max_x] .values b').length == 1")
+    until(page, "document.querySelectorAll('[data-metric=max_x] .values b').length == 1")
     assert values(page, "max_x") == ["801"], "800.5"
     page.get_by_role("button", name="b", exact=True).click()
-    page.wait_for_function("document.querySelectorAll('#runs li.on').length == 1")
+    until(page, "document.querySelectorAll('#runs li.on').length == 1")
 
 
 @in_browser
@@ -193,9 +198,7 @@ def test_nothing_moves_when_new_lines_come(opened: Open, root: Path) -> None:
     before = page.locator('[data-metric="max_x"]').evaluate(place)
     handle = page.locator('[data-metric="max_x"] canvas').element_handle()
     write_rows(root / "b", [{**healthy(900), "max_x": 900.0}], mode="a")
-    page.wait_for_function(
-        "document.querySelector('[data-metric=max_x] .values b').textContent == '900'"
-    )
+    until(page, "document.querySelector('[data-metric=max_x] .values b').textContent == '900'")
     assert page.locator('[data-metric="max_x"]').evaluate(place) == before
     assert handle.evaluate("n => n.isConnected"), "the chart is not built anew"
 
@@ -263,7 +266,7 @@ def test_the_keyboard_reaches_everything(opened: Open) -> None:
     page.keyboard.press("Escape")
     page.keyboard.press("j")
     page.keyboard.press("Enter")
-    page.wait_for_function("document.querySelectorAll('#runs li.on').length == 2")  # its group
+    until(page, "document.querySelectorAll('#runs li.on').length == 2")  # its group
     page.keyboard.press("?")
     page.locator("#help").wait_for()
 
