@@ -39,8 +39,8 @@ class FilmFlags:
     """An .mp4, .webp or .gif."""
     stages: StagesFlag = ()
     """Unset: every stage of which a policy is shipped."""
-    fps: int = 30
-    """Frames a second, a divisor of the game's 60."""
+    frame_every: int = 2
+    """Of so many frames of the game one is filmed: 1 is 60 a second, 2 is 30."""
     tile_width: int = 256
     """Px of a level in the film; the screen has 256."""
     columns: int = 0
@@ -52,7 +52,7 @@ class FilmFlags:
 
 
 def cleared_screens(stage: StageId, flags: FilmFlags) -> list[np.ndarray]:
-    """Return a shipped policy's clear of its stage, uint8[240, 256, 3] each, at `flags.fps`.
+    """Return a shipped policy's clear of its stage, uint8[240, 256, 3] each, every so many.
 
     Raises:
         Failure: none of its episodes clears.
@@ -71,7 +71,7 @@ def cleared_screens(stage: StageId, flags: FilmFlags) -> list[np.ndarray]:
     print(f"{stage}: seed {seed} clears in {episode.length} agent steps", flush=True)
     moments = watch_again(policy, config, episode, every_frame=True)
     screens = [frame.screen for moment in moments for frame in moment.frames]
-    return screens[:: FRAMES_PER_SECOND // flags.fps]
+    return screens[:: flags.frame_every]
 
 
 def labelled(screen: np.ndarray, label: str, width: int) -> np.ndarray:
@@ -90,7 +90,9 @@ def labelled(screen: np.ndarray, label: str, width: int) -> np.ndarray:
 def grid(films: Sequence[tuple[str, list[np.ndarray]]], flags: FilmFlags) -> Iterator[np.ndarray]:
     """Yield the frames of films side by side; each stands still, darker, when it has ended."""
     columns = flags.columns or math.ceil(math.sqrt(2 * len(films)))
-    length = max(len(screens) for _, screens in films) + round(ENDING_S * flags.fps)
+    length = max(len(screens) for _, screens in films) + round(
+        ENDING_S * FRAMES_PER_SECOND / flags.frame_every
+    )
     for i in range(length):
         tiles = []
         for label, screens in films:
@@ -103,8 +105,8 @@ def grid(films: Sequence[tuple[str, list[np.ndarray]]], flags: FilmFlags) -> Ite
 
 def run(flags: FilmFlags) -> None:
     """Play, and write the film."""
-    if flags.fps < 1 or FRAMES_PER_SECOND % flags.fps:
-        raise UsageError("--fps must divide 60")
+    if flags.frame_every < 1:
+        raise UsageError("--frame-every must be at least 1")
     if flags.tile_width < 16 or flags.tile_width % 2:
         raise UsageError("--tile-width must be even and at least 16")
     if flags.output.suffix not in (".mp4", ".webp", ".gif"):
@@ -115,9 +117,10 @@ def run(flags: FilmFlags) -> None:
     columns = flags.columns or math.ceil(math.sqrt(2 * len(stages)))
     width = flags.tile_width * columns
     films = list(zip(names, screens, strict=True))
-    count = write_video(flags.output, grid(films, flags), flags.fps, width)
+    fps = FRAMES_PER_SECOND / flags.frame_every
+    count = write_video(flags.output, grid(films, flags), fps, width)
     size = flags.output.stat().st_size
-    print(f"{flags.output}: {count} frames at {flags.fps} a second, {size / 1e6:.1f} MB")
+    print(f"{flags.output}: {count} frames at {fps:.0f} a second, {size / 1e6:.1f} MB")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -382,32 +382,43 @@ def test_the_page_of_a_training_in_a_browser(tmp_path: Path) -> None:
             wait_for(opened)
             assert find_runs(root) == {"live": root / "live"}
             page.get_by_text("1 training").wait_for()
-            assert page.locator(".run-state").inner_text() == "training"
+            page.locator("#head-state").wait_for()
+            assert page.locator("#head-state").inner_text() == "training"
 
             def curve() -> str | None:
-                return page.locator(".curve-max_x [clip-path] path").get_attribute("d")
+                chart = page.locator('[data-metric="max_x"] canvas')
+                chart.wait_for(state="attached")
+                picture: str = chart.evaluate("canvas => canvas.toDataURL()")
+                return picture
 
-            before, value = curve(), page.locator(".curve-entropy .font-semibold").inner_text()
+            entropy = page.locator('[data-metric="entropy"] .values b')
+            before, value = curve(), entropy.inner_text()
             wait_for(lambda: curve() != before)
-            wait_for(lambda: page.locator(".curve-entropy .font-semibold").inner_text() != value)
+            wait_for(lambda: entropy.inner_text() != value)
+            page.locator("#evaluations .values b").first.wait_for(state="attached")
 
-            video = page.locator(".preview video")
+            page.locator("#tab-levels").click()
+            level = page.locator(".level img")
+            wait_for(lambda: level.evaluate("i => i.naturalWidth") == 3328)
+            page.locator("#tab-live").click()
+            video = page.locator("#preview-video")
             assert wait_for(lambda: video.evaluate("v => v.videoWidth")) == 512
             first = video.evaluate("v => v.currentTime")
             wait_for(lambda: video.evaluate("v => v.currentTime") != first)
 
-            live = page.locator(".live img")
+            live = page.locator("#live-screen")
             wait_for(lambda: live.evaluate("i => i.naturalWidth") == 512)
+            assert page.locator("#live-seen img").count() == 4, "what it sees: four screens"
+            assert page.locator("#live-actions .action").count() == 5
             seen: set[str] = set()
 
             def pictures() -> bool:
                 seen.add(hashlib.sha256(bytes(live.evaluate(PIXELS))).hexdigest())
-                return len(seen) > 5  # more than a notice and the first picture
+                return len(seen) > 5  # more than a first picture
 
             wait_for(pictures)
-            level = page.locator(".level img")
-            wait_for(lambda: level.evaluate("i => i.naturalWidth") == 3328)
             page.screenshot(path=tmp_path / "page.png")
+            page.locator("#tab-curves").click()
 
             # Two hundred runs more, a way out of the root, and a film that is none of its run's.
             for i in range(200):
@@ -435,6 +446,9 @@ def test_the_page_of_a_training_in_a_browser(tmp_path: Path) -> None:
                 "/live/..",
                 "/live/../secret.txt",
                 "/level/..%2f1-1.png",
+                "/page/../server.py",
+                "/page/%2e%2e/server.py",
+                "/page/..%2fserver.py",
                 "/level/9-9.png",
             ]
             assert {path: answer(port, path) for path in hostile} == dict.fromkeys(hostile, 404)
@@ -443,6 +457,7 @@ def test_the_page_of_a_training_in_a_browser(tmp_path: Path) -> None:
             page.goto(f"http://127.0.0.1:{port}/?run=../secret", wait_until="domcontentloaded")
             page.get_by_text("1 training").wait_for()
             assert "secret" not in page.content()
+            page.locator("#tab-live").click()
             listening = psutil.Process(server.pid).net_connections("tcp")
             addresses = {c.laddr.ip for c in listening if c.status == psutil.CONN_LISTEN}
             assert addresses == {"127.0.0.1"}
