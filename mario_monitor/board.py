@@ -30,8 +30,8 @@ class Board:
     @property
     def statuses(self) -> list[RunStatus]:
         """The runs that have been read, the one that wrote last first."""
-        known = self._statuses
-        return sorted(known.values(), key=lambda one: math.inf if one.age_s is None else one.age_s)
+        known = list(self._statuses.values())  # another thread may be adding to them
+        return sorted(known, key=lambda one: math.inf if one.age_s is None else one.age_s)
 
     @property
     def unread(self) -> list[str]:
@@ -57,11 +57,12 @@ class Board:
                 name: self.readers.get(name) or RunReader(path, name)
                 for name, path in found.items()
             }
-            statuses: dict[str, RunStatus] = {}
+            known = self._statuses
+            statuses = {name: known[name] for name in readers if name in known}
+            self.readers, self._statuses = readers, statuses  # who asks meanwhile sees what is read
             for name, reader in readers.items():
-                if name in self._statuses or time.monotonic() - begun < within_s:
+                if name in known or time.monotonic() - begun < within_s:
                     statuses[name] = reader.status()
-            self.readers, self._statuses = readers, statuses
             took_s = time.thread_time() - cpu_begun
             if not self.unread:
                 self._next = begun + max(REFRESH_S / 2, took_s / REFRESH_SHARE)

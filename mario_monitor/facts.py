@@ -91,7 +91,7 @@ class RunList:
 
 def curves_content(reader: RunReader, keys: Sequence[str]) -> dict[str, Any]:
     """Return a run's curves of some keys, thinned, and the names of all that it logs."""
-    rows = reader.rows
+    rows = reader.rows[:]  # another thread may be adding to them
     known = sorted({key for row in rows for key in row} - {"step"})[:MAX_KEYS]
     wanted = [key for key in keys if key in known]
     edges = np.unique(np.linspace(0, len(rows), MAX_POINTS + 1).astype(int)[:-1])[: len(rows)]

@@ -86,7 +86,8 @@ async function refresh() {
     }
     showHead();
   }
-  setTimeout(refresh, data.list.unread.length ? 200 : REFRESH_MS);
+  const isComplete = data.list.runs.length && !data.list.unread.length;
+  setTimeout(refresh, isComplete ? REFRESH_MS : 300);
 }
 
 // Whoever comes without a choice sees the newest run.
