@@ -32,7 +32,7 @@ from mario_runtime import make_single_env
 
 CAPTION_HEIGHT = 32  # px below a screen of twice its size: 512 x 512 in all
 CAPTION_COLOR = (24, 24, 32)
-WEBP_QUALITY = 60  # of 100: pixel art needs little
+WEBP_QUALITY = 20  # of 100: pixel art needs little
 CAPTION_FONT = ImageFont.load_default(size=18)
 
 
