@@ -26,6 +26,7 @@ MAX_LIVE = 4  # games played at once; each takes about a tenth of a core
 ENDING_S = 1.5  # how long the last picture of an episode stays
 NO_MODEL_S = 10.0  # until it is looked for again
 SCALE = 2  # px of the picture for each px of the screen
+SCENE_SCALE = 3  # with the scene over it, whose names want room
 
 
 class Wish(NamedTuple):
@@ -69,7 +70,7 @@ class LiveGames:
         config = protocol_config(in_stages(in_process(policy.env_config), stages), "noop")
         names = [button_names(int(buttons)) or "nothing" for buttons in buttons_of_actions(config)]
         yield event({"begin": printable(model.name), "seed": seed, "actions": names})
-        painter = ScenePainter(SCALE) if wish.shows_scene else None
+        painter = ScenePainter(SCENE_SCALE) if wish.shows_scene else None
         tick_s = 1 / game_fps(config)
         due = time.monotonic()
         moments = watch(
@@ -108,7 +109,7 @@ def moment_content(moment: Moment, painter: ScenePainter | None = None) -> dict[
 
 
 def screen_of(moment: Moment, painter: ScenePainter | None) -> np.ndarray:
-    """Return the screen twice as large, uint8[480, 512, 3], a painter's with the scene."""
+    """Return the screen enlarged, uint8[h, w, 3], with the scene over it if there is a painter."""
     if painter is None:
         return moment.screen.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
     picture = moment.screen

@@ -115,6 +115,7 @@ export class Chart {
       series,
       bands,
       cursor: {
+        y: false,
         sync: { key: "runs", setSeries: false, scales: ["x", null] },
         drag: { x: true, y: false, setScale: false },
         points: { size: 6 },
@@ -200,7 +201,7 @@ export class Chart {
       return;
     }
     const rows = this.drawn
-      .map((one, i) => ({ one, value: u.data[i + 1]?.[u.cursor.idxs?.[i + 1] ?? idx] }))
+      .map((one, i) => ({ one, value: u.data[i + 1]?.[u.cursor.idxs[i + 1]] }))
       .filter(({ one, value }) => !one.isEdge && !one.faint && value !== null && value !== undefined)
       .sort((a, b) => b.value - a.value)
       .slice(0, 12)
@@ -265,14 +266,15 @@ function widened(min, max) {
   return max > min ? [min, max] : [min - 1, max + 1];
 }
 
-// The index next to `closest` at which a series has a value.
+// The index next to `closest` at which a series has a value; null before it begins and after it has ended.
 function nearest(values, closest) {
   if (closest === null || !values || (values[closest] ?? null) !== null) return closest;
-  for (let away = 1; away < values.length; away++) {
-    if ((values[closest - away] ?? null) !== null) return closest - away;
-    if ((values[closest + away] ?? null) !== null) return closest + away;
-  }
-  return closest;
+  let before = closest;
+  let after = closest;
+  while (before >= 0 && (values[before] ?? null) === null) before--;
+  while (after < values.length && (values[after] ?? null) === null) after++;
+  if (before < 0 || after >= values.length) return null;
+  return closest - before <= after - closest ? before : after;
 }
 
 // One finger moves the crosshair, two zoom.
