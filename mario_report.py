@@ -23,7 +23,7 @@ from mario_judge import ModelEvaluation
 from mario_status import RunReader, RunStatus
 from mario_wrappers import FastMarioEnv
 
-CURVE_POINTS = 300  # a curve is as wide as that many px on a page
+CURVE_POINTS = 300  # a report's curve is as wide as that many px
 RECENT_EPISODES = 200  # where it dies now, not where it died when it knew nothing
 BIN_PX = 32
 
@@ -33,19 +33,18 @@ class Curve(NamedTuple):
 
     key: str
     title: str
-    digits: int  # significant ones of a value shown
 
 
 # In the order of the page; a run that does not log a key has no such curve.
 CURVES = (
-    Curve("episode_return", "Return", 3),
-    Curve("max_x", "Max-x (px)", 4),
-    Curve("clear_rate", "Clear rate", 3),
-    Curve("env_steps_per_s", "Steps per second", 3),
-    Curve("entropy", "Entropy (nats)", 3),
-    Curve("approx_kl", "KL divergence", 2),
-    Curve("value_loss", "Value loss", 2),
-    Curve("explained_variance", "Explained variance", 2),
+    Curve("episode_return", "Return"),
+    Curve("max_x", "Max-x (px)"),
+    Curve("clear_rate", "Clear rate"),
+    Curve("env_steps_per_s", "Steps per second"),
+    Curve("entropy", "Entropy (nats)"),
+    Curve("approx_kl", "KL divergence"),
+    Curve("value_loss", "Value loss"),
+    Curve("explained_variance", "Explained variance"),
 )
 
 
@@ -144,11 +143,6 @@ def level_picture(stage: StageId) -> np.ndarray:
             picture[:, left : left + screen_width] = screen[:, : max(0, width - left)]
             drawn = edge
     return picture
-
-
-def stage_of(status: RunStatus) -> StageId | None:
-    """Return a run's stage; None if it does not say one that there is."""
-    return next((stage for stage in STAGES if status.stage == str(stage)), None)
 
 
 def png(picture: np.ndarray) -> bytes:

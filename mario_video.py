@@ -125,6 +125,7 @@ def write_video(
     frames: Iterator[np.ndarray] | Sequence[np.ndarray],
     fps: float,
     max_width: int = 512,
+    quality: float = 7,
 ) -> int:
     """Write RGB frames as H.264 mp4, GIF or WebP, by the suffix, and return how many there were.
 
@@ -133,6 +134,7 @@ def write_video(
         frames: uint8[h, w, 3] each, with h and w even.
         fps: frames a second; a GIF, which counts in hundredths of a second, keeps to it on average.
         max_width: px, at least 16; frames are `scaled` to it.
+        quality: of an mp4, up to 10.
     """
     count = 0
 
@@ -166,7 +168,7 @@ def write_video(
             temporary,
             fps=fps,
             codec="libx264",
-            quality=7,
+            quality=quality,
             macro_block_size=2,
             ffmpeg_log_level="quiet",
         ) as writer:

@@ -1,10 +1,11 @@
-"""Film shipped policies at the game's own pace: one level, or all of them side by side in a grid.
+"""Film shipped policies at the game's own pace: one level, or several side by side in a grid.
 
-    python scripts/level_films.py --stages 1-1 --output docs/images/play.webp
     python scripts/level_films.py --output docs/films/levels.mp4
+    python scripts/level_films.py --models pretrained/ppo_mario_1-1 pretrained/dreamerv3_mario_1-1
+        --titles PPO DreamerV3 --output docs/images/play.webp
 
 Each policy plays the first seed with which it clears its level, with 1-30 random no-ops at the
-start (docs/protocol.md); seeds that it does not clear are counted and said.
+start (docs/protocol.md), and says which one that was.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ from mario_config import StagesFlag, in_process
 from mario_game import FRAMES_PER_SECOND, STAGES, StageId
 from mario_judge import protocol_config
 from mario_policies import load_policy, shipped_model
-from mario_rollout import play, watch_again
+from mario_rollout import in_stages, play, watch_again
 from mario_video import CAPTION_FONT, write_video
 
+QUALITY = 4  # of 10: many small pictures
 ENDING_S = 2.0  # how long the last picture stays
 
 
@@ -38,10 +40,14 @@ class FilmFlags:
     output: Path
     """An .mp4, .webp or .gif."""
     stages: StagesFlag = ()
-    """Unset: every stage of which a policy is shipped."""
+    """The shipped policies of these. Unset: of every stage that has one."""
+    models: tuple[Path, ...] = ()
+    """Other models than the shipped ones, each in the first stage that it was trained in."""
+    titles: tuple[str, ...] = ()
+    """What stands in the corner of each. Unset: its stage."""
     frame_every: int = 2
     """Of so many frames of the game one is filmed: 1 is 60 a second, 2 is 30."""
-    tile_width: int = 256
+    tile_width: int = 160
     """Px of a level in the film; the screen has 256."""
     columns: int = 0
     """Levels beside each other. 0: as many as make the grid about twice as wide as high."""
@@ -51,17 +57,16 @@ class FilmFlags:
     """Argmax of the policy; --no-deterministic samples from it."""
 
 
-def cleared_screens(stage: StageId, flags: FilmFlags) -> list[np.ndarray]:
-    """Return a shipped policy's clear of its stage, uint8[240, 256, 3] each, every so many.
+def cleared_screens(model: Path, flags: FilmFlags) -> tuple[str, list[np.ndarray]]:
+    """Return a policy's stage, and its clear of it, uint8[240, 256, 3] each, every so many.
 
     Raises:
         Failure: none of its episodes clears.
     """
-    model = shipped_model(stage)
-    if model is None:
-        raise UsageError(f"no policy of {stage} is shipped under pretrained/")
     policy = load_policy(model)
-    config = protocol_config(in_process(policy.env_config), "noop")
+    stage = policy.env_config.stages[0]
+    config = in_stages(in_process(policy.env_config), (stage,))
+    config = protocol_config(config, "noop")
     for seed in range(flags.seeds):
         episode = play(policy, config, 1, deterministic=flags.deterministic, seed=seed)[0]
         if episode.flag:
@@ -71,7 +76,7 @@ def cleared_screens(stage: StageId, flags: FilmFlags) -> list[np.ndarray]:
     print(f"{stage}: seed {seed} clears in {episode.length} agent steps", flush=True)
     moments = watch_again(policy, config, episode, every_frame=True)
     screens = [frame.screen for moment in moments for frame in moment.frames]
-    return screens[:: flags.frame_every]
+    return str(stage), screens[:: flags.frame_every]
 
 
 def labelled(screen: np.ndarray, label: str, width: int) -> np.ndarray:
@@ -89,7 +94,7 @@ def labelled(screen: np.ndarray, label: str, width: int) -> np.ndarray:
 
 def grid(films: Sequence[tuple[str, list[np.ndarray]]], flags: FilmFlags) -> Iterator[np.ndarray]:
     """Yield the frames of films side by side; each stands still, darker, when it has ended."""
-    columns = flags.columns or math.ceil(math.sqrt(2 * len(films)))
+    columns = columns_of(len(films), flags)
     length = max(len(screens) for _, screens in films) + round(
         ENDING_S * FRAMES_PER_SECOND / flags.frame_every
     )
@@ -103,6 +108,23 @@ def grid(films: Sequence[tuple[str, list[np.ndarray]]], flags: FilmFlags) -> Ite
         yield np.vstack(rows)
 
 
+def columns_of(count: int, flags: FilmFlags) -> int:
+    """Return how many of so many films stand beside each other."""
+    return flags.columns or math.ceil(math.sqrt(2 * count))
+
+
+def shipped(stages: Sequence[StageId]) -> list[Path]:
+    """Return the shipped policy of each stage; of every stage that has one, if none is named.
+
+    Raises:
+        UsageError: a stage has none.
+    """
+    found = {stage: model for stage in stages or STAGES if (model := shipped_model(stage))}
+    if missing := [stage for stage in stages if stage not in found]:
+        raise UsageError(f"no policy of {missing[0]} is shipped under pretrained/")
+    return list(found.values())
+
+
 def run(flags: FilmFlags) -> None:
     """Play, and write the film."""
     if flags.frame_every < 1:
@@ -111,14 +133,15 @@ def run(flags: FilmFlags) -> None:
         raise UsageError("--tile-width must be even and at least 16")
     if flags.output.suffix not in (".mp4", ".webp", ".gif"):
         raise UsageError("--output must end in .mp4, .webp or .gif")
-    stages = flags.stages or tuple(stage for stage in STAGES if shipped_model(stage))
-    names = [str(stage) if len(stages) > 1 else "" for stage in stages]
-    screens = [cleared_screens(stage, flags) for stage in stages]
-    columns = flags.columns or math.ceil(math.sqrt(2 * len(stages)))
-    width = flags.tile_width * columns
-    films = list(zip(names, screens, strict=True))
+    models = flags.models or shipped(flags.stages)
+    if flags.titles and len(flags.titles) != len(models):
+        raise UsageError(f"--titles names {len(flags.titles)}, and there are {len(models)} films")
+    films = [cleared_screens(model, flags) for model in models]
+    if flags.titles or len(films) == 1:
+        films = [(flags.titles[i] if flags.titles else "", one) for i, (_, one) in enumerate(films)]
+    width = flags.tile_width * columns_of(len(films), flags)
     fps = FRAMES_PER_SECOND / flags.frame_every
-    count = write_video(flags.output, grid(films, flags), fps, width)
+    count = write_video(flags.output, grid(films, flags), fps, width, QUALITY)
     size = flags.output.stat().st_size
     print(f"{flags.output}: {count} frames at {fps:.0f} a second, {size / 1e6:.1f} MB")
 
