@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from mario_cli import UsageError, exit_code, with_stages_flag
 from mario_config import EmulatorName, EnvConfig, ProtocolName, StagesFlag, in_process
-from mario_game import stages_label
+from mario_game import FRAMES_PER_SECOND, stages_label
 from mario_judge import JUDGE_SEED, episodes_played, evaluate, protocol_config, summary_lines
 from mario_values import Amount, Checked, Seed, parse_flags
 
@@ -57,6 +57,8 @@ class EvaluateFlags(Checked):
     policy: evaluation_<policy>_... in the current folder's runs/."""
     video: bool = True
     """Write evaluation.mp4, the best episode at the game's speed."""
+    every_frame: bool = False
+    """With all of the game's 60 frames a second, not the 15 at which the policy acts."""
     demos: Path | None = None
     """A folder where every clear is kept as a demo, <seed>.npz, or <stage>_<seed>.npz where several
     stages are judged."""
@@ -120,8 +122,9 @@ def write_evaluation(flags: EvaluateFlags) -> None:
     summary.write(output / "summary.json")
     played = protocol_config(config, flags.protocol)
     if flags.video:
-        frames = film(best_episode(episodes), played)
-        write_video(output / "evaluation.mp4", frames, game_fps(played))
+        frames = film(best_episode(episodes), played, every_frame=flags.every_frame)
+        fps = FRAMES_PER_SECOND if flags.every_frame else game_fps(played)
+        write_video(output / "evaluation.mp4", frames, fps)
     if flags.demos:
         for episode in filter(lambda episode: episode.flag, episodes):
             stage = f"{episode.stage}_" if len(config.stages) > 1 else ""

@@ -267,6 +267,7 @@ class Moment(NamedTuple):
     flag: bool
     done: bool
     frames: list[Frame]  # since the moment before, no-ops included, if asked for
+    seen: np.ndarray  # what the policy chooses by: `mario_runtime.observation_space`
 
 
 def watch(
@@ -321,6 +322,7 @@ def watch(
                 flag=bool(info.get("is_success", False)),
                 done=done,
                 frames=frames[:],
+                seen=np.array(observation),
             )
             frames.clear()
             if done or (actions is not None and step == len(actions)):

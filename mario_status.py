@@ -48,6 +48,9 @@ MAX_TEXT = 60  # characters of what a file says, in a table
 MAX_DEPTH = 3  # folders below a runs root: runs/<experiment>/<phase>/<seed>
 
 
+Signature = tuple[tuple[int, ...], ...]
+
+
 @dataclasses.dataclass(frozen=True)
 class RunStatus:
     """A run at one moment. What is not known is None."""
@@ -61,12 +64,18 @@ class RunStatus:
     stage: str
     step: int
     target: int | None  # agent steps
-    age_s: float | None  # since the last line of metrics.jsonl
+    written: float | None  # when metrics.jsonl was written last, seconds since 1970
     holder: Holder | None
     last: dict[str, Any]  # the last line of metrics.jsonl
     best: ModelEvaluation | None  # of the best model, as it was judged while training
     findings: list[Finding]
     steps_per_s: float | None  # over its last lines, evaluations included
+    signature: Signature  # another when a file is that this was made from
+
+    @property
+    def age_s(self) -> float | None:
+        """Seconds since the last line of metrics.jsonl."""
+        return None if self.written is None else max(0.0, time.time() - self.written)
 
     @property
     def is_alive(self) -> bool:
@@ -99,6 +108,7 @@ class RunReader:
         self._files: dict[Path, tuple[int, dict[str, Any]]] = {}
         self._evaluations: dict[Path, tuple[int, ModelEvaluation]] = {}
         self._doctor = Doctor()
+        self._status: RunStatus | None = None  # as of the last look
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Return the lines of metrics.jsonl, reading on from where it was read to.
@@ -158,6 +168,11 @@ class RunReader:
     def findings(self) -> list[Finding]:
         """What the doctor finds in them."""
         return self._doctor.findings
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What train_config.json holds; empty if it cannot be read."""
+        return self.read_json(self.folder.config_path)
 
     def read_json(self, path: Path) -> dict[str, Any]:
         """Return a JSON file's mapping; empty if it is missing or not one. Kept till it changes."""
@@ -227,10 +242,28 @@ class RunReader:
                 return video
         return None
 
+    def signature(self) -> Signature:
+        """Return what changes when a file does that a status is made from."""
+        folder = self.folder
+        paths = (folder.path, folder.metrics_path, folder.config_path, folder.best_summary)
+        paths += (folder.path / "trainer.json", folder.evaluations, folder.final_model)
+        return tuple(map(file_signature, paths))
+
     def status(self) -> RunStatus:
-        """Read what is new and return how the run is."""
+        """Read what is new and return how the run is.
+
+        A run that nobody holds and of which no file has changed is as it was.
+        """
+        signature = self.signature()
+        known = self._status
+        if known and known.signature == signature and not known.holder:
+            return known
+        self._status = self._read_status(signature)
+        return self._status
+
+    def _read_status(self, signature: Signature) -> RunStatus:
         rows = self.read_metrics()
-        config = self.read_json(self.folder.config_path)
+        config = self.config
         env = _mapping(config.get("env"))
         last = rows[-1] if rows else {}
         holder, best = self.holder(), self.best()
@@ -244,12 +277,13 @@ class RunReader:
             stage=short(with_stages_field(env).get("stages", "?")),
             step=int(last.get("step", 0)),
             target=_target(config),
-            age_s=self._age_s(),
+            written=self._written(),
             holder=holder,
             last=last,
             best=best,
             findings=list(self.findings),
             steps_per_s=self._steps_per_s(),
+            signature=signature,
         )
         state, why = self._state_of(status)
         return dataclasses.replace(status, state=state, why=why)
@@ -262,9 +296,9 @@ class RunReader:
         faults = [f"{name}: {fault}" for name, fault in self._faults.items()]
         return "; ".join(filter(None, [*faults, self._line_fault]))
 
-    def _age_s(self) -> float | None:
+    def _written(self) -> float | None:
         try:
-            return max(0.0, time.time() - self.folder.metrics_path.stat().st_mtime)
+            return self.folder.metrics_path.stat().st_mtime
         except OSError:
             return None
 
@@ -303,6 +337,15 @@ class RunReader:
         if took_s > 0 and last["step"] > first["step"]:
             return float((last["step"] - first["step"]) / took_s)
         return last.get("env_steps_per_s")
+
+
+def file_signature(path: Path) -> tuple[int, ...]:
+    """Return what changes when a file, or who may read it, does; nothing if there is none."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return ()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_mode
 
 
 def short(value: Any) -> str:

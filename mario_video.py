@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
+import gymnasium as gym
 import imageio.v2 as imageio
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -32,26 +33,40 @@ from mario_runtime import make_single_env
 
 CAPTION_HEIGHT = 32  # px below a screen of twice its size: 512 x 512 in all
 CAPTION_COLOR = (24, 24, 32)
+WEBP_QUALITY = 20  # of 100: pixel art needs little
 CAPTION_FONT = ImageFont.load_default(size=18)
 
 
-def film(episode: Episode, config: EnvConfig) -> Iterator[np.ndarray]:
+def film(episode: Episode, config: EnvConfig, *, every_frame: bool = False) -> Iterator[np.ndarray]:
     """Yield the full screens of an episode played again, uint8[240, 256, 3] each, start included.
 
     Args:
         episode: what to play again.
         config: under which it was played; its stages may be others.
+        every_frame: all 60 a second, no-ops at the start included, instead of one an agent step.
 
     Raises:
         RuntimeError: the replay ended elsewhere than the episode did.
     """
-    env = make_single_env(as_played(config, episode))
+    frames: list[np.ndarray] = []
+
+    def keep(pressed: int, game: gym.Env) -> None:
+        del pressed
+        frames.append(np.array(game.render()))
+
+    env = make_single_env(as_played(config, episode), on_frame=keep if every_frame else None)
+
+    def screens() -> list[np.ndarray]:
+        shown = frames[:] if every_frame else [np.array(env.render())]
+        frames.clear()
+        return shown
+
     try:
         _, info = env.reset(seed=episode.seed, options=start_options(episode.noops))
-        yield np.array(env.render())
+        yield from screens()
         for action in episode.actions:
             _, _, _, _, info = env.step(action)
-            yield np.array(env.render())
+            yield from screens()
         _check_end(episode, info["x_pos"], info["is_success"])
     finally:
         env.close()
@@ -62,14 +77,18 @@ def _check_end(episode: Episode, x: int, flag: bool) -> None:
         raise RuntimeError(f"replay of seed {episode.seed} ended at x {x}, not at {episode.end_x}")
 
 
-def film_with_captions(episode: Episode, config: EnvConfig, policy: Policy) -> Iterator[np.ndarray]:
+def film_with_captions(
+    episode: Episode, config: EnvConfig, policy: Policy, *, every_frame: bool = False
+) -> Iterator[np.ndarray]:
     """Yield what `film` does, `with_caption`: uint8[512, 512, 3] each.
 
     Raises:
         RuntimeError: the replay ended elsewhere than the episode did.
     """
-    for moment in watch_again(policy, config, episode):
-        yield with_caption(moment)
+    for moment in watch_again(policy, config, episode, every_frame=every_frame):
+        screens = [frame.screen for frame in moment.frames] if every_frame else [moment.screen]
+        for screen in screens:
+            yield with_caption(moment._replace(screen=screen))
     _check_end(episode, moment.x, moment.flag)
 
 
@@ -126,14 +145,16 @@ def write_video(
     frames: Iterator[np.ndarray] | Sequence[np.ndarray],
     fps: float,
     max_width: int = 512,
+    quality: float = 7,
 ) -> int:
-    """Write RGB frames as H.264 mp4 (or GIF, by the suffix), and return how many there were.
+    """Write RGB frames as H.264 mp4, GIF or WebP, by the suffix, and return how many there were.
 
     Args:
         path: replaced as a whole when the film is complete.
         frames: uint8[h, w, 3] each, with h and w even.
         fps: frames a second; a GIF, which counts in hundredths of a second, keeps to it on average.
         max_width: px, at least 16; frames are `scaled` to it.
+        quality: of an mp4, up to 10.
     """
     count = 0
 
@@ -149,12 +170,25 @@ def write_video(
         durations_ms = [10 * (end - begin) for begin, end in itertools.pairwise(ends)]
         first.save(temporary, save_all=True, append_images=others, duration=durations_ms, loop=0)
 
+    def write_webp(temporary: Path) -> None:
+        first, *others = [Image.fromarray(frame) for frame in sized()]
+        ends = [round(1000 * i / fps) for i in range(count + 1)]
+        first.save(
+            temporary,
+            save_all=True,
+            append_images=others,
+            duration=[end - begin for begin, end in itertools.pairwise(ends)],
+            loop=0,
+            quality=WEBP_QUALITY,
+            method=4,
+        )
+
     def write_mp4(temporary: Path) -> None:
         with imageio.get_writer(
             temporary,
             fps=fps,
             codec="libx264",
-            quality=7,
+            quality=quality,
             macro_block_size=2,
             ffmpeg_log_level="quiet",
         ) as writer:
@@ -163,8 +197,20 @@ def write_video(
         if not is_whole_mp4(temporary):  # ffmpeg's own end is not looked at by imageio
             raise OSError(errno.EIO, "ffmpeg could not write all: is the disk full?", str(path))
 
-    atomic_write(path, write_gif if path.suffix == ".gif" else write_mp4)
+    writers = {".gif": write_gif, ".webp": write_webp}
+    atomic_write(path, writers.get(path.suffix, write_mp4))
     return count
+
+
+def poster(path: Path) -> bytes | None:
+    """Return a film's first picture as a JPEG file; None if it cannot be read."""
+    try:
+        with imageio.get_reader(path) as reader:
+            picture = np.asarray(reader.get_data(0))  # type: ignore[attr-defined]
+    except (OSError, ValueError, IndexError, RuntimeError):  # what imageio says of a torn file
+        return None
+    _, content = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    return content.tobytes()
 
 
 def is_whole_mp4(path: Path) -> bool:

@@ -60,6 +60,8 @@ class RenderFlags(Checked):
     """Agent steps after which an episode is cut off. 0: only the game's clock ends it."""
     fps: Annotated[float, pydantic.Field(ge=0, le=1000)] = 0.0
     """Agent steps shown a second. 0: the game's own speed."""
+    every_frame: bool = False
+    """Film all of the game's 60 frames a second, not the 15 at which the policy acts."""
     gif: bool = True
     """Write best.gif too."""
     captions: bool = False
@@ -155,8 +157,13 @@ def render(flags: RenderFlags) -> None:
     mode, best = played[0]
     filmed = protocol_config(config, flags.protocol)
     fps = flags.fps or game_fps(filmed)
+    fps *= filmed.frame_skip if flags.every_frame else 1
     for name in ("best.mp4", "best.gif") if flags.gif else ("best.mp4",):
-        frames = film_with_captions(best, filmed, policy) if flags.captions else film(best, filmed)
+        frames = (
+            film_with_captions(best, filmed, policy, every_frame=flags.every_frame)
+            if flags.captions
+            else film(best, filmed, every_frame=flags.every_frame)
+        )
         write_video(output / name, frames, fps, flags.export_max_width)
     about = {
         "model": model.as_posix(),

@@ -5,7 +5,7 @@
     python watch_mario.py --replay demos/mine.npz --emulator nes-py --headless
 
 Keys: Space pause, . one frame, - and + speed, Enter next episode, Esc end. Playing yourself: the
-arrows, X to jump (A), Z to run (B).
+arrows, X to jump (A), Z or Y to run (B), or a gamepad; --keys names others.
 
 --scene draws over the picture what the game says of it: tiles, objects, speeds.
 """
@@ -15,17 +15,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-import os
 import sys
-from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tyro
 
-from fastnes import BUTTON_BITS
+from mario_checkpoints import steps_of_model
 from mario_cli import UsageError, exit_code, with_stages_flag
 from mario_config import (
     EmulatorName,
@@ -36,40 +33,16 @@ from mario_config import (
     in_process,
 )
 from mario_demos import Demo, load_demo, record, replay, save_demo
-from mario_game import FRAMES_PER_SECOND, StageId, stages_label
+from mario_game import StageId, stages_label
 from mario_judge import protocol_config
 from mario_policies import choose_model, load_policy, trained_elsewhere
 from mario_reference import NesPyMarioEnv
-from mario_rollout import Moment, Policy, button_names, in_stages, watch
-from mario_scene_picture import ScenePainter
+from mario_rollout import Policy, button_names, in_stages, watch
+from mario_runs import CONFIG_MEMBER
+from mario_window import Closed, NextEpisode, Window, parse_keys
 from mario_wrappers import FastMarioEnv
 
-SCALE = 3  # screen px to window px
-PANEL_WIDTH = 300
-SPEEDS = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
-VALUES_SHOWN = 240  # agent steps
-KEYS = ("Enter next    Esc end", "- + speed", "Space pause    . one frame")  # from the bottom up
 ENDING_FRAMES = 90  # how long the end of an episode stays
-UNSEEN_DRIVERS = ("dummy", "offscreen")  # SDL's, where a display is named that does not answer
-OPPOSITES = (("left", "right"), ("up", "down"))  # a NES pad cannot press both
-
-
-class Closed(Exception):
-    """Whoever watches closed the window."""
-
-
-class NextEpisode(Exception):
-    """Whoever watches wants the next episode."""
-
-
-class NoDisplay(OSError):
-    """There is nothing to open a window on."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(
-            f"no window can be opened here ({reason}): auto_update_mario_monitor.py shows the "
-            "newest checkpoint playing in a browser, --headless records and replays without"
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,231 +71,12 @@ class WatchFlags:
     """fast, or nes-py, the reference."""
     speed: float = 1.0
     """Times the game's own 60 frames a second."""
+    keys: tuple[str, ...] = ()
+    """Other keys to play with, as A=k B=j left=a right=d; X jumps (A) and Z runs (B) else."""
     scene: bool = False
     """Draw what the game itself says over its picture: tiles, objects and their speeds."""
     headless: bool = False
     """No window: record or replay only."""
-
-
-# --------------------------------------------------------------------------------------------
-# The window
-# --------------------------------------------------------------------------------------------
-
-
-class Window:
-    """The screen, and beside it the buttons and what the policy expects; paces the game."""
-
-    BACKGROUND, PANEL, MUTED, LIT = (11, 17, 32), (15, 23, 42), (148, 163, 184), (251, 191, 36)
-    TEXT, LINE, UNLIT = (226, 232, 240), (56, 189, 248), (51, 65, 85)
-
-    def __init__(self, title: str, speed: float = 1.0, shows_scene: bool = False) -> None:
-        """Open it.
-
-        Raises:
-            NoDisplay: it cannot be opened.
-        """
-        displays = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
-        if sys.platform == "linux" and not any(os.environ.get(name) for name in displays):
-            raise NoDisplay("neither DISPLAY nor WAYLAND_DISPLAY is set")
-        os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-        import pygame  # only where there is a window: it takes SDL with it
-
-        self.pygame = pygame
-        pygame.font.init()
-        try:
-            pygame.display.init()
-            self.surface = pygame.display.set_mode((256 * SCALE + PANEL_WIDTH, 240 * SCALE))
-        except pygame.error as error:
-            raise NoDisplay(str(error)) from error
-        driver = pygame.display.get_driver()
-        if driver in UNSEEN_DRIVERS and driver != os.environ.get("SDL_VIDEODRIVER"):
-            raise NoDisplay(f"SDL has only its {driver} driver")
-        pygame.display.set_caption(title)
-        self.title = title
-        self.speed = speed
-        self.painter = ScenePainter(SCALE) if shows_scene else None
-        self.is_paused = False
-        self.steps_asked = 0  # frames, while it is paused
-        self.ending = ""
-        self.keys: set[int] = set()  # held down
-        self.values: deque[float] = deque(maxlen=VALUES_SHOWN)
-        self.shown_step = -1
-        self.clock = pygame.time.Clock()
-        self.owed_frames = 0.0  # of the window, until the game's next one is due
-        self.large, self.small = pygame.font.Font(None, 30), pygame.font.Font(None, 22)
-        key = pygame
-        self.button_keys = {
-            **{key.K_RIGHT: "right", key.K_LEFT: "left", key.K_UP: "up", key.K_DOWN: "down"},
-            **{key.K_x: "A", key.K_z: "B"},
-        }
-
-    def show(
-        self,
-        screen: np.ndarray,
-        buttons: int,
-        facts: dict[str, str],
-        moment: Moment | None = None,
-        actions: Sequence[str] = (),
-        ram: np.ndarray | None = None,
-    ) -> None:
-        """Show one frame of the game and wait until the next one is due.
-
-        Args:
-            screen: uint8[240, 256, 3].
-            buttons: what is pressed, bits as in `mario_runtime.BUTTON_BITS`.
-            facts: what else is said of the frame, by name.
-            moment: the policy's view of it, if a policy plays.
-            actions: the names of the policy's actions.
-            ram: uint8[2048], what a scene is drawn from, if the window shows scenes.
-
-        Raises:
-            Closed, NextEpisode: keys were pressed that ask for it.
-        """
-        if self.painter and ram is not None:
-            screen = self.painter.paint(screen, ram)
-        self.owed_frames += 1 / self.speed
-        is_due = self.owed_frames >= 1
-        self._read_keys()
-        if is_due or self.is_paused:
-            self._draw(screen, buttons, facts, moment, actions)
-        while self.owed_frames >= 1:
-            self.clock.tick(FRAMES_PER_SECOND)
-            self._read_keys()
-            self.owed_frames -= 1
-        while self.is_paused and not self.steps_asked:
-            self.clock.tick(FRAMES_PER_SECOND)
-            self._read_keys()
-            self._draw(screen, buttons, facts, moment, actions)
-        self.steps_asked = max(0, self.steps_asked - 1)
-
-    def held_buttons(self) -> int:
-        """Return the byte of the buttons whose keys are held down."""
-        names = {self.button_keys[key] for key in self.keys if key in self.button_keys}
-        for pair in OPPOSITES:
-            if names.issuperset(pair):
-                names.difference_update(pair)
-        return sum(BUTTON_BITS[name] for name in names)
-
-    def begin_episode(self) -> None:
-        """Forget the values and the end of the episode before."""
-        self.values.clear()
-        if self.painter:
-            self.painter = ScenePainter(SCALE)
-        self.shown_step = -1
-        self.ending = ""
-
-    def close(self) -> None:
-        """Close it."""
-        self.pygame.quit()
-
-    def _read_keys(self) -> None:
-        """Do what keys ask for."""
-        pygame = self.pygame
-        for event in pygame.event.get():
-            if event.type == pygame.QUIT:
-                raise Closed
-            if event.type == pygame.KEYUP:
-                self.keys.discard(event.key)
-            if event.type != pygame.KEYDOWN:
-                continue
-            self.keys.add(event.key)
-            if event.key == pygame.K_ESCAPE:
-                raise Closed
-            if event.key == pygame.K_RETURN:
-                raise NextEpisode
-            if event.key == pygame.K_SPACE:
-                self.is_paused = not self.is_paused
-            elif event.key == pygame.K_PERIOD:
-                self.steps_asked += self.is_paused  # the first one pauses
-                self.is_paused = True
-            elif event.key in (pygame.K_MINUS, pygame.K_KP_MINUS):
-                self.speed = max((s for s in SPEEDS if s < self.speed), default=SPEEDS[0])
-            elif event.key in (pygame.K_PLUS, pygame.K_EQUALS, pygame.K_KP_PLUS):
-                self.speed = min((s for s in SPEEDS if s > self.speed), default=SPEEDS[-1])
-
-    # -- drawing -------------------------------------------------------------------------------
-
-    def _draw(
-        self,
-        screen: np.ndarray,
-        buttons: int,
-        facts: dict[str, str],
-        moment: Moment | None,
-        actions: Sequence[str],
-    ) -> None:
-        pygame = self.pygame
-        picture = pygame.surfarray.make_surface(screen.swapaxes(0, 1))
-        size = (256 * SCALE, 240 * SCALE)
-        self.surface.blit(pygame.transform.scale(picture, size), (0, 0))
-        if self.ending:
-            self._write(self.ending, 256 * SCALE // 2, 40, self.LIT, self.large, center=True)
-        left = 256 * SCALE
-        self.surface.fill(self.PANEL, (left, 0, PANEL_WIDTH, 240 * SCALE))
-        left += 20
-        self._write(self.title, left, 18, self.TEXT, self.large)
-        for i, (name, text) in enumerate({**facts, "speed": self._speed_text()}.items()):
-            self._write(name, left, 56 + 24 * i, self.MUTED)
-            self._write(text, left + 90, 56 + 24 * i, self.TEXT)
-        self._draw_pad(buttons, left, 200)
-        if moment is not None:
-            self._draw_policy(moment, actions, left, 330)
-        for i, text in enumerate(KEYS):
-            self._write(text, left, 240 * SCALE - 26 - 22 * i, self.MUTED)
-        pygame.display.flip()
-
-    def _speed_text(self) -> str:
-        return "paused" if self.is_paused else f"{self.speed:g} x"
-
-    def _write(
-        self,
-        text: str,
-        x: int,
-        y: int,
-        color: tuple[int, int, int],
-        font: Any = None,
-        center: bool = False,
-    ) -> None:
-        written = (font or self.small).render(text, True, color)
-        self.surface.blit(written, (x - written.get_width() // 2 * center, y))
-
-    def _draw_pad(self, buttons: int, left: int, top: int) -> None:
-        """A NES pad with the pressed buttons lit."""
-        draw = self.pygame.draw
-
-        def color(name: str) -> tuple[int, int, int]:
-            return self.LIT if buttons & BUTTON_BITS[name] else self.UNLIT
-
-        places = {"up": (34, 0), "left": (0, 34), "right": (68, 34), "down": (34, 68)}
-        for name, (x, y) in places.items():
-            draw.rect(self.surface, color(name), (left + x, top + y, 32, 32), border_radius=4)
-        for name, x in (("B", 160), ("A", 220)):
-            draw.circle(self.surface, color(name), (left + x, top + 50), 24)
-            self._write(name, left + x, top + 42, self.BACKGROUND, self.large, center=True)
-
-    def _draw_policy(self, moment: Moment, actions: Sequence[str], left: int, top: int) -> None:
-        """What the policy will do, and the value so far."""
-        draw, width = self.pygame.draw, PANEL_WIDTH - 40
-        for i, (name, share) in enumerate(zip(actions, moment.probabilities, strict=True)):
-            y = top + i * 210 // max(len(actions), 7)
-            draw.rect(self.surface, self.UNLIT, (left + 120, y + 2, width - 120, 10))
-            draw.rect(
-                self.surface, self.LINE, (left + 120, y + 2, float(share) * (width - 120), 10)
-            )
-            self._write(name or "nothing", left, y, self.TEXT)
-        if moment.value is None:
-            return
-        if moment.step != self.shown_step:  # a moment is drawn once a frame
-            self.shown_step = moment.step
-            self.values.append(moment.value)
-        self._write("value", left, top + 222, self.MUTED)
-        self._write(f"{moment.value:+.2f}", left + 90, top + 222, self.TEXT)
-        low, high = min(0.0, *self.values), max(1e-6, *self.values)
-        line = [
-            (left + width * i / len(self.values), top + 300 - 50 * (value - low) / (high - low))
-            for i, value in enumerate(self.values)
-        ]
-        if len(line) > 1:
-            draw.aalines(self.surface, self.LINE, False, line)
 
 
 # --------------------------------------------------------------------------------------------
@@ -364,9 +118,10 @@ class Recorder:
             print(f"recorded {self.path}: {demo.frames} frames, {ending}")
 
 
-def show_policy(flags: WatchFlags, window: Window | None, policy: Policy, name: str) -> None:
+def show_policy(flags: WatchFlags, window: Window | None, policy: Policy, model: Path) -> None:
     """Play episode after episode, each with the next seed."""
     recorder = Recorder(flags.record)
+    played_by = model_facts(model)
     config = watched_config(flags, policy.env_config)
     actions = [button_names(int(buttons)) for buttons in buttons_of_actions(config)]
     limit = flags.episodes or (1 if window is None else None)
@@ -385,6 +140,7 @@ def show_policy(flags: WatchFlags, window: Window | None, policy: Policy, name: 
                     pressed.append(frame.buttons)
                     if window:
                         facts = {"seed": str(seed), "step": str(moment.step), "x": str(moment.x)}
+                        facts |= played_by
                         window.show(frame.screen, frame.buttons, facts, moment, actions, frame.ram)
             ending = f"{'cleared' if moment.flag else 'died'} at x {moment.x}, step {moment.step}"
             print(f"seed {seed}: {ending}")
@@ -395,7 +151,17 @@ def show_policy(flags: WatchFlags, window: Window | None, policy: Policy, name: 
         except NextEpisode:
             pass
         finally:
-            recorder.add(stage, pressed, f"policy:{name}", seed, noops)
+            recorder.add(stage, pressed, f"policy:{model.stem}", seed, noops)
+
+
+def model_facts(model: Path) -> dict[str, str]:
+    """Return a model's name and how long it was trained, as the window's panel says them."""
+    absolute = model.absolute()
+    run = next((one for one in absolute.parents if (one / CONFIG_MEMBER).is_file()), None)
+    name = model.stem if run is None else f"{run.name}: {model.stem}"
+    steps = steps_of_model(model)
+    trained = {} if steps is None else {"trained": f"{steps:,} steps"}
+    return {"model": name if len(name) <= 24 else f"...{name[-21:]}"} | trained
 
 
 def watched_config(flags: WatchFlags, trained: EnvConfig) -> EnvConfig:
@@ -415,7 +181,9 @@ def play_human(flags: WatchFlags, window: Window) -> None:
         window.begin_episode()
         try:
             _, info = env.reset()
-            window.show(env.render(), 0, human_facts(info, 0), ram=env.ram)
+            facts = human_facts(info, 0)
+            window.show(env.render(), 0, facts, ram=env.ram)
+            window.wait_for_key(env.render(), facts, "press any key")
             terminated = False
             while not terminated:
                 buttons = window.held_buttons()
@@ -473,6 +241,9 @@ def run(flags: WatchFlags) -> int:
         raise UsageError("--replay plays a demo that is there, --record makes one: not both")
     if flags.human and len(flags.stages) > 1:
         raise UsageError("--human plays one stage: name one with --stage")
+    if flags.keys and not flags.human:
+        raise UsageError("--keys belongs to --human")
+    parse_keys(flags.keys)
     if flags.headless and flags.human:
         raise UsageError("--human needs the window")
     if flags.headless and not (flags.record or flags.replay):
@@ -490,7 +261,7 @@ def run(flags: WatchFlags) -> int:
     Recorder(flags.record)  # a file that is there already is said before anything is played
     if flags.human:
         stages = flags.stages or (StageId(1, 1),)
-        with opened(flags, f"{stages_label(stages)} by you") as window:
+        with opened(flags, f"{stages_label(stages)} by you", parse_keys(flags.keys)) as window:
             assert window
             play_human(flags, window)
         return 0
@@ -501,14 +272,16 @@ def run(flags: WatchFlags) -> int:
         print(elsewhere)
     kind = "argmax" if flags.deterministic else "sampled"
     with opened(flags, f"{stages_label(config.stages)}, {kind}") as window:
-        show_policy(flags, window, policy, model.stem)
+        show_policy(flags, window, policy, model)
     return 0
 
 
 @contextlib.contextmanager
-def opened(flags: WatchFlags, title: str) -> Iterator[Window | None]:
+def opened(
+    flags: WatchFlags, title: str, keys: dict[str, str] | None = None
+) -> Iterator[Window | None]:
     """Open the window, if one is wanted; that it is closed ends what goes on in it."""
-    window = None if flags.headless else Window(title, flags.speed, flags.scene)
+    window = None if flags.headless else Window(title, flags.speed, flags.scene, keys)
     try:
         with contextlib.suppress(Closed):
             yield window

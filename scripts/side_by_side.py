@@ -1,7 +1,7 @@
 """Put films beside each other under their titles: the picture at the top of the README.
 
     python render_best_checkpoint.py --model pretrained/ppo_mario_1-1_noop --output-dir runs/film
-    python scripts/side_by_side.py runs/film/best.mp4 --titles PPO --output docs/images/play.gif
+    python scripts/side_by_side.py runs/film/best.mp4 --titles PPO --output runs/film/both.gif
 
 A film that is over keeps its last picture until the longest one is.
 """

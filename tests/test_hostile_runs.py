@@ -19,10 +19,18 @@ import pytest
 from starlette.requests import Request
 
 import auto_update_mario_monitor
-from auto_update_mario_monitor import host_of, is_from_here
 from dreamerv3.replay import Replay, row_type
 from mario_cli import UsageError
-from mario_report import rounded, run_details
+from mario_monitor.board import Board
+from mario_monitor.facts import (
+    RunList,
+    about_content,
+    curves_content,
+    evaluations_content,
+    levels_content,
+)
+from mario_monitor.server import host_of, is_from_here
+from mario_report import rounded
 from mario_runs import RunLocked, printable, read_row
 from mario_status import RunReader, find_runs
 from scripts import run_health
@@ -62,13 +70,15 @@ def looks_fine(root: Path, names: set[str], capsys: pytest.CaptureFixture[str]) 
     assert auto_update_mario_monitor.main([*flags, "--html", str(page)]) == 0
     assert run_health.main(["--runs-root", str(root), "--brief"]) in (0, 1)
     text = capsys.readouterr().out + page.read_text(encoding="utf-8")
-    board = auto_update_mario_monitor.Board(auto_update_mario_monitor.MonitorFlags(runs_root=root))
+    board = Board(root)
     board.refresh()
     assert {status.name for status in board.statuses} == names
+    told: list[Any] = [RunList(board).content()]
     for status in board.statuses:
-        auto_update_mario_monitor.list_row(status)
-        run_details(board.readers[status.name])
-    return text
+        reader = board.readers[status.name]
+        told += [curves_content(reader, ["entropy", "max_x"]), evaluations_content(reader)]
+        told += [levels_content(reader), about_content(reader, status)]
+    return text + json.dumps(told, allow_nan=False, ensure_ascii=False)
 
 
 @pytest.mark.parametrize("line", BAD_LINES, ids=lambda line: line[:40])
@@ -159,12 +169,12 @@ def test_a_name_is_shown_as_text_everywhere(
     text = looks_fine(root, {printable(name)}, capsys)
     shown = printable(name)
     shown.encode()
-    page = text.partition("<!doctype html>")[2]
+    page = text.partition("<!doctype html>")[2].partition("</html>")[0]
     assert "<img" not in page
     assert "<script" not in page
     if len(shown) < 20:
         assert shown in text, "in the table as it is called"
-    board = auto_update_mario_monitor.Board(auto_update_mario_monitor.MonitorFlags(runs_root=root))
+    board = Board(root)
     assert board.reader(shown).folder.path == root / name
 
 
@@ -323,10 +333,13 @@ def test_the_server_shows_hostile_runs_and_answers_no_other_site(tmp_path: Path)
                     return asked(port, f"/?run={quote(name)}")
                 time.sleep(0.1)
 
-        for name in find_runs(root):
+        for name in map(printable, find_runs(root)):
             status, framing, text = page(name)
             assert (status, framing) == (200, "DENY"), name
             assert "<img src=x" not in text
+            for kind in ("curves", "evaluations", "levels", "about"):
+                status, _, text = asked(port, f"/api/{kind}?run={quote(name, safe='')}&key=max_x")
+                assert (status, list(json.loads(text))) == (200, [name]), kind
         for headers, wanted in (
             ({"Sec_Fetch_Site": "cross-site"}, 403),
             ({"Referer": "http://elsewhere.example/"}, 403),
@@ -381,13 +394,13 @@ def test_a_browser_shows_hostile_runs_as_text_and_no_other_site_starts_their_gam
 
             return attempt
 
-        video, live = page.locator(".preview video"), page.locator(".live img")
+        video, live = page.locator("#preview-video"), page.locator("#live-screen")
         for name in map(printable, find_runs(root)):
             if name.startswith(("bad_", "pipe")):
                 continue
             address = quote(name, safe="")
-            wait_for(opened(f"http://127.0.0.1:{port}/?run={address}"))
-            page.locator(".text-xl", has_text=name.split("\n")[0]).first.wait_for()
+            wait_for(opened(f"http://127.0.0.1:{port}/?run={address}&tab=live"))
+            page.locator("#head-name", has_text=name).wait_for()
             assert wait_for(lambda: video.evaluate("v => v.videoWidth")) == 512, name
             wait_for(lambda: live.evaluate("i => i.naturalWidth") == 512)
         assert errors == []

@@ -331,7 +331,7 @@ def test_every_tool_takes_a_run_of_dreamerv3_as_well(
     ):
         assert main(flags.split()) == 0
         assert re.search(said, capsys.readouterr().out)
-    assert page.read_text().count("<polyline") == 7
+    assert page.read_text().count("<polyline") == 9
     assert "data:video/mp4;base64," in page.read_text(), "its preview"
     assert (film / "best.mp4").is_file()
 

@@ -31,6 +31,7 @@ from mario_config import EnvConfig
 from mario_doctor import Doctor
 from mario_game import STAGES, StageId
 from mario_judge import ModelEvaluation, Summary, summarize
+from mario_monitor.board import Board
 from mario_report import (
     CURVE_POINTS,
     Ending,
@@ -154,8 +155,7 @@ def test_two_hundred_runs_are_read_once_and_then_only_what_is_new(
         return add(self, row)
 
     monkeypatch.setattr(Doctor, "add", count_and_add)
-    flags = auto_update_mario_monitor.MonitorFlags(runs_root=tmp_path)
-    board = auto_update_mario_monitor.Board(flags)
+    board = Board(tmp_path)
     board.refresh()
     assert (len(board.statuses), len(read)) == (200, 4000)
     write_rows(tmp_path / "run_007", [healthy(9999)], mode="a")
@@ -235,7 +235,9 @@ def test_once_writes_a_page_that_holds_everything(
     flags = ["--runs-root", str(tiny_run.parent), "--once"]
     assert auto_update_mario_monitor.main([*flags, "--html", str(page)]) == 0
     text = page.read_text()
-    assert text.count("<polyline") >= 7
+    assert text.count("<polyline") >= 9, "evaluations in both modes, and seven curves"
+    assert text.count("<text") > 30, "axes have numbers"
+    assert 'poster="data:image/jpeg;base64,' in text
     assert "data:video/mp4;base64," in text
     assert "data:image/png;base64," in text
     assert "http" not in text.replace("http://www.w3.org", ""), "it loads nothing"
@@ -266,6 +268,8 @@ def test_a_report_shows_hostile_names_as_text(tmp_path: Path) -> None:
         ("--runs-root nowhere", "there is no folder nowhere"),
         ("--run-dir nowhere", "there is no run folder nowhere"),
         ("--runs-root . --html x.html", "--html belongs to --once"),
+        ("--runs-root . --once --runs a", "--runs belongs to --html"),
+        ("--runs-root tests --once --html x.html --runs a", "there is no run 'a' in tests"),
         ("--runs-root . --host 203.0.113.7", "cannot listen at 203.0.113.7, port 8080"),
         ("--runs-root . --port 99999999", "cannot listen at 127.0.0.1, port 99999999"),
     ],
@@ -288,7 +292,6 @@ def test_what_does_not_fit_is_one_line(
 def process(*command: str | Path) -> Iterator[subprocess.Popen[str]]:
     """Run a program of the repository, and end it."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
-    environment.pop("PYTEST_CURRENT_TEST", None)  # NiceGUI takes it for a test of its own kind
     running = subprocess.Popen(
         [sys.executable, *map(str, command)],
         cwd=ROOT,
@@ -380,32 +383,43 @@ def test_the_page_of_a_training_in_a_browser(tmp_path: Path) -> None:
             wait_for(opened)
             assert find_runs(root) == {"live": root / "live"}
             page.get_by_text("1 training").wait_for()
-            assert page.locator(".run-state").inner_text() == "training"
+            page.locator("#head-state").wait_for()
+            assert page.locator("#head-state").inner_text() == "training"
 
             def curve() -> str | None:
-                return page.locator(".curve-max_x [clip-path] path").get_attribute("d")
+                chart = page.locator('[data-metric="max_x"] canvas')
+                chart.wait_for(state="attached")
+                picture: str = chart.evaluate("canvas => canvas.toDataURL()")
+                return picture
 
-            before, value = curve(), page.locator(".curve-entropy .font-semibold").inner_text()
+            entropy = page.locator('[data-metric="entropy"] .values b')
+            before, value = curve(), entropy.inner_text()
             wait_for(lambda: curve() != before)
-            wait_for(lambda: page.locator(".curve-entropy .font-semibold").inner_text() != value)
+            wait_for(lambda: entropy.inner_text() != value)
+            page.locator("#evaluations .values b").first.wait_for(state="attached")
 
-            video = page.locator(".preview video")
+            page.locator("#tab-levels").click()
+            level = page.locator(".level img")
+            wait_for(lambda: level.evaluate("i => i.naturalWidth") == 3328)
+            page.locator("#tab-live").click()
+            video = page.locator("#preview-video")
             assert wait_for(lambda: video.evaluate("v => v.videoWidth")) == 512
             first = video.evaluate("v => v.currentTime")
             wait_for(lambda: video.evaluate("v => v.currentTime") != first)
 
-            live = page.locator(".live img")
+            live = page.locator("#live-screen")
             wait_for(lambda: live.evaluate("i => i.naturalWidth") == 512)
+            assert page.locator("#live-seen img").count() == 4, "what it sees: four screens"
+            assert page.locator("#live-actions .action").count() == 5
             seen: set[str] = set()
 
             def pictures() -> bool:
                 seen.add(hashlib.sha256(bytes(live.evaluate(PIXELS))).hexdigest())
-                return len(seen) > 5  # more than a notice and the first picture
+                return len(seen) > 5  # more than a first picture
 
             wait_for(pictures)
-            level = page.locator(".level img")
-            wait_for(lambda: level.evaluate("i => i.naturalWidth") == 3328)
             page.screenshot(path=tmp_path / "page.png")
+            page.locator("#tab-curves").click()
 
             # Two hundred runs more, a way out of the root, and a film that is none of its run's.
             for i in range(200):
@@ -433,6 +447,9 @@ def test_the_page_of_a_training_in_a_browser(tmp_path: Path) -> None:
                 "/live/..",
                 "/live/../secret.txt",
                 "/level/..%2f1-1.png",
+                "/page/../server.py",
+                "/page/%2e%2e/server.py",
+                "/page/..%2fserver.py",
                 "/level/9-9.png",
             ]
             assert {path: answer(port, path) for path in hostile} == dict.fromkeys(hostile, 404)
@@ -441,6 +458,7 @@ def test_the_page_of_a_training_in_a_browser(tmp_path: Path) -> None:
             page.goto(f"http://127.0.0.1:{port}/?run=../secret", wait_until="domcontentloaded")
             page.get_by_text("1 training").wait_for()
             assert "secret" not in page.content()
+            page.locator("#tab-live").click()
             listening = psutil.Process(server.pid).net_connections("tcp")
             addresses = {c.laddr.ip for c in listening if c.status == psutil.CONN_LISTEN}
             assert addresses == {"127.0.0.1"}

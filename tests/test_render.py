@@ -56,6 +56,23 @@ def test_speed_width_modes_and_gif_follow_the_flags(tiny_run: Path, tmp_path: Pa
     assert (meta["size"], meta["fps"]) == ((256, 240), 30)
 
 
+def test_every_frame_of_the_game_is_filmed_if_asked_for(tiny_run: Path, tmp_path: Path) -> None:
+    flags = ["--model", str(tiny_run), *QUICK, "--no-gif", "--policy-modes", "stochastic"]
+    counts = []
+    for name, more in (("steps", []), ("frames", ["--every-frame"])):
+        output = tmp_path / name
+        flags_here = [*flags, "--export-max-width", "256", "--output-dir", str(output), *more]
+        assert render_best_checkpoint.main(flags_here) == 0
+        with imageio.get_reader(output / "best.mp4") as reader:
+            meta = reader.get_meta_data()  # type: ignore[attr-defined]
+            counts.append((meta["fps"], sum(1 for _ in reader)))
+        best = json.loads((output / "best.json").read_text())
+    assert counts[0] == (pytest.approx(15, abs=0.1), best["length"] + 1)
+    fps, frames = counts[1]
+    assert fps == pytest.approx(60, abs=0.2)
+    assert 4 * best["length"] <= frames <= 4 * best["length"] + 31, "no-ops at the start too"
+
+
 def test_auto_finds_the_best_run_or_the_newest_step(
     tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

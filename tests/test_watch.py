@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import mario_window
 import watch_mario
 from fastnes import BUTTON_BITS, start_snapshot
 from fastnes.state import RAM_SIZE
@@ -34,7 +35,7 @@ def no_screen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
 
 
-def press(window: watch_mario.Window, *keys: int, up: bool = False) -> None:
+def press(window: mario_window.Window, *keys: int, up: bool = False) -> None:
     kind = window.pygame.KEYUP if up else window.pygame.KEYDOWN
     for key in keys:
         window.pygame.event.post(window.pygame.event.Event(kind, key=key))
@@ -100,10 +101,10 @@ def test_keys_play_mario_and_what_is_played_is_recorded(
     no_screen: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "mine.npz"
-    show = watch_mario.Window.show
+    show = mario_window.Window.show
     frames = 0
 
-    def press_and_show(window: watch_mario.Window, *arguments: Any, **more: Any) -> None:
+    def press_and_show(window: mario_window.Window, *arguments: Any, **more: Any) -> None:
         nonlocal frames
         keys = {0: (window.pygame.K_RIGHT, window.pygame.K_z), 30: (window.pygame.K_x,)}
         press(window, *keys.get(frames, ()))
@@ -114,7 +115,7 @@ def test_keys_play_mario_and_what_is_played_is_recorded(
         frames += 1
         show(window, *arguments, **more)
 
-    monkeypatch.setattr(watch_mario.Window, "show", press_and_show)
+    monkeypatch.setattr(mario_window.Window, "show", press_and_show)
     assert watch_mario.main(["--human", "--record", str(path), "--speed", "inf"]) == 0
     demo = load_demo(path)
     assert demo.source == "human"
@@ -126,7 +127,8 @@ def test_keys_play_mario_and_what_is_played_is_recorded(
 
 
 def test_pause_step_speed_and_next_episode(no_screen: None) -> None:
-    window = watch_mario.Window("test", speed=float("inf"))
+    keys = mario_window.parse_keys(())
+    window = mario_window.Window("test", speed=float("inf"), keys=keys)
     try:
         pygame, screen = window.pygame, np.zeros((240, 256, 3), np.uint8)
 
@@ -152,8 +154,8 @@ def test_pause_step_speed_and_next_episode(no_screen: None) -> None:
         show()
         assert window.held_buttons() == BUTTON_BITS["down"], "left and right together are nothing"
         for key, asked in (
-            (pygame.K_RETURN, watch_mario.NextEpisode),
-            (pygame.K_ESCAPE, watch_mario.Closed),
+            (pygame.K_RETURN, mario_window.NextEpisode),
+            (pygame.K_ESCAPE, mario_window.Closed),
         ):
             press(window, key)
             with pytest.raises(asked):
@@ -162,19 +164,76 @@ def test_pause_step_speed_and_next_episode(no_screen: None) -> None:
         window.close()
 
 
+def test_a_gamepad_plays_and_any_key_begins(no_screen: None) -> None:
+    window = mario_window.Window("test", speed=float("inf"), keys=mario_window.parse_keys(()))
+    try:
+        pygame, screen = window.pygame, np.zeros((240, 256, 3), np.uint8)
+
+        def say(kind: int, **values: Any) -> None:
+            pygame.event.post(pygame.event.Event(kind, **values))
+
+        say(pygame.JOYAXISMOTION, axis=0, value=0.9)
+        say(pygame.JOYBUTTONDOWN, button=0)
+        say(pygame.JOYBUTTONDOWN, button=2)
+        window.show(screen, 0, {})
+        assert window.held_buttons() == RIGHT | A | B
+        say(pygame.JOYAXISMOTION, axis=0, value=0.1)
+        say(pygame.JOYBUTTONUP, button=0)
+        say(pygame.JOYBUTTONUP, button=2)
+        say(pygame.JOYHATMOTION, value=(-1, -1))
+        window.show(screen, 0, {})
+        assert window.held_buttons() == BUTTON_BITS["left"] | BUTTON_BITS["down"]
+        say(pygame.JOYHATMOTION, value=(0, 0))
+        window.show(screen, 0, {})
+        # Enter, which skips an episode elsewhere, only begins one here.
+        press(window, pygame.K_RETURN)
+        window.wait_for_key(screen, {}, "press any key")
+        press(window, pygame.K_RETURN, up=True)
+        press(window, pygame.K_ESCAPE)
+        with pytest.raises(mario_window.Closed):
+            window.show(screen, 0, {})
+    finally:
+        window.close()
+
+
+def test_other_keys_play_by_a_flag_and_stand_in_the_panel(no_screen: None) -> None:
+    keys = mario_window.parse_keys(("A=k", "B=space", "left=a"))
+    assert {key: keys[key] for key in ("k", "space", "a", "right")} == {
+        **{"k": "A", "space": "B", "a": "left", "right": "right"}
+    }
+    assert "x" not in keys
+    lines = dict(mario_window.key_lines(keys))
+    assert lines["K"] == "jump"
+    assert lines["space"] == "run, fire"
+    window = mario_window.Window("test", speed=float("inf"), keys=keys)
+    try:
+        press(window, window.pygame.K_k, window.pygame.K_SPACE)
+        window.show(np.zeros((240, 256, 3), np.uint8), 0, {})
+        assert window.held_buttons() == A | B
+        assert not window.is_paused, "a key that plays does nothing else"
+    finally:
+        window.close()
+
+
+def test_the_window_names_the_model_and_how_long_it_was_trained(tiny_run: Path) -> None:
+    facts = watch_mario.model_facts(tiny_run / "evaluations" / "best_eval.zip")
+    assert facts["model"] == "tiny: best_eval"
+    assert facts["trained"] in ("128 steps", "256 steps")
+
+
 def test_scene_is_drawn_over_the_picture(no_screen: None) -> None:
     screen, ram = np.zeros((240, 256, 3), np.uint8), start_snapshot(1, 1)[:RAM_SIZE]
     pictures = []
     for shows_scene in (False, True):
-        window = watch_mario.Window("test", 1.0, shows_scene)
+        window = mario_window.Window("test", 1.0, shows_scene)
         try:
             window.show(screen, 0, {}, ram=ram)
             whole = window.pygame.surfarray.array3d(window.surface)
-            pictures.append(whole[: 256 * watch_mario.SCALE].swapaxes(0, 1))
+            pictures.append(whole[: 256 * mario_window.SCALE].swapaxes(0, 1))
         finally:
             window.close()
     plain, drawn = pictures
-    ground = slice(watch_mario.SCALE * 208, None)  # the two lowest rows of cells
+    ground = slice(mario_window.SCALE * 208, None)  # the two lowest rows of cells
     assert not plain[ground].any()
     assert drawn[ground].any(axis=2).mean() > 0.5
 
@@ -183,10 +242,10 @@ def test_next_and_escape_end_an_episode_and_the_window(
     no_screen: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seeds: list[str] = []
-    show = watch_mario.Window.show
+    show = mario_window.Window.show
 
     def watched(
-        window: watch_mario.Window, screen: Any, buttons: int, facts: Any, *rest: Any
+        window: mario_window.Window, screen: Any, buttons: int, facts: Any, *rest: Any
     ) -> None:
         seeds.append(facts["seed"])
         if seeds.count(facts["seed"]) == 40:
@@ -194,7 +253,7 @@ def test_next_and_escape_end_an_episode_and_the_window(
             press(window, window.pygame.K_ESCAPE if is_third else window.pygame.K_RETURN)
         show(window, screen, buttons, facts, *rest)
 
-    monkeypatch.setattr(watch_mario.Window, "show", watched)
+    monkeypatch.setattr(mario_window.Window, "show", watched)
     assert watch_mario.main(["--seed", "7", "--speed", "inf"]) == 0
     assert [seeds.count(seed) for seed in ("7", "8", "9")] == [40, 40, 40]
 
@@ -220,6 +279,9 @@ def test_without_a_display_it_points_to_the_page(
     [
         ("--human --model x", "--model, --human and --replay exclude each other"),
         ("--headless --human", "--human needs the window"),
+        ("--keys A=k", "--keys belongs to --human"),
+        ("--human --keys C=k", "--keys 'C=k': say A=k"),
+        ("--human --keys A=k B=k", "--keys: k is to be both A and B"),
         ("--headless", "--headless needs --record or --replay"),
         ("--speed 0", "--speed must be above 0"),
         ("--speed nan", "--speed must be above 0"),
@@ -280,7 +342,7 @@ def test_the_window_on_a_display(tmp_path: Path) -> None:
         assert len(seen) == 20, "the game moves"
         panel = picture[:720, 768:1068].reshape(-1, 3)
         colors = {tuple(color) for color in np.unique(panel, axis=0).tolist()}
-        assert {watch_mario.Window.LIT, watch_mario.Window.LINE} <= colors, "buttons and shares"
+        assert {mario_window.Window.LIT, mario_window.Window.LINE} <= colors, "buttons and shares"
     finally:
         display.terminate()
         display.wait()
