@@ -346,6 +346,8 @@ def _checked(reader: _Reader, value: Any, where: str) -> Any:
         return reader.adapter.validate_json(json.dumps(value, default=_plain), strict=True)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
+        if isinstance(value, list | tuple | dict):
+            where += "".join(f".{part}" for part in first["loc"])
         if beyond := _beyond(first.get("ctx", {})):
             raise UsageError(f"{where} {beyond}, not {_shown(value)}") from None
         reason = first["msg"]

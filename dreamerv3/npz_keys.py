@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from dreamerv3.replay import is_whole, read_index
+from dreamerv3.replay import are_whole, read_index
 from mario_cli import UsageError, exit_code
 from mario_files import parse_npy, read_archive, read_file
 
@@ -64,7 +64,7 @@ def describe_replay(folder: Path) -> list[str]:
     if files:
         newest = np.fromfile(files[-1], row)[-SHOWN_ROWS:]
         lines += [describe(name, newest[name]) for name in row.names or ()]
-        lines.append(f"  checksums {'agree' if is_whole(newest) else 'DO NOT AGREE'}")
+        lines.append(f"  checksums {'agree' if are_whole(newest).all() else 'DO NOT AGREE'}")
     return lines
 
 
