@@ -17,13 +17,13 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote, urlsplit
 
 import cv2
 import numpy as np
+import pydantic
 import torch
-import tyro
 from fastapi import HTTPException, Request, Response
 from fastapi.responses import FileResponse, PlainTextResponse, StreamingResponse
 from nicegui import app, ui
@@ -58,6 +58,7 @@ from mario_report import (
 from mario_rollout import game_fps, watch
 from mario_runs import BadModelFile, duration, printable
 from mario_status import RunReader, RunStatus, find_runs, newest_model
+from mario_values import Checked, parse_flags
 from mario_video import CAPTION_COLOR, CAPTION_FONT, with_caption
 
 REFRESH_S = 2.0
@@ -68,14 +69,14 @@ ENDING_S = 1.5  # how long the last picture of an episode stays
 
 
 @dataclasses.dataclass(frozen=True)
-class MonitorFlags:
+class MonitorFlags(Checked):
     """Which runs, where to show them."""
 
     run_dir: Path | None = None
     """Show this run alone."""
     runs_root: Path = Path("runs")
     """Show every run below this folder. No file outside it is ever read."""
-    port: int = 8080
+    port: Annotated[int, pydantic.Field(ge=1, le=65535)] = 8080
     """The page is at http://127.0.0.1:<port>."""
     host: str = "127.0.0.1"
     """Address to listen at. 0.0.0.0 shows the page to the whole network, without a password."""
@@ -613,8 +614,7 @@ def serve(board: Board, flags: MonitorFlags) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse and monitor."""
-    flags = tyro.cli(MonitorFlags, args=arguments, description=__doc__)
-    return exit_code(lambda: monitor(flags))
+    return exit_code(lambda: monitor(parse_flags(MonitorFlags, arguments, __doc__)))
 
 
 if __name__ == "__main__":

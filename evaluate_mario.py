@@ -17,9 +17,10 @@ from typing import Annotated
 import pydantic
 from tqdm import tqdm
 
-from mario_cli import UsageError, exit_code, with_stages_flag
+from mario_cli import exit_code, with_stages_flag
 from mario_config import EmulatorName, EnvConfig, StagesFlag, in_process
 from mario_demos import record, save_demo
+from mario_files import make_folder
 from mario_judge import (
     JUDGE_SEED,
     ProtocolName,
@@ -30,7 +31,7 @@ from mario_judge import (
 )
 from mario_policies import choose_model, load_policy, trained_elsewhere
 from mario_rollout import Episode, best_episode, game_fps, in_stages, pressed_buttons
-from mario_values import Amount, Checked, Seed, parse_flags
+from mario_values import Amount, Checked, Episodes, Seed, parse_flags
 from mario_video import film, write_video
 
 
@@ -40,7 +41,7 @@ class EvaluateFlags(Checked):
 
     model: Path | None = None
     """A model zip, a run folder or a shipped policy's folder. Unset: the stage's shipped policy."""
-    episodes: Annotated[int, pydantic.Field(ge=1, le=10**6)] = 20
+    episodes: Episodes = 20
     """Episodes of each stage; episode i has the seed --seed + i. Argmax under fixed or noop plays
     all that there are instead: 1 or 30."""
     deterministic: bool = False
@@ -78,15 +79,16 @@ def write_demo(path: Path, episode: Episode, config: EnvConfig, model: str) -> N
 
 def write_evaluation(flags: EvaluateFlags) -> None:
     """Evaluate, write summary.json and evaluation.mp4, and print the summary."""
-    for folder in filter(None, (flags.output_dir, flags.demos)):
-        if folder.exists() and not folder.is_dir():
-            raise UsageError(f"{folder} is a file: name a folder to write to")
     model = choose_model(flags.model, flags.stages)
     policy = load_policy(model)
     config = in_stages(policy.env_config, flags.stages)
     config = in_process(dataclasses.replace(config, n_envs=flags.n_envs), flags.emulator)
     if elsewhere := trained_elsewhere(policy, config.stages):
         print(elsewhere)
+    mode = "argmax" if flags.deterministic else "sampled"
+    output = flags.output_dir or Path("runs") / f"evaluation_{flags.protocol}_{mode}"
+    for folder in filter(None, (output, flags.demos)):
+        make_folder(folder)
     episodes_each = episodes_played(flags.protocol, flags.episodes, flags.deterministic)
     total = episodes_each * len(config.stages)
     with tqdm(total=total, unit="episode", disable=None) as bar:
@@ -110,7 +112,6 @@ def write_evaluation(flags: EvaluateFlags) -> None:
             on_episode=count,
         )
     print(*summary_lines(summary), sep="\n", flush=True)  # before anything is written
-    output = flags.output_dir or Path("runs") / f"evaluation_{flags.protocol}_{summary.mode}"
     summary.write(output / "summary.json")
     played = protocol_config(config, flags.protocol)
     if flags.video:

@@ -5,22 +5,25 @@ Exits 0 only if everything does.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from gym_super_mario_bros._roms import smb1_rom_path
 
+from mario_cli import exit_code
 from mario_config import EnvConfig
 from mario_rollout import Episode, RandomPolicy, game_fps, play
 from mario_runtime import make_single_env
 from mario_sb3 import make_vec_env
+from mario_values import Checked, parse_flags
 from mario_video import film, write_video
 from train_mario import PPOFlags, TrainConfig, make_model, make_training_env
 
@@ -104,7 +107,12 @@ CHECKS: dict[str, Callable[[], str]] = {
 }
 
 
-def main() -> int:
+@dataclasses.dataclass(frozen=True)
+class SmokeFlags(Checked):
+    """None: it looks at everything."""
+
+
+def check_all(flags: SmokeFlags) -> int:
     """Run every check, print a line for each, and return 0 only if none failed."""
     started = time.perf_counter()
     failed = 0
@@ -117,6 +125,11 @@ def main() -> int:
             print(f"FAILED  {name:<11} {error} ({Path(where.filename).name}:{where.lineno})")
     print(f"{len(CHECKS) - failed}/{len(CHECKS)} work, {time.perf_counter() - started:.0f} s")
     return 1 if failed else 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse and check."""
+    return exit_code(lambda: check_all(parse_flags(SmokeFlags, arguments, __doc__)))
 
 
 if __name__ == "__main__":

@@ -18,13 +18,14 @@ import tyro
 from dreamerv3.replay import are_whole, read_index
 from mario_cli import UsageError, exit_code
 from mario_files import parse_npy, read_archive, read_file
+from mario_values import Checked, parse_flags
 
 SHOWN_ROWS = 1024
 MAX_NPZ_BYTES = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
-class KeysFlags:
+class KeysFlags(Checked):
     """What to look into."""
 
     paths: tyro.conf.Positional[tuple[Path, ...]]
@@ -87,8 +88,7 @@ def show(flags: KeysFlags) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse and print."""
-    flags = tyro.cli(KeysFlags, args=arguments, description=__doc__.split("\n\n")[0])
-    return exit_code(lambda: show(flags))
+    return exit_code(lambda: show(parse_flags(KeysFlags, arguments, __doc__.split("\n\n")[0])))
 
 
 if __name__ == "__main__":

@@ -18,13 +18,14 @@ import tyro
 from dreamerv3.episodes import best_first, open_run, stored_episodes
 from mario_cli import UsageError, exit_code
 from mario_rollout import game_fps
+from mario_values import Checked, parse_flags
 from mario_video import write_video
 
 ZOOM = 4  # a 64 px screen is a stamp
 
 
 @dataclasses.dataclass(frozen=True)
-class RenderFlags:
+class RenderFlags(Checked):
     """Which run."""
 
     run: tyro.conf.Positional[Path]
@@ -57,8 +58,7 @@ def render(flags: RenderFlags) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse and render."""
-    flags = tyro.cli(RenderFlags, args=arguments, description=__doc__.split("\n\n")[0])
-    return exit_code(lambda: render(flags))
+    return exit_code(lambda: render(parse_flags(RenderFlags, arguments, __doc__.split("\n\n")[0])))
 
 
 if __name__ == "__main__":

@@ -201,6 +201,6 @@ def test_no_mutated_file_kills_hangs_or_escapes_its_reader(
     wrong = {i: result for i, result in enumerate(results) if result not in ("read", "refused")}
     assert not wrong
     assert len(results) == INPUTS
-    assert "refused" in results
+    assert "refused" in results or name == "metrics"  # of which a bad line is left out
     assert [path.name for path in outside.iterdir()] == ["kept"]
     assert (outside / "kept").read_text() == "as it was"
