@@ -26,7 +26,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
 from gymnasium.wrappers import FrameStackObservation
 
-from fastnes import BatchMachine, area_resize
+from fastnes import BatchMachine, EmulationError, area_resize
 from fastnes.state import RAM_SIZE
 from mario_cli import UsageError
 from mario_config import EnvConfig, RewardConfig, buttons_of_actions
@@ -58,6 +58,7 @@ from mario_starts import NO_NUMBER, StageStarts, Starts, stage_start
 from mario_wrappers import (
     ActionSetWrapper,
     AreaResizeObservation,
+    BrokenGame,
     EpisodeOrder,
     FastClearRewardWrapper,
     FrameListener,
@@ -390,7 +391,7 @@ class MarioVectorEnv(VectorEnv):
         """Run frames without buttons; the last one alone is the first observation."""
         if frames > 1:
             idle = np.zeros((1, frames - 1), dtype=np.uint8)
-            self.machines.step(idle, indices=np.array([i]), draw=False)
+            self._step_machines(idle, np.array([i]), is_drawn=False)
         self._step_machines(np.zeros((1, 1), dtype=np.uint8), np.array([i]))
         if self.machines.terminated[i]:
             raise RuntimeError("Mario died while waiting for an episode to start")
@@ -493,13 +494,21 @@ class MarioVectorEnv(VectorEnv):
         self.begin_episodes(envs)
         return going_on | self._start_infos() | final
 
-    def _step_machines(self, pressed: np.ndarray, envs: np.ndarray | None = None) -> None:
+    def _step_machines(
+        self, pressed: np.ndarray, envs: np.ndarray | None = None, is_drawn: bool = True
+    ) -> None:
         """Run buttons, uint8[len(envs), k], a frame each, and draw the last two, if they are seen.
 
         The emulator draws where the agent looks: into the newest screen of each stack.
+
+        Raises:
+            BrokenGame: a machine met what it does not support.
         """
-        newest = self.observations[:, -1] if self.is_drawn else None
-        self.machines.step(pressed, indices=envs, observation=newest)
+        newest = self.observations[:, -1] if self.is_drawn and is_drawn else None
+        try:
+            self.machines.step(pressed, indices=envs, observation=newest)
+        except EmulationError as error:
+            raise BrokenGame(error) from error
 
     def _run_machines(self, actions: np.ndarray) -> None:
         """Run the actions, a long jump for as long as it holds, and count the frames run."""

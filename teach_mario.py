@@ -25,14 +25,17 @@ from torch import nn
 
 from mario_checkpoints import (
     Checkpoint,
+    find_checkpoint,
     find_model,
     going_on_from,
     newest_checkpoint,
     plain,
+    read_checkpoint,
     read_model_zip,
     refuse_broken,
     save_checkpoint,
     write_weights,
+    write_with_state,
 )
 from mario_cli import UsageError, exit_code, with_stages_flag
 from mario_config import EnvConfig, RewardConfig, env_config_from_dict
@@ -42,7 +45,7 @@ from mario_game import StageId, stages_label
 from mario_judge import ModelEvaluation
 from mario_networks import PPOPolicy
 from mario_rollout import Policy
-from mario_runs import RunFolder, write_json
+from mario_runs import RunFolder, run_of_checkpoint, write_json
 from mario_runtime import MarioVectorEnv
 from mario_scene_ppo import ScenePPO, ScenePPOFlags
 from mario_student import Student, StudentFlags, student_network
@@ -93,6 +96,8 @@ class RunFlags(Checked):
     Unset: the best of this run."""
     warm_start: Path | None = None
     """A model, or a folder with one, whose weights alone begin the (first) phase, in any stages."""
+    resume_model: Path | None = None
+    """Begin a new run folder where this checkpoint or best_eval.zip of a phase was."""
     config: Path | None = None
     """A YAML file of any of these flags; the command line wins."""
     demos: Path = Path("demos")
@@ -170,15 +175,40 @@ def parse_config(arguments: Sequence[str]) -> TeachConfig:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--run-dir", "--run_dir", type=Path, default=RunFlags().run_dir)
     first.add_argument("--config", type=Path)
+    first.add_argument("--resume-model", "--resume_model", type=Path)
     arguments = with_stages_flag(with_newer_flags(arguments))
     given, _ = first.parse_known_args(arguments)
-    default = TeachConfig()
+    default = fresh = TeachConfig()
     for phase in PHASES:  # the student's folder knows all that the teacher's does
         if checkpoint := newest_checkpoint(RunFolder(given.run_dir / phase), is_quiet=True):
             default = config_of_content(default, checkpoint.config, phase)
+    if given.resume_model and default is fresh:
+        default = config_to_go_on_with(given.resume_model, given.run_dir)
     if given.config:
         default = with_file_values(default, read_yaml(given.config), str(given.config))
     return parse_flags(TeachConfig, arguments, __doc__.split("\n\n")[0], default)
+
+
+def config_to_go_on_with(model: Path, run_dir: Path) -> TeachConfig:
+    """Return the flags of a checkpoint or a best model, to go on in another folder.
+
+    A student's teachers stay those of its run.
+
+    Raises:
+        UsageError: it is of another agent, or the folder is its own.
+    """
+    path = find_checkpoint(model, True)
+    content = read_model_zip(path)[0]
+    if (agent := content.get("agent")) not in PHASES:
+        raise UsageError(f"{path} is of agent {agent!r}, no teacher and no student")
+    config = config_of_content(TeachConfig(), content, agent)
+    home = (run_of_checkpoint(path) or path.absolute().parents[1]).parent
+    if run_dir.absolute() == home:
+        raise UsageError(f"{model} lies in {run_dir}: --run-dir names another folder")
+    run = dataclasses.replace(config.run, run_dir=run_dir, config=None)
+    if agent == "student":
+        run = dataclasses.replace(run, phase=agent, teacher=run.teacher or home / "teacher")
+    return dataclasses.replace(config, run=run)
 
 
 class Learner(Protocol):
@@ -235,6 +265,9 @@ class Phase:
         self.target = getattr(config, name).timesteps
         checkpoint = newest_checkpoint(run)
         refuse_broken(run, checkpoint)
+        if checkpoint is None and config.run.resume_model:
+            found = read_checkpoint(find_checkpoint(config.run.resume_model))
+            checkpoint = found if found.config.get("agent") == name else None
         if checkpoint:
             resume(self.learner, config, checkpoint, self)
         elif config.run.warm_start and name == FIRST_PHASE[config.run.phase]:
@@ -302,9 +335,13 @@ class Phase:
         step = self.learner.steps
         model = f"{self.run.path.name} at {step} steps"
         found = examine(self.policy(), exam, model, step).evaluation
-        self.best.offer(found, self.save_model)
+        self.best.offer(found, self._write_best)
         self.best_of_stages.offer(found, self.save_model)
         return found
+
+    def _write_best(self, path: Path) -> None:
+        """Write the weights that were judged, and the state with which they can be resumed."""
+        write_with_state(path, self.save_model, plain(self.learner.state_dict()))
 
     def save_model(self, path: Path) -> None:
         """Write the weights, with the run's config, as a model file."""
@@ -400,7 +437,14 @@ def resume(learner: Learner, config: TeachConfig, checkpoint: Checkpoint, phase:
     before = config_of_content(TeachConfig(), checkpoint.config, phase.name)
     folder, advice = phase.run.path, "choose another --run-dir"
     refuse_another_game(before.env, phase.env, folder, advice)
-    unimportant = {"run.run_dir", "run.config", "run.phase", "env"}
+    unimportant = {
+        "run.run_dir",
+        "run.config",
+        "run.phase",
+        "run.resume_model",
+        "run.teacher",
+        "env",
+    }
     for name, change in describe_changes(before, config, unimportant).items():
         print(f"resuming with {name} {change}")
     targets = [getattr(one, phase.name).timesteps for one in (before, config)]

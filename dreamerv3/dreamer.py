@@ -13,6 +13,7 @@ import ctypes
 import json
 import math
 import platform
+import shutil
 import sys
 from collections import deque
 from collections.abc import Sequence
@@ -38,18 +39,21 @@ from dreamerv3.recurrence import draw_noise, noisy
 from dreamerv3.replay import Replay, read_index, relabel
 from mario_checkpoints import (
     Checkpoint,
+    find_checkpoint,
     going_on_from,
     load_optimizer,
     newest_checkpoint,
+    read_checkpoint,
     refuse_broken,
     save_checkpoint,
     write_weights,
+    write_with_state,
 )
 from mario_cli import UsageError, exit_code
 from mario_game import stages_label
 from mario_reward import reward_signature
 from mario_rollout import best_episode
-from mario_runs import RunFolder, write_json
+from mario_runs import RunFolder, run_of_checkpoint, write_json
 from mario_runtime import MarioVectorEnv
 from mario_training import (
     BestModel,
@@ -347,8 +351,12 @@ class Loop:
         )
         policy = DreamerPolicy(self.trainer.agent, env)
         found = examine(policy, exam, f"{self.run.path.name} at {step} steps", step)
-        self.best.offer(found.evaluation, self.save_model)
+        self.best.offer(found.evaluation, self._write_best)
         write_preview(self.run, step, best_episode(found.episodes), found.config)
+
+    def _write_best(self, path: Path) -> None:
+        """Write the weights that were judged, and the state with which they can be resumed."""
+        write_with_state(path, self.save_model, self.trainer.state_dict())
 
     def save_model(self, path: Path) -> None:
         """Write the weights, with the run's config, as a model file."""
@@ -391,7 +399,7 @@ def resume(trainer: Trainer, checkpoint: Checkpoint) -> None:
     before, now = config_from_dict(checkpoint.config), trainer.config
     folder, advice = now.run.run_dir, "choose another --run-dir"
     refuse_another_game(before.env, now.env, folder, advice)
-    unimportant = {"run.run_dir", "run.config", "run.relabel"}
+    unimportant = {"run.run_dir", "run.config", "run.relabel", "run.resume_model"}
     for name, change in describe_changes(before, now, unimportant).items():
         print(f"resuming with {name} {change}")
     refuse_fewer_steps(before.run.timesteps, now.run.timesteps, checkpoint.state["counters"][0])
@@ -403,6 +411,22 @@ def resume(trainer: Trainer, checkpoint: Checkpoint) -> None:
     with going_on_from(checkpoint.path, advice):
         trainer.load_state_dict(checkpoint.state)
     print(f"resumed {folder} at {trainer.step:,} steps, {trainer.updates:,} updates")
+
+
+def copy_replay(model: Path, run: RunFolder) -> None:
+    """Copy the replay of a model's run into another run that goes on from it.
+
+    Raises:
+        UsageError: the model lies in no run folder with a replay.
+    """
+    source = (run_of_checkpoint(model) or model.absolute().parents[1]) / "replay"
+    if not (source / "replay.json").is_file():
+        raise UsageError(
+            f"{model} lies in no run folder whose replay its learning could go on with"
+        )
+    target = run.path / "replay"
+    shutil.rmtree(target, ignore_errors=True)  # of a start that was killed
+    shutil.copytree(source, target, symlinks=True)  # links are refused when it is opened
 
 
 def relabel_if_asked(config: DreamerConfig) -> None:
@@ -429,6 +453,9 @@ def train(config: DreamerConfig) -> None:
     with run.locked():
         checkpoint = newest_checkpoint(run)
         refuse_broken(run, checkpoint)
+        if checkpoint is None and config.run.resume_model:
+            checkpoint = read_checkpoint(find_checkpoint(config.run.resume_model))
+            copy_replay(checkpoint.path, run)
         relabel_if_asked(config)
         trainer = Trainer(config)
         if checkpoint:

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from fastnes import EmulationError, Machine, SnapshotError
-from mario_cli import UsageError
+from mario_cli import Failure, UsageError
 
 
 def read_snapshot(path: Path) -> None:
@@ -189,7 +189,7 @@ READERS: dict[str, Callable[[Path], None]] = {
     "table": read_study,
 }
 ROOT = Path(__file__).parents[1]
-DOCUMENTED = (UsageError, SnapshotError, EmulationError)
+DOCUMENTED = (UsageError, Failure, SnapshotError, EmulationError)
 
 
 def attempt(reader: Callable[[Path], None], path: Path) -> str:
