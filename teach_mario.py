@@ -112,6 +112,8 @@ class RunFlags(Checked):
     """Episodes of each."""
     eval_enough: Share = 0.0
     """End a phase, as finished, once an evaluation clears this share in both modes. 0: never."""
+    stop_on_collapse: bool = False
+    """Stop, with exit code 1 and a checkpoint, when the doctor sees that learning is over."""
     threads: Annotated[int, pydantic.Field(ge=1, le=1024)] = 1
     """Threads of torch and of the emulator."""
 
@@ -256,6 +258,7 @@ class Phase:
     def __init__(self, config: TeachConfig, name: PhaseName, run: RunFolder) -> None:
         """Make the learner and go on from the folder's newest checkpoint, if there is one."""
         self.config, self.name, self.run = config, name, run
+        self.stop = StopRequest(run)
         self.env = config.env_of(name)
         self.content = config.content(name)
         make: Callable[[TeachConfig], Learner] = make_teacher
@@ -279,10 +282,11 @@ class Phase:
 
     def train(self) -> bool:
         """Learn to the target, to enough clears, or to a stop; return whether it is finished."""
-        learner, flags, stop = self.learner, self.config.run, StopRequest(self.run)
+        learner, flags, stop = self.learner, self.config.run, self.stop
         if (found := self.evaluation_here()) is not None:  # it may have ended the phase before
             self.end_if_enough(found, stop)
-        log = RunLog(self.run, learner.steps, self.target)
+        ends = stop if flags.stop_on_collapse else None
+        log = RunLog(self.run, learner.steps, self.target, ends)
         with stop.on_signals():  # while it saves, too
             try:
                 while learner.steps < self.target and not stop.is_asked():
@@ -455,8 +459,8 @@ def resume(learner: Learner, config: TeachConfig, checkpoint: Checkpoint, phase:
     print(f"resumed {folder} at {learner.steps:,} steps")
 
 
-def train(config: TeachConfig) -> None:
-    """Run the phases that the flags name."""
+def train(config: TeachConfig) -> int:
+    """Run the phases that the flags name; return the exit code."""
     th.set_num_threads(config.run.threads)
     for name in PHASES if config.run.phase == "both" else (config.run.phase,):
         run = RunFolder(config.run.run_dir / name, name)
@@ -464,7 +468,8 @@ def train(config: TeachConfig) -> None:
             phase = Phase(config, name, run)
             print(f"{run.path}: a {name} of {stages_label(config.env.stages)}", flush=True)
             if not phase.train():
-                return
+                return int(phase.stop.is_collapse)
+    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

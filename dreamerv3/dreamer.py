@@ -293,10 +293,11 @@ class Loop:
         self.content = config_as_dict(config)
         self.best = BestModel(run, trainer.step)
 
-    def train(self) -> None:
-        """Collect and learn to the target, or to a request to stop."""
+    def train(self) -> int:
+        """Collect and learn to the target, or to a request to stop; return the exit code."""
         trainer, flags, stop = self.trainer, self.config.run, StopRequest(self.run)
-        log = RunLog(self.run, trainer.step, flags.timesteps)
+        ends = stop if flags.stop_on_collapse else None
+        log = RunLog(self.run, trainer.step, flags.timesteps, ends)
         with stop.on_signals():  # while it saves, too
             try:
                 while trainer.step < flags.timesteps and not stop.is_asked():
@@ -320,6 +321,7 @@ class Loop:
             print(f"stopped by {stop.reason.name}; the same command goes on")
         else:
             print(f"finished at {trainer.step:,} steps: {self.run.final_model}")
+        return int(stop.is_collapse)
 
     def _note(self, metrics: dict[str, float | None]) -> str:
         """Return what a person wants to know between two lines."""
@@ -444,8 +446,8 @@ def relabel_if_asked(config: DreamerConfig) -> None:
         )
 
 
-def train(config: DreamerConfig) -> None:
-    """Run the training that the flags describe."""
+def train(config: DreamerConfig) -> int:
+    """Run the training that the flags describe; return the exit code."""
     run = RunFolder(config.run.run_dir, AGENT)
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
@@ -474,7 +476,7 @@ def train(config: DreamerConfig) -> None:
             f"{math.ceil(per_update)} environment steps, {config.exploration.behaviour}",
             flush=True,
         )
-        loop.train()
+        return loop.train()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -71,6 +71,8 @@ class RunConfig(Checked):
     """Episodes of each."""
     eval_steps: Amount = 1_000
     """Agent steps after which an evaluation episode is cut off. 0: by the clock."""
+    stop_on_collapse: bool = False
+    """Stop, with exit code 1 and a checkpoint, when the doctor sees that learning is over."""
     threads: Threads = 0
     """Threads of torch. 0: one a core."""
 
