@@ -388,15 +388,15 @@ def _checked(reader: _Reader, value: Any, where: str) -> Any:
         return reader.adapter.validate_json(json.dumps(value, default=_plain), strict=True)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        if isinstance(value, list | tuple | dict):
-            where += "".join(f".{part}" for part in first["loc"])
+        place = ".".join(map(str, first["loc"])) if isinstance(value, list | tuple | dict) else ""
+        at = f" (at {place})" if place else ""
         if beyond := _beyond(first.get("ctx", {})):
-            raise UsageError(f"{where} {beyond}, not {_shown(value)}") from None
+            raise UsageError(f"{where} {beyond}, not {_shown(value)}{at}") from None
         reason = first["msg"]
         close = difflib.get_close_matches(str(value), reader.choices, 1)
         meant = f"; did you mean {close[0]}?" if close else ""
         raise UsageError(
-            f"{where} is {_shown(value)}: {reason[0].lower()}{reason[1:]}{meant}"
+            f"{where} is {_shown(value)}: {reason[0].lower()}{reason[1:]}{meant}{at}"
         ) from None
     except UsageError as error:  # a field's own reader
         raise UsageError(f"{where}: {error}") from None

@@ -23,7 +23,7 @@ import pydantic
 
 from fastnes import start_snapshot
 from mario_cli import UsageError, exit_code
-from mario_config import StagesFlag
+from mario_config import ActionSetName, StagesFlag
 from mario_demos import AGENT_FRAMES, load_demo, record, save_demo
 from mario_files import make_folder
 from mario_game import StageId, action_buttons
@@ -45,7 +45,7 @@ class NoopFlags(Checked):
     """Folder of the demos: W-S.npz and W-S_noops<N>.npz; those that are there stay."""
     noops: Annotated[int, pydantic.Field(ge=0, le=1000)] = 30
     """Most idle frames."""
-    action_set: str = "fast"
+    action_set: ActionSetName = "fast"
     """The actions to make do with where that is possible."""
     seed: Seed = 0
     """Of the searches."""

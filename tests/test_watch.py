@@ -115,7 +115,7 @@ def test_keys_play_mario_and_what_is_played_is_recorded(
         show(window, *arguments, **more)
 
     monkeypatch.setattr(watch_mario.Window, "show", press_and_show)
-    assert watch_mario.main(["--human", "--record", str(path), "--speed", "inf"]) == 0
+    assert watch_mario.main(["--human", "--record", str(path), "--speed", "1000"]) == 0
     demo = load_demo(path)
     assert demo.source == "human"
     assert (demo.buttons[:30] == RIGHT | B).all()
@@ -195,7 +195,7 @@ def test_next_and_escape_end_an_episode_and_the_window(
         show(window, screen, buttons, facts, *rest)
 
     monkeypatch.setattr(watch_mario.Window, "show", watched)
-    assert watch_mario.main(["--seed", "7", "--speed", "inf"]) == 0
+    assert watch_mario.main(["--seed", "7", "--speed", "1000"]) == 0
     assert [seeds.count(seed) for seed in ("7", "8", "9")] == [40, 40, 40]
 
 
