@@ -18,8 +18,9 @@ import threading
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
-import tyro
+import pydantic
 import uvicorn
 
 from fastnes import warm_up
@@ -29,6 +30,7 @@ from mario_monitor.configs import recipe_of
 from mario_monitor.report import write_html
 from mario_monitor.server import LOCAL_HOSTS, make_app
 from mario_report import print_runs
+from mario_values import Checked, parse_flags
 
 DETAILED = 8  # runs that a report shows in detail if none are named
 
@@ -36,14 +38,14 @@ PORTION_S = 1.0  # of reading all runs for the first time, until the page shows 
 
 
 @dataclasses.dataclass(frozen=True)
-class MonitorFlags:
+class MonitorFlags(Checked):
     """Which runs, where to show them."""
 
     run_dir: Path | None = None
     """Show this run alone."""
     runs_root: Path = Path("runs")
     """Show every run below this folder. No file outside it is ever read."""
-    port: int = 8080
+    port: Annotated[int, pydantic.Field(ge=1, le=65535)] = 8080
     """The page is at http://127.0.0.1:<port>."""
     host: str = "127.0.0.1"
     """Address to listen at. 0.0.0.0 shows the page to the whole network, without a password."""
@@ -137,8 +139,7 @@ def has_screen() -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse and monitor."""
-    flags = tyro.cli(MonitorFlags, args=arguments, description=__doc__)
-    return exit_code(lambda: monitor(flags))
+    return exit_code(lambda: monitor(parse_flags(MonitorFlags, arguments, __doc__)))
 
 
 if __name__ == "__main__":

@@ -26,13 +26,13 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import cv2
 import gymnasium as gym
 import numpy as np
+import pydantic
 import torch
-import tyro
 from gym_super_mario_bros._roms import smb1_rom_path
 from gym_super_mario_bros.actions import SIMPLE_MOVEMENT
 from gym_super_mario_bros.smb_env import SuperMarioBrosEnv
@@ -50,8 +50,9 @@ from dreamerv3.peers import PEERS
 from dreamerv3.policy import make_agent
 from fastnes import BatchMachine, Machine, start_snapshot
 from fastnes.rom import HEADER_SIZE
-from mario_cli import UsageError, exit_code
+from mario_cli import exit_code
 from mario_config import EnvConfig, RewardConfig, buttons_of_actions
+from mario_files import make_folder
 from mario_flags import PPOFlags, RNDFlags, TrainConfig
 from mario_keeping import keep_run, turn_rows
 from mario_learning import make_model, make_training_env
@@ -60,6 +61,7 @@ from mario_runs import provenance, write_json
 from mario_runtime import MarioVectorEnv, action_space
 from mario_sb3 import MarioVecEnv, make_vec_env
 from mario_tables import reached, with_unit
+from mario_values import Checked, parse_flags
 
 try:  # its pyglet is not nes-py's: pip install --no-deps --target DIR, and PYTHONPATH=DIR
     import stable_retro
@@ -75,15 +77,15 @@ REWARD = RewardConfig(forward_reward_scale=0.15, flag_bonus=200.0)
 
 
 @dataclasses.dataclass(frozen=True)
-class BenchFlags:
+class BenchFlags(Checked):
     """What to measure."""
 
     parts: tuple[Part, ...] = ("emulator",)
     """emulator: half a minute a repeat; gym: a minute a repeat; ppo: end-to-end training, minutes
     a repeat; dreamer: up to half a minute a repeat."""
-    repeats: int = 5
+    repeats: Annotated[int, pydantic.Field(ge=1, le=1000)] = 5
     """Turns of each side; the median counts."""
-    seconds: float = 2.0
+    seconds: Annotated[float, pydantic.Field(gt=0, le=3600)] = 2.0
     """Length of an emulator turn."""
     json: Path | None = None
     """Also write the figures here."""
@@ -493,13 +495,9 @@ def run(measures: Sequence[Measure], repeats: int) -> list[dict[str, Any]]:
 
 
 def bench(flags: BenchFlags) -> None:
-    """Measure and print what the flags ask for.
-
-    Raises:
-        UsageError: a flag is out of its range.
-    """
-    if flags.repeats < 1 or flags.seconds <= 0:
-        raise UsageError("--repeats must be at least 1 and --seconds above 0")
+    """Measure and print what the flags ask for."""
+    if flags.json:
+        make_folder(flags.json.parent)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if load > 0.5:
         print(f"warning: load is {load:.1f}: something else is running, figures will be low")
@@ -526,8 +524,7 @@ def bench(flags: BenchFlags) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse and measure; exit 0 whatever the figures are: they are reported, not judged here."""
-    flags = tyro.cli(BenchFlags, args=arguments, description=__doc__)
-    return exit_code(lambda: bench(flags))
+    return exit_code(lambda: bench(parse_flags(BenchFlags, arguments, __doc__)))
 
 
 if __name__ == "__main__":

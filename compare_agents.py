@@ -17,12 +17,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import tyro
 from matplotlib.figure import Figure
 
 from mario_cli import UsageError, exit_code
 from mario_comparison import AXES, MEASURES, Run, compare, milestone_rows, read_run, result_rows
+from mario_files import make_folder
 from mario_runs import atomic_write, provenance, write_json
+from mario_values import Checked, parse_flags
 
 COLORS = {"ppo": "#2563eb", "dreamerv3": "#dc2626"}
 MORE_COLORS = ("#2563eb", "#dc2626", "#16a34a", "#9333ea", "#ea580c", "#0891b2", "#be185d")
@@ -44,7 +45,7 @@ def by_run(agents: dict[str, list[Run]]) -> dict[str, list[Run]]:
 
 
 @dataclasses.dataclass(frozen=True)
-class CompareFlags:
+class CompareFlags(Checked):
     """Which runs, by what."""
 
     ppo: tuple[Path, ...] = ()
@@ -166,19 +167,19 @@ def run_comparison(flags: CompareFlags) -> None:
     }
     content = about | compare(agents)
     output = flags.output_dir
+    make_folder(output)
+    print("\n".join([*result_rows(content), "", *milestone_rows(content)]), flush=True)
     write_json(output / "comparison.json", content)
     atomic_write(
         output / "comparison.png", lambda path: figure(agents, content).savefig(path, dpi=110)
     )
     atomic_write(output / "comparison.md", markdown(content).encode())
-    print("\n".join([*result_rows(content), "", *milestone_rows(content)]))
     print(f"written: {output}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse and compare."""
-    flags = tyro.cli(CompareFlags, args=arguments, description=__doc__)
-    return exit_code(lambda: run_comparison(flags))
+    return exit_code(lambda: run_comparison(parse_flags(CompareFlags, arguments, __doc__)))
 
 
 if __name__ == "__main__":

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Annotated
 import pydantic
 from tqdm import tqdm
 
-from mario_cli import UsageError, exit_code, with_stages_flag
+from mario_cli import exit_code, with_stages_flag
 from mario_config import EmulatorName, EnvConfig, ProtocolName, StagesFlag, in_process
+from mario_files import make_folder
 from mario_game import FRAMES_PER_SECOND, stages_label
 from mario_judge import JUDGE_SEED, episodes_played, evaluate, protocol_config, summary_lines
-from mario_values import Amount, Checked, Seed, parse_flags
+from mario_values import Amount, Checked, Episodes, Seed, parse_flags
 
 if TYPE_CHECKING:
     from mario_rollout import Episode
@@ -33,7 +34,7 @@ class EvaluateFlags(Checked):
 
     model: Path | None = None
     """A model zip, a run folder or a shipped policy's folder. Unset: the stage's shipped policy."""
-    episodes: Annotated[int, pydantic.Field(ge=1, le=10**6)] = 20
+    episodes: Episodes = 20
     """Episodes of each stage; episode i has the seed --seed + i. Argmax under fixed or noop plays
     all that there are instead: 1 or 30."""
     deterministic: bool = False
@@ -77,9 +78,6 @@ def write_demo(path: Path, episode: Episode, config: EnvConfig, model: str) -> N
 
 def write_evaluation(flags: EvaluateFlags) -> None:
     """Evaluate, write summary.json and evaluation.mp4, and print the summary."""
-    for folder in filter(None, (flags.output_dir, flags.demos)):
-        if folder.exists() and not folder.is_dir():
-            raise UsageError(f"{folder} is a file: name a folder to write to")
     # torch and the machine: help and wrong flags do not wait for them
     from mario_policies import choose_model, judged_folder, judging, load_policy, trained_elsewhere
     from mario_rollout import best_episode, game_fps, in_stages
@@ -92,6 +90,12 @@ def write_evaluation(flags: EvaluateFlags) -> None:
     config = in_process(dataclasses.replace(config, n_envs=flags.n_envs), flags.emulator)
     if elsewhere := trained_elsewhere(policy, config.stages):
         print(elsewhere)
+    how = f"{flags.protocol}_{'argmax' if flags.deterministic else 'sampled'}"
+    if config.stages != policy.env_config.stages:
+        how += f"_{stages_label(config.stages)}"
+    output = flags.output_dir or judged_folder(model, how)
+    for folder in filter(None, (output, flags.demos)):
+        make_folder(folder)
     episodes_each = episodes_played(flags.protocol, flags.episodes, flags.deterministic)
     total = episodes_each * len(config.stages)
     with tqdm(total=total, unit="episode", disable=None) as bar:
@@ -115,10 +119,6 @@ def write_evaluation(flags: EvaluateFlags) -> None:
             on_episode=count,
         )
     print(*summary_lines(summary), sep="\n", flush=True)  # before anything is written
-    how = f"{flags.protocol}_{summary.mode}"
-    if config.stages != policy.env_config.stages:
-        how += f"_{stages_label(config.stages)}"
-    output = flags.output_dir or judged_folder(model, how)
     summary.write(output / "summary.json")
     played = protocol_config(config, flags.protocol)
     if flags.video:

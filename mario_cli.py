@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -31,6 +32,10 @@ def exit_code(task: Callable[[], int | None], stopped: str = "") -> int:
     Returns:
         2 after wrong usage, 1 after a failure, each said in one line on stderr; 130 after Ctrl-C.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # what a terminal's encoding lacks, a name say, is a ? there and no traceback
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         return task() or 0
     except UsageError as error:

@@ -26,6 +26,7 @@ ProtocolName = Literal["fixed", "noop", "sticky"]  # how a policy is judged: doc
 FeaturesName = Literal["small", "nature", "fine"]  # networks that look at pictures
 EmulatorName = Literal["fast", "nes-py"]
 PICTURE_ROWS = {"none": (0, 240), "playfield": (32, 224)}  # by `EnvConfig.crop`
+ActionSetName = Literal["right_only", "simple", "complex", "fast", "agile", "full"]
 
 
 def stages_of(value: Any) -> tuple[StageId, ...]:
@@ -136,7 +137,7 @@ class EnvConfig(Checked):
     """Every episode starts with 1 to this many frames without buttons. 0: one fixed start."""
     sticky_prob: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.0
     """Chance that an emulated frame keeps the last buttons (Machado et al. 2018: 0.25)."""
-    action_set: Literal["right_only", "simple", "complex", "fast", "agile", "full"] = "simple"
+    action_set: ActionSetName = "simple"
     """right_only 5, simple 7, complex 12, fast 5 (full speed only), agile 7 (fast, down, and the
     jump to the left), full 15 actions."""
     long_jump_action: bool = False

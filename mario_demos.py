@@ -25,7 +25,7 @@ import numpy as np
 
 from fastnes import packaged_rom
 from fastnes.ram import STAGE, WORLD
-from fastnes.state import STATE_SIZE, EmulationError, check_snapshot
+from fastnes.state import STATE_SIZE, check_snapshot
 from mario_cli import UsageError
 from mario_config import EmulatorName, EnvConfig
 from mario_files import BROKEN_ARCHIVE, MEMBER, BadFile, parse_npy, read_archive, read_file
@@ -34,7 +34,7 @@ from mario_reference import NesPyMarioEnv
 from mario_runs import atomic_write
 from mario_runtime import MarioVectorEnv
 from mario_starts import StageStarts, Start
-from mario_wrappers import FastMarioEnv
+from mario_wrappers import BrokenGame, FastMarioEnv
 
 AGENT_FRAMES = 4  # frames of an agent step, in which a demo's length is counted
 FORMAT = 1
@@ -129,8 +129,8 @@ def _press(env: FastMarioEnv | NesPyMarioEnv, buttons: int, world: int, stage: i
     """Run one frame. A flag counts on the demo's own stage: a warp's does not."""
     try:
         _, _, terminated, _, info = env.step(buttons)
-    except EmulationError as error:  # from a start that no play leads to
-        raise UsageError(f"the demo of {world}-{stage} breaks the game: {error}") from error
+    except BrokenGame as error:
+        raise UsageError(f"the demo of {world}-{stage} does not play: {error}") from error
     return _Frame(
         x=info["x_pos"],
         ram_crc=zlib.crc32(np.ascontiguousarray(env.ram)),

@@ -69,12 +69,27 @@ def read_file(path: Path, most: int) -> bytes:
         if status.st_size > most:
             raise BadFile(f"{path} has over {most / 2**20:.3g} MiB: not what it should be")
         try:
-            content = file.read(most + 1)
+            content = file.read(status.st_size)  # room is made for as much as is asked for
         except OSError as error:
             raise BadFile(f"cannot read {path}: {error.strerror}") from error
-    if len(content) > most:  # it grew
-        raise BadFile(f"{path} has over {most / 2**20:.3g} MiB: not what it should be")
     return content
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder to write to, before what is to be written is worked for.
+
+    Raises:
+        UsageError: there is a file, or one may not write there.
+    """
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path} is a file: name a folder to write to")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"cannot make the folder {path}: {reason}") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise UsageError(f"one may not write to {path}: name another folder")
 
 
 _BINARY = getattr(os, "O_BINARY", 0)  # Windows would turn line ends

@@ -205,6 +205,12 @@ def _decimal(digits: np.ndarray) -> np.ndarray:
     return _POWERS_OF_TEN[-len(digits) :] @ digits
 
 
+# The largest of each that RAM can say, digits of 255 included; none is negative.
+LARGEST_FACTS = np.array(
+    [0xFFFF, 510, 255 * 111, 127, 256, 256, 255, 255 * 11, 255 * 111_111, 255, 255, 1, 1]
+)
+
+
 # What read_facts takes out of RAM, all at once: an array operation costs as much for one byte.
 _FACT_BYTES = np.r_[
     *(ram.PLAYER_STATE, ram.PLAYER_FLOAT_STATE, ram.PLAYER_X_PAGE, ram.PLAYER_X),

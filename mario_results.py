@@ -17,6 +17,7 @@ import functools
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -26,6 +27,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from mario_cli import UsageError
+from mario_files import read_file
 from mario_judge import NOOP_MAX, wilson_interval
 from mario_runs import atomic_write, write_json
 
@@ -34,6 +36,7 @@ RESULTS = ROOT / "results"
 SHIPPED = RESULTS / "shipped"  # the one study of all shipped policies
 TABLE, ABOUT = "study.csv.gz", "study.json"
 MAX_TABLE_BYTES = 64 * 2**20  # unpacked; ablations, the largest study, takes 0.8 MB
+MAX_ABOUT_BYTES = 4 * 2**20
 
 Told = Literal["pixels only", "demos", "taught", "informed", "game state"]
 Mode = Literal["argmax", "sampled"]
@@ -465,15 +468,16 @@ def read_study(folder: Path) -> Study:
     """
     table = folder / TABLE
     try:
-        about: About = ADAPTERS[About].validate_json((folder / ABOUT).read_bytes(), strict=False)
-        with gzip.open(table) as file:
+        about_text = read_file(folder / ABOUT, MAX_ABOUT_BYTES)
+        about: About = ADAPTERS[About].validate_json(about_text, strict=False)
+        with gzip.GzipFile(fileobj=io.BytesIO(read_file(table, MAX_TABLE_BYTES))) as file:
             content = file.read(MAX_TABLE_BYTES + 1)
         if len(content) > MAX_TABLE_BYTES:
             raise UsageError(f"{table} is larger unpacked than {MAX_TABLE_BYTES} bytes")
         lines = csv.DictReader(io.StringIO(content.decode(), newline=""), restkey="", strict=True)
         rows = tuple(row_of(line) for line in lines)
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"cannot read the study {folder}: {error}") from error
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
+        raise UsageError(f"cannot read the study {folder}: {str(error)[:200]}") from error
     except KeyError as error:
         raise UsageError(f"{table} holds a row of no known kind: {error}") from error
     except ValidationError as error:

@@ -26,7 +26,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
 from gymnasium.wrappers import FrameStackObservation
 
-from fastnes import BatchMachine
+from fastnes import BatchMachine, EmulationError
 from fastnes.state import RAM_SIZE
 from fastnes.tables import PALETTE_RGB
 from mario_cli import UsageError
@@ -59,6 +59,7 @@ from mario_starts import NO_NUMBER, StageStarts, Starts, stage_start
 from mario_wrappers import (
     ActionSetWrapper,
     AreaResizeObservation,
+    BrokenGame,
     EpisodeOrder,
     FastClearRewardWrapper,
     FrameListener,
@@ -403,7 +404,7 @@ class MarioVectorEnv(VectorEnv):
         """Run frames without buttons; the last one alone is the first observation."""
         if frames > 1:
             idle = np.zeros((1, frames - 1), dtype=np.uint8)
-            self.machines.step(idle, indices=np.array([i]), draw=False)
+            self._step_machines(idle, np.array([i]), is_drawn=False)
         self._step_machines(np.zeros((1, 1), dtype=np.uint8), np.array([i]))
         if self.machines.terminated[i]:
             raise RuntimeError("Mario died while waiting for an episode to start")
@@ -508,13 +509,21 @@ class MarioVectorEnv(VectorEnv):
         self.begin_episodes(envs)
         return going_on | self._start_infos() | final
 
-    def _step_machines(self, pressed: np.ndarray, envs: np.ndarray | None = None) -> None:
+    def _step_machines(
+        self, pressed: np.ndarray, envs: np.ndarray | None = None, is_drawn: bool = True
+    ) -> None:
         """Run buttons, uint8[len(envs), k], a frame each, and draw the last two, if they are seen.
 
         The emulator draws where the agent looks: into the newest screen of each stack.
+
+        Raises:
+            BrokenGame: a machine met what it does not support.
         """
         newest = self.observations[:, -1] if self.planes == 1 else None
-        self.machines.step(pressed, indices=envs, observation=newest)
+        try:
+            self.machines.step(pressed, indices=envs, observation=newest)
+        except EmulationError as error:
+            raise BrokenGame(error) from error
         if self.planes > 1:
             for i in range(self.num_envs) if envs is None else envs.tolist():
                 self._draw(i)

@@ -7,9 +7,11 @@ whole number is a number, a list a tuple, a text a path, and `"false"` no truth 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import functools
+import io
 import json
 import math
 import re
@@ -40,6 +42,9 @@ Share = Annotated[float, pydantic.Field(ge=0, le=1)]
 Weight = Annotated[float, pydantic.Field(ge=0, le=1e6)]
 Positive = Annotated[float, pydantic.Field(gt=0, le=1e6)]
 StepSize = Annotated[float, pydantic.Field(ge=0, le=1)]  # of an optimiser
+Episodes = Annotated[int, pydantic.Field(ge=1, le=10**6)]
+Seconds = Annotated[float, pydantic.Field(ge=0, le=1e7)]
+Pause = Annotated[float, pydantic.Field(gt=0, le=1e7)]  # s, between two looks
 Temperature = Annotated[float, pydantic.Field(ge=1e-3, le=1e3)]
 
 MAX_YAML_BYTES = 2**18
@@ -149,15 +154,48 @@ def parse_flags[Config](
         markers: of `tyro.conf`.
 
     Raises:
-        UsageError: a value is out of its range.
-        SystemExit: --help (0), or the arguments do not parse (2).
+        UsageError: the arguments do not parse, or a value is out of its range.
+        SystemExit: --help.
     """
-    with _FLAGS:
+    with _FLAGS, _one_line():
         if default is None:
             return tyro.cli(kind, args=arguments, description=description, config=markers)
         return tyro.cli(
             kind, args=arguments, description=description, config=markers, default=default
         )
+
+
+def parse_known_flags[Config](
+    kind: type[Config], arguments: Sequence[str] | None, description: str | None
+) -> tuple[Config, list[str]]:
+    """Return a command line as `parse_flags` does, and the words that are none of its flags."""
+    with _FLAGS, _one_line():
+        return tyro.cli(kind, args=arguments, description=description, return_unknown_args=True)
+
+
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
+    """Within it, what tyro says of arguments that do not parse, in a box, is a UsageError."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            yield
+    except SystemExit as error:
+        if error.code in (0, None):
+            raise
+        raise UsageError(_unboxed(said.getvalue())) from None
+
+
+def _unboxed(box: str) -> str:
+    """Return what stands in tyro's box, and which flag it supposes was meant, in one line."""
+    lines = [line.strip("│ ") for line in box.splitlines()]
+    titled = "╭" in box  # else the title stands above a rule of its own, as in ASCII
+    text = "\n".join("" if line[:1] in "╭╰" or set(line) <= set("─-") else line for line in lines)
+    parts = [" ".join(part.split()) for part in text.split("\n\n") if part.strip()]
+    reason, *more = parts[0 if titled else 1 :] or ["the command line does not parse"]
+    reason = reason[:300].rstrip(".").removeprefix("Error parsing ")
+    close = re.search(r"Perhaps you meant:.*?(--[\w.-]+)", " ".join(more))
+    return f"{reason}; " + (f"did you mean {close[1]}?" if close else "see --help")
 
 
 class _Loader(yaml.SafeLoader):
@@ -320,7 +358,7 @@ def _reader(kind: Hashable, field: str) -> _Reader:
         takes_fractions=_takes(hint, float),
         takes_numbers=_takes(hint, int),
         takes_text=_takes(hint, str),
-        takes_paths=_takes(hint, Path),
+        takes_paths=_takes(hint, Path) or Path in typing.get_args(hint),
         choices=_choices(hint),
     )
 
@@ -338,21 +376,27 @@ def _checked(reader: _Reader, value: Any, where: str) -> Any:
     is_number = reader.takes_numbers and not reader.takes_text
     if isinstance(value, str) and is_number and value[-1:].lower() in UNITS:
         value = _whole(value, where)
-    if isinstance(value, str) and reader.takes_paths:
-        _path(value, where)
+    if isinstance(value, str) and reader.takes_paths and not reader.takes_text:
+        return _path(value, where)
+    # Not by way of JSON, which has no place for a name that is not UTF-8.
+    paths = value if isinstance(value, tuple) else (value,)
+    if reader.takes_paths and paths and all(isinstance(path, Path) for path in paths):
+        return value
     if not _is_sane(value):
         raise UsageError(f"{where} is {_shown(value)}: no number of a flag")
     try:
         return reader.adapter.validate_json(json.dumps(value, default=_plain), strict=True)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) if isinstance(value, list | tuple | dict) else ""
+        at = f" (at {place})" if place else ""
         if beyond := _beyond(first.get("ctx", {})):
-            raise UsageError(f"{where} {beyond}, not {_shown(value)}") from None
+            raise UsageError(f"{where} {beyond}, not {_shown(value)}{at}") from None
         reason = first["msg"]
         close = difflib.get_close_matches(str(value), reader.choices, 1)
         meant = f"; did you mean {close[0]}?" if close else ""
         raise UsageError(
-            f"{where} is {_shown(value)}: {reason[0].lower()}{reason[1:]}{meant}"
+            f"{where} is {_shown(value)}: {reason[0].lower()}{reason[1:]}{meant}{at}"
         ) from None
     except UsageError as error:  # a field's own reader
         raise UsageError(f"{where}: {error}") from None

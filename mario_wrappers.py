@@ -11,8 +11,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from fastnes import BatchMachine, area_resize, start_screen, start_snapshot
+from fastnes import BatchMachine, EmulationError, area_resize, start_screen, start_snapshot
 from fastnes.state import RAM_SIZE
+from mario_cli import Failure
 from mario_config import EnvConfig
 from mario_game import (
     FRAMES_PER_SECOND,
@@ -26,6 +27,13 @@ from mario_game import (
 from mario_inputs import checked_action, checked_options, checked_seed, chosen_noops, needs_reset
 from mario_reward import RewardShaper
 from mario_starts import StageStarts
+
+
+class BrokenGame(Failure):
+    """The game runs into what no machine can do: it began from a state that no play leads to."""
+
+    def __init__(self, error: EmulationError | str) -> None:
+        super().__init__(f"the game is broken, its state is of no play: {error}")
 
 
 class FastMarioEnv(gym.Env):
@@ -52,7 +60,10 @@ class FastMarioEnv(gym.Env):
         return self.machine.gray(0), self._info()
 
     def step(self, action: int) -> Any:
-        self.machine.step(np.array([action], dtype=np.uint8), draw=False)
+        try:
+            self.machine.step(np.array([action], dtype=np.uint8), draw=False)
+        except EmulationError as error:
+            raise BrokenGame(error) from error
         return self.machine.gray(0), 0.0, bool(self.machine.terminated[0]), False, self._info()
 
     def render(self) -> np.ndarray:

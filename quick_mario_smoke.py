@@ -5,7 +5,7 @@ Exits 0 only if everything does.
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import hashlib
 import shutil
 import sys
@@ -19,12 +19,14 @@ import numpy as np
 import torch
 from gym_super_mario_bros._roms import smb1_rom_path
 
+from mario_cli import exit_code
 from mario_config import EnvConfig
 from mario_flags import PPOFlags, TrainConfig
 from mario_learning import make_model, make_training_env
 from mario_rollout import Episode, RandomPolicy, game_fps, play
 from mario_runtime import make_single_env
 from mario_sb3 import make_vec_env
+from mario_values import Checked, parse_flags
 from mario_video import film, write_video
 
 ROM_SHA256 = "ec299b990e8bfee8ba46e3f61d63b2e1ae5b8a2e431de84e2e4bbd692dc53586"
@@ -109,10 +111,13 @@ CHECKS: dict[str, Callable[[], str]] = {
 }
 
 
-def main(arguments: Sequence[str] = ()) -> int:
+@dataclasses.dataclass(frozen=True)
+class SmokeFlags(Checked):
+    """None: it looks at everything."""
+
+
+def check_all(flags: SmokeFlags) -> int:
     """Run every check, print a line for each, and return 0 only if none failed."""
-    parser = argparse.ArgumentParser(description="Say what works on this machine, in half a minute")
-    parser.parse_args(arguments)  # it has no flags but --help
     started = time.perf_counter()
     failed = 0
     for name, check in CHECKS.items():
@@ -124,6 +129,11 @@ def main(arguments: Sequence[str] = ()) -> int:
             print(f"FAILED  {name:<11} {error} ({Path(where.filename).name}:{where.lineno})")
     print(f"{len(CHECKS) - failed}/{len(CHECKS)} work, {time.perf_counter() - started:.0f} s")
     return 1 if failed else 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse and check."""
+    return exit_code(lambda: check_all(parse_flags(SmokeFlags, arguments, __doc__)))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from mario_cli import UsageError, exit_code, with_stages_flag
 from mario_config import EmulatorName, ProtocolName, StagesFlag, in_process
+from mario_files import make_folder
 from mario_judge import Summary, episodes_played, evaluate, protocol_config
 from mario_runs import CONFIG_MEMBER, write_json
 from mario_values import Amount, Checked, Count, Seed, parse_flags
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from mario_rollout import Episode
 
 MODES = ("deterministic", "stochastic")
-MAX_WIDTH = 4096  # px; what plays H.264 seldom takes more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,13 +66,14 @@ class RenderFlags(Checked):
     """Write best.gif too."""
     captions: bool = False
     """A strip below the picture: step, x, value, buttons."""
-    export_max_width: int = 512
-    """Width of the film in px: whole multiples of the screen's 256, or less than that."""
+    export_max_width: Annotated[int, pydantic.Field(ge=16, le=4096)] = 512
+    """Width of the film in px: whole multiples of the screen's 256, or less than that. What plays
+    H.264 seldom takes more than 4096."""
     output_dir: Path | None = None
     """Unset: runs/render_<name of the run or of the shipped policy>."""
     emulator: EmulatorName = "fast"
     """fast, or nes-py, the reference: the same film, thirty times slower."""
-    n_envs: int = 16
+    n_envs: Annotated[int, pydantic.Field(ge=1, le=4096)] = 16
     """Episodes played side by side."""
 
 
@@ -118,10 +119,6 @@ def render(flags: RenderFlags) -> None:
     modes = list(dict.fromkeys(flags.policy_modes.split(",")))
     if unknown := [mode for mode in modes if mode not in MODES]:
         raise UsageError(f"no policy mode {unknown[0]!r}; there are: {', '.join(MODES)}")
-    if min(flags.fps, flags.max_steps, flags.seed_base) < 0:
-        raise UsageError("--fps, --max-steps and --seed-base must not be negative")
-    if not 16 <= flags.export_max_width <= MAX_WIDTH:
-        raise UsageError(f"--export-max-width must be from 16 to {MAX_WIDTH}")
     # torch and the machine: help and wrong flags do not wait for them
     from mario_policies import load_policy, trained_elsewhere
     from mario_rollout import fastest_clear, furthest, game_fps, in_stages
@@ -134,6 +131,7 @@ def render(flags: RenderFlags) -> None:
     config = dataclasses.replace(config, n_envs=flags.n_envs)
     if elsewhere := trained_elsewhere(policy, config.stages):
         print(elsewhere)
+    make_folder(output)
     rank = fastest_clear if flags.rank_by == "fastest_clear" else furthest
     summaries: list[Summary] = []
     played: list[tuple[str, Episode]] = []
@@ -158,13 +156,6 @@ def render(flags: RenderFlags) -> None:
     filmed = protocol_config(config, flags.protocol)
     fps = flags.fps or game_fps(filmed)
     fps *= filmed.frame_skip if flags.every_frame else 1
-    for name in ("best.mp4", "best.gif") if flags.gif else ("best.mp4",):
-        frames = (
-            film_with_captions(best, filmed, policy, every_frame=flags.every_frame)
-            if flags.captions
-            else film(best, filmed, every_frame=flags.every_frame)
-        )
-        write_video(output / name, frames, fps, flags.export_max_width)
     about = {
         "model": model.as_posix(),
         "protocol": flags.protocol,
@@ -186,9 +177,17 @@ def render(flags: RenderFlags) -> None:
     ending = "cleared" if best.flag else "ended"
     print(
         f"best: {best.stage} seed {best.seed} {mode}, {ending} at x {best.end_x} "
-        f"in {best.length} agent steps\n"
-        f"written: {output}"
+        f"in {best.length} agent steps",
+        flush=True,  # before it is filmed
     )
+    for name in ("best.mp4", "best.gif") if flags.gif else ("best.mp4",):
+        frames = (
+            film_with_captions(best, filmed, policy, every_frame=flags.every_frame)
+            if flags.captions
+            else film(best, filmed, every_frame=flags.every_frame)
+        )
+        write_video(output / name, frames, fps, flags.export_max_width)
+    print(f"written: {output}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

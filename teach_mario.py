@@ -25,14 +25,17 @@ from torch import nn
 
 from mario_checkpoints import (
     Checkpoint,
+    find_checkpoint,
     find_model,
     going_on_from,
     newest_checkpoint,
     plain,
+    read_checkpoint,
     read_model_zip,
     refuse_broken,
     save_checkpoint,
     write_weights,
+    write_with_state,
 )
 from mario_cli import UsageError, exit_code, with_stages_flag
 from mario_config import EnvConfig, RewardConfig, env_config_from_dict
@@ -52,7 +55,7 @@ from mario_recipes import (
     with_newer_flags,
 )
 from mario_rollout import Policy
-from mario_runs import RunFolder, write_json
+from mario_runs import RunFolder, run_of_checkpoint, write_json
 from mario_runtime import MarioVectorEnv
 from mario_scene_ppo import ScenePPO, ScenePPOFlags
 from mario_student import Student, StudentFlags, student_network
@@ -110,6 +113,8 @@ class RunFlags(Checked):
     Unset: the best of this run."""
     warm_start: Path | None = None
     """A model, or a folder with one, whose weights alone begin the (first) phase, in any stages."""
+    resume_model: Path | None = None
+    """Begin a new run folder where this checkpoint or best_eval.zip of a phase was."""
     config: Path | None = None
     """A YAML file of any of these flags; the command line wins."""
     demos: Path = Path("demos")
@@ -128,6 +133,8 @@ class RunFlags(Checked):
     """End a phase, as finished, once an evaluation clears this share in both modes. 0: never."""
     wandb: str = ""
     """Log to this project of Weights & Biases, too. Unset: nothing leaves this machine."""
+    stop_on_collapse: bool = False
+    """Stop, with exit code 1 and a checkpoint, when the doctor sees that learning is over."""
     threads: Annotated[int, pydantic.Field(ge=1, le=1024)] = 1
     """Threads of torch and of the emulator."""
 
@@ -192,15 +199,40 @@ def parse_config(arguments: Sequence[str]) -> TeachConfig:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--run-dir", "--run_dir", type=Path, default=RunFlags().run_dir)
     first.add_argument("--config", type=Path)
+    first.add_argument("--resume-model", "--resume_model", type=Path)
     arguments = with_stages_flag(with_newer_flags(arguments))
     given, _ = first.parse_known_args(arguments)
-    default = TeachConfig()
+    default = fresh = TeachConfig()
     for phase in PHASES:  # the student's folder knows all that the teacher's does
         if checkpoint := newest_checkpoint(RunFolder(given.run_dir / phase), is_quiet=True):
             default = config_of_content(default, checkpoint.config, phase)
+    if given.resume_model and default is fresh:
+        default = config_to_go_on_with(given.resume_model, given.run_dir)
     if given.config:
         default = with_file_values(default, read_yaml(given.config), str(given.config))
     return parse_flags(TeachConfig, arguments, PAGE.about, default)
+
+
+def config_to_go_on_with(model: Path, run_dir: Path) -> TeachConfig:
+    """Return the flags of a checkpoint or a best model, to go on in another folder.
+
+    A student's teachers stay those of its run.
+
+    Raises:
+        UsageError: it is of another agent, or the folder is its own.
+    """
+    path = find_checkpoint(model, True)
+    content = read_model_zip(path)[0]
+    if (agent := content.get("agent")) not in PHASES:
+        raise UsageError(f"{path} is of agent {agent!r}, no teacher and no student")
+    config = config_of_content(TeachConfig(), content, agent)
+    home = (run_of_checkpoint(path) or path.absolute().parents[1]).parent
+    if run_dir.absolute() == home:
+        raise UsageError(f"{model} lies in {run_dir}: --run-dir names another folder")
+    run = dataclasses.replace(config.run, run_dir=run_dir, config=None)
+    if agent == "student":
+        run = dataclasses.replace(run, phase=agent, teacher=run.teacher or home / "teacher")
+    return dataclasses.replace(config, run=run)
 
 
 class Learner(Protocol):
@@ -248,6 +280,7 @@ class Phase:
     def __init__(self, config: TeachConfig, name: PhaseName, run: RunFolder) -> None:
         """Make the learner and go on from the folder's newest checkpoint, if there is one."""
         self.config, self.name, self.run = config, name, run
+        self.stop = StopRequest(run)
         self.env = config.env_of(name)
         self.content = config.content(name)
         make: Callable[[TeachConfig], Learner] = make_teacher
@@ -257,6 +290,9 @@ class Phase:
         self.target = getattr(config, name).timesteps
         checkpoint = newest_checkpoint(run)
         refuse_broken(run, checkpoint)
+        if checkpoint is None and config.run.resume_model:
+            found = read_checkpoint(find_checkpoint(config.run.resume_model))
+            checkpoint = found if found.config.get("agent") == name else None
         if checkpoint:
             resume(self.learner, config, checkpoint, self)
         elif config.run.warm_start and name == FIRST_PHASE[config.run.phase]:
@@ -268,10 +304,11 @@ class Phase:
 
     def train(self) -> bool:
         """Learn to the target, to enough clears, or to a stop; return whether it is finished."""
-        learner, flags, stop = self.learner, self.config.run, StopRequest(self.run)
+        learner, flags, stop = self.learner, self.config.run, self.stop
         if (found := self.evaluation_here()) is not None:  # it may have ended the phase before
             self.end_if_enough(found, stop)
-        log = RunLog(self.run, learner.steps, self.target, wandb_project=self.config.run.wandb)
+        ends = stop if flags.stop_on_collapse else None
+        log = RunLog(self.run, learner.steps, self.target, ends, flags.wandb)
         with stop.on_signals():  # while it saves, too
             try:
                 while learner.steps < self.target and not stop.is_asked():
@@ -324,9 +361,13 @@ class Phase:
         step = self.learner.steps
         model = f"{self.run.path.name} at {step} steps"
         found = examine(self.policy(), exam, model, step).evaluation
-        self.best.offer(found, self.save_model)
+        self.best.offer(found, self._write_best)
         self.best_of_stages.offer(found, self.save_model)
         return found
+
+    def _write_best(self, path: Path) -> None:
+        """Write the weights that were judged, and the state with which they can be resumed."""
+        write_with_state(path, self.save_model, plain(self.learner.state_dict()))
 
     def save_model(self, path: Path) -> None:
         """Write the weights, with the run's config, as a model file."""
@@ -424,7 +465,14 @@ def resume(learner: Learner, config: TeachConfig, checkpoint: Checkpoint, phase:
     before = config_of_content(TeachConfig(), checkpoint.config, phase.name)
     folder, advice = phase.run.path, "choose another --run-dir"
     refuse_another_game(before.env, phase.env, folder, advice)
-    unimportant = {"run.run_dir", "run.config", "run.phase", "env"}
+    unimportant = {
+        "run.run_dir",
+        "run.config",
+        "run.phase",
+        "run.resume_model",
+        "run.teacher",
+        "env",
+    }
     for name, change in describe_changes(before, config, unimportant).items():
         print(f"resuming with {name} {change}")
     targets = [getattr(one, phase.name).timesteps for one in (before, config)]
@@ -435,8 +483,8 @@ def resume(learner: Learner, config: TeachConfig, checkpoint: Checkpoint, phase:
     print(f"resumed {folder} at {learner.steps:,} steps")
 
 
-def train(config: TeachConfig) -> None:
-    """Run the phases that the flags name."""
+def train(config: TeachConfig) -> int:
+    """Run the phases that the flags name; return the exit code."""
     th.set_num_threads(config.run.threads)
     for name in PHASES if config.run.phase == "both" else (config.run.phase,):
         run = RunFolder(config.run.run_dir / name, name)
@@ -444,7 +492,8 @@ def train(config: TeachConfig) -> None:
             phase = Phase(config, name, run)
             print(f"{run.path}: a {name} of {stages_label(config.env.stages)}", flush=True)
             if not phase.train():
-                return
+                return int(phase.stop.is_collapse)
+    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
-import json
+import itertools
 import os
 import re
 import signal
@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import filelock
+import pydantic
 import torch
 import tyro
 from rich.console import Console
@@ -42,6 +43,7 @@ from mario_cli import UsageError, exit_code
 from mario_comparison import results_as_markdown
 from mario_config import in_process
 from mario_doctor import diagnose
+from mario_files import MAX_JSON_BYTES, parse_json, read_file
 from mario_flags import TrainConfig
 from mario_game import parse_stages
 from mario_judge import NOOP_MAX, Summary, evaluate
@@ -51,7 +53,17 @@ from mario_recipes import recipe_layers, with_file_values
 from mario_results import RunFacts
 from mario_runs import Holder, RunFolder, RunLocked, provenance, read_metrics, write_json
 from mario_training import as_variable
-from mario_values import Amount, Checked, Count, Weight, parse_flags, read_yaml
+from mario_values import (
+    Amount,
+    Checked,
+    Count,
+    Seed,
+    Share,
+    Weight,
+    parse_flags,
+    read_yaml,
+    with_values,
+)
 
 ROOT = Path(__file__).parent
 TRAINER = ROOT / "train_mario.py"
@@ -60,7 +72,7 @@ RETRIES = 3  # of a chain whose node is lost, each on from its last checkpoint
 LOST_TRAINER_S = 60  # a lost node's trainer may live on for so long and hold its run folder
 # What plan, variants and phases are called: folders below --storage, on any system.
 FOLDER_NAME = re.compile(r"\w[\w .,=+-]*(?<![ .])")
-PLAN_KEYS = {"stages", "seeds", "timesteps", "config", "flags", "phases", "variants", "group"}
+MOST_TRAININGS = 10_000  # of a plan
 REFRESH_S = 2.0
 
 
@@ -148,25 +160,48 @@ class Chain:
         path = self.recipe_path(number)
         if not (self.run(number).config_path.is_file() and path.is_file()):
             return False
-        return json.loads(path.read_text()) != self.recipe(number)
+        return parse_json(read_file(path, MAX_JSON_BYTES), str(path)) != self.recipe(number)
 
 
-def read_recipe(entry: dict[str, Any]) -> dict[str, Any]:
-    """Return the flags of an entry's `config` under those of its `flags`."""
-    recipe: dict[str, Any] = {}
-    for _, values in recipe_layers(ROOT / entry["config"]) if entry.get("config") else ():
-        recipe |= values
-    return recipe | (entry.get("flags") or {})
+@pydantic.with_config(extra="forbid")
+@dataclasses.dataclass(frozen=True)
+class PlannedPart:
+    """A phase or a variant as a plan has it."""
+
+    name: str = ""
+    share: Share | None = None
+    """A phase's, of the plan's timesteps."""
+    config: str | None = None
+    flags: dict[str, Any] | None = None
+
+    def recipe(self) -> dict[str, Any]:
+        """Return the flags of `config` under those of `flags`."""
+        recipe: dict[str, Any] = {}
+        for _, values in recipe_layers(ROOT / self.config) if self.config else ():
+            recipe |= values
+        return recipe | (self.flags or {})
 
 
-def read_phase(plan: dict[str, Any], part: dict[str, Any], variant: dict[str, Any]) -> Phase:
-    """Return a phase: the plan's flags, under the phase's, under the variant's."""
-    config = variant.get("config", plan.get("config"))
-    flags = read_recipe({"config": config, "flags": plan.get("flags")})
-    flags |= read_recipe(part) | (variant.get("flags") or {})
-    if "timesteps" in plan:
-        flags["timesteps"] = round(float(part["share"]) * int(plan["timesteps"]))
-    return Phase(str(part["name"]), flags)
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a plan's file holds, as `read_plan` says."""
+
+    stages: str = ""
+    seeds: tuple[Seed, ...] = ()
+    timesteps: Count | None = None
+    config: str | None = None
+    flags: dict[str, Any] | None = None
+    phases: tuple[PlannedPart, ...] | None = None
+    variants: dict[str, PlannedPart | None] | None = None
+    group: str | None = None
+
+    def phase(self, part: PlannedPart, variant: PlannedPart) -> Phase:
+        """Return a phase: the plan's flags, under the phase's, under the variant's."""
+        flags = PlannedPart(config=variant.config or self.config, flags=self.flags).recipe()
+        flags |= part.recipe() | (variant.flags or {})
+        if self.timesteps:
+            flags["timesteps"] = round((part.share or 0) * self.timesteps)
+        return Phase(part.name, flags)
 
 
 def read_plan(path: Path, storage: Path) -> list[Chain]:
@@ -184,54 +219,38 @@ def read_plan(path: Path, storage: Path) -> list[Chain]:
     - group: the folder of the chains, so that plans can have some in common. Unset: the plan's name
 
     Raises:
-        UsageError: a key or a flag that does not exist, shares that are not 1 together, or a name
-            that is no folder's.
+        UsageError: a key or a flag that does not exist, shares that are not 1 together, a name
+            that is no folder's, or too many chains.
     """
-    content = read_yaml(path)
-    if unknown := sorted(content.keys() - PLAN_KEYS):
-        known = ", ".join(sorted(PLAN_KEYS))
-        raise UsageError(f"{path}: no key {unknown[0]!r}; there are: {known}")
+    plan = with_values(Plan(), read_yaml(path), str(path))
+    parts = plan.phases or (PlannedPart(name="train", share=1.0),)
+    shares = sum(part.share or 0.0 for part in parts) if plan.timesteps else 1.0
+    if not (plan.stages and plan.seeds) or abs(shares - 1) > 1e-6:
+        raise UsageError(f"{path}: needs stages, seeds, and phases whose shares are 1 together")
     try:
-        stages = [str(stage) for stage in parse_stages(str(content["stages"]))]
-        seeds = [int(seed) for seed in content["seeds"]]
-        parts = list(content.get("phases") or [{"name": "train", "share": 1}])
-        shares = sum(float(part["share"]) for part in parts) if "timesteps" in content else 1.0
-        variants = {
-            str(name): tuple(read_phase(content, part, variant or {}) for part in parts)
-            for name, variant in (content.get("variants") or {"": {}}).items()
-        }
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UsageError(
-            f"{path}: stages, seeds, timesteps and phases must be there: {error}"
-        ) from error
-    if not (stages and seeds) or abs(shares - 1) > 1e-6:
-        raise UsageError(f"{path}: needs a stage, a seed, and phases whose shares are 1 together")
-    group = str(content.get("group") or path.stem)
-    names = [
-        group,
-        *filter(None, variants),
-        *(phase.name for v in variants.values() for phase in v),
-    ]
+        stages = [str(stage) for stage in parse_stages(plan.stages)]
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+    variants = plan.variants or {"": None}
+    group = plan.group or path.stem
+    names = [path.stem, group, *filter(None, variants), *(part.name for part in parts)]
     if wrong := [name for name in names if not FOLDER_NAME.fullmatch(name)]:
         raise UsageError(
             f"{path}: {wrong[0]!r:.60} cannot be a folder's name: letters, digits and _ . , = + -"
         )
-    home = storage / group
-    chains = [
-        Chain(
-            variant,
-            stage,
-            seed,
-            home / "_".join(filter(None, (variant, stage, f"seed{seed}"))),
-            phases,
-        )
-        for variant, phases in variants.items()
-        for stage in stages
-        for seed in seeds
-    ]
-    for chain in chains:
-        for number, phase in enumerate(chain.phases):
-            with_file_values(TrainConfig(), chain.recipe(number), f"{path}: {phase.name}")
+    if len({part.name for part in parts}) != len(parts):
+        raise UsageError(f"{path}: two phases have one name")
+    seeds = tuple(dict.fromkeys(plan.seeds))
+    if len(variants) * len(stages) * len(seeds) * len(parts) > MOST_TRAININGS:
+        raise UsageError(f"{path}: over {MOST_TRAININGS:,} trainings")
+    chains = []
+    for name, variant in variants.items():
+        phases = tuple(plan.phase(part, variant or PlannedPart()) for part in parts)
+        for stage, seed in itertools.product(stages, seeds):
+            folder = "_".join(filter(None, (name, stage, f"seed{seed}")))
+            chains.append(Chain(name, stage, seed, storage / group / folder, phases))
+        for number, phase in enumerate(phases):  # stages and seeds are right already
+            with_file_values(TrainConfig(), chains[-1].recipe(number), f"{path}: {phase.name}")
     return chains
 
 
@@ -456,8 +475,8 @@ def judge_chain(chain: Chain, episodes: int) -> dict[str, Any]:
     runs = chain.runs()
     kept = chain.folder / "judged.json"
     if kept.is_file():
-        row = json.loads(kept.read_text())
-        if row["episodes"] == episodes:
+        row = parse_json(read_file(kept, MAX_JSON_BYTES), str(kept))
+        if row.get("episodes") == episodes:
             return row
     rows = [read_metrics(run.metrics_path) for run in runs]
     model = runs[-1].best_model if runs[-1].best_model.is_file() else runs[-1].final_model

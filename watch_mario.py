@@ -18,9 +18,9 @@ import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import tyro
+import pydantic
 
 from mario_checkpoints import steps_of_model
 from mario_cli import UsageError, exit_code, with_stages_flag
@@ -33,12 +33,14 @@ from mario_config import (
     in_process,
 )
 from mario_demos import Demo, load_demo, record, replay, save_demo
+from mario_files import make_folder
 from mario_game import StageId, stages_label
 from mario_judge import protocol_config
 from mario_policies import choose_model, load_policy, trained_elsewhere
 from mario_reference import NesPyMarioEnv
 from mario_rollout import Policy, button_names, in_stages, watch
 from mario_runs import CONFIG_MEMBER
+from mario_values import Amount, Checked, Seed, parse_flags
 from mario_window import Closed, NextEpisode, Window, parse_keys
 from mario_wrappers import FastMarioEnv
 
@@ -46,7 +48,7 @@ ENDING_FRAMES = 90  # how long the end of an episode stays
 
 
 @dataclasses.dataclass(frozen=True)
-class WatchFlags:
+class WatchFlags(Checked):
     """Who plays, where, and what is kept of it."""
 
     model: Path | None = None
@@ -63,13 +65,13 @@ class WatchFlags:
     """Argmax of the policy instead of samples from it."""
     protocol: ProtocolName = "noop"
     """fixed: one start; noop: 1-30 random no-ops; sticky: noop and sticky buttons at 0.25."""
-    seed: int = 0
+    seed: Seed = 0
     """First episode's seed; the next one has the next."""
-    episodes: int = 0
+    episodes: Amount = 0
     """Episodes until the end. 0: until the window is closed; without a window, one."""
     emulator: EmulatorName = "fast"
     """fast, or nes-py, the reference."""
-    speed: float = 1.0
+    speed: Annotated[float, pydantic.Field(gt=0, le=1000)] = 1.0
     """Times the game's own 60 frames a second."""
     keys: tuple[str, ...] = ()
     """Other keys to play with, as A=k B=j left=a right=d; X jumps (A) and Z runs (B) else."""
@@ -88,13 +90,15 @@ class Recorder:
     """Keeps the best of the episodes played as a demo: a clear in the fewest frames, or max-x."""
 
     def __init__(self, path: Path | None) -> None:
-        """Record to path, or nowhere.
+        """Record to path, or nowhere; its folder is made.
 
         Raises:
-            UsageError: the file is there already.
+            UsageError: the file is there already, or its folder cannot be made.
         """
         if path and path.exists():
             raise UsageError(f"{path} is there already: choose another name for --record")
+        if path:
+            make_folder(path.parent)
         self.path = path
         self.best: tuple[bool, int, int] | None = None
 
@@ -118,9 +122,10 @@ class Recorder:
             print(f"recorded {self.path}: {demo.frames} frames, {ending}")
 
 
-def show_policy(flags: WatchFlags, window: Window | None, policy: Policy, model: Path) -> None:
+def show_policy(
+    flags: WatchFlags, window: Window | None, policy: Policy, model: Path, recorder: Recorder
+) -> None:
     """Play episode after episode, each with the next seed."""
-    recorder = Recorder(flags.record)
     played_by = model_facts(model)
     config = watched_config(flags, policy.env_config)
     actions = [button_names(int(buttons)) for buttons in buttons_of_actions(config)]
@@ -170,9 +175,8 @@ def watched_config(flags: WatchFlags, trained: EnvConfig) -> EnvConfig:
     return protocol_config(config, flags.protocol)
 
 
-def play_human(flags: WatchFlags, window: Window) -> None:
+def play_human(flags: WatchFlags, window: Window, recorder: Recorder) -> None:
     """Play by keyboard, episode after episode, frame by frame."""
-    recorder = Recorder(flags.record)
     stage = flags.stages[0] if flags.stages else StageId(1, 1)
     game = FastMarioEnv if flags.emulator == "fast" else NesPyMarioEnv
     env = game(*stage)
@@ -248,31 +252,28 @@ def run(flags: WatchFlags) -> int:
         raise UsageError("--human needs the window")
     if flags.headless and not (flags.record or flags.replay):
         raise UsageError("--headless needs --record or --replay: there is nothing to see")
-    if not flags.speed > 0:  # nan is not
-        raise UsageError("--speed must be above 0")
-    if flags.episodes < 0 or flags.seed < 0:
-        raise UsageError("--episodes and --seed must not be negative")
     if flags.replay:
         demo = load_demo(flags.replay)
         code = 1  # closed before its end, it has shown nothing
         with opened(flags, f"{demo.world}-{demo.stage}, recorded") as window:
             code = replay_demo(flags, demo, window)
         return code
-    Recorder(flags.record)  # a file that is there already is said before anything is played
     if flags.human:
+        recorder = Recorder(flags.record)
         stages = flags.stages or (StageId(1, 1),)
         with opened(flags, f"{stages_label(stages)} by you", parse_keys(flags.keys)) as window:
             assert window
-            play_human(flags, window)
+            play_human(flags, window, recorder)
         return 0
     model = choose_model(flags.model, flags.stages)
     policy = load_policy(model)
     config = watched_config(flags, policy.env_config)
     if elsewhere := trained_elsewhere(policy, config.stages):
         print(elsewhere)
+    recorder = Recorder(flags.record)  # what is wrong with it is said before anything is played
     kind = "argmax" if flags.deterministic else "sampled"
     with opened(flags, f"{stages_label(config.stages)}, {kind}") as window:
-        show_policy(flags, window, policy, model)
+        show_policy(flags, window, policy, model, recorder)
     return 0
 
 
@@ -295,7 +296,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
 
     def task() -> int:
-        return run(tyro.cli(WatchFlags, args=with_stages_flag(given), description=__doc__))
+        return run(parse_flags(WatchFlags, with_stages_flag(given), __doc__))
 
     return exit_code(task)
 

@@ -17,9 +17,10 @@ import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import pydantic
 import torch
 import torch.nn.functional as F
 import tyro
@@ -43,7 +44,7 @@ from mario_game import GameFacts
 from mario_judge import evaluate
 from mario_rollout import game_fps
 from mario_runs import BadModelFile, RunFolder, atomic_write, read_metrics, write_json
-from mario_values import with_values
+from mario_values import Amount, Checked, Seed, parse_flags, with_values
 from mario_video import write_video
 
 CURIOSITY_EPISODES = 64  # the newest ones
@@ -54,7 +55,7 @@ FACT = {name: number for number, name in enumerate(GameFacts._fields)}
 
 
 @dataclasses.dataclass(frozen=True)
-class DiagnoseFlags:
+class DiagnoseFlags(Checked):
     """Which run, what else to look at."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
@@ -63,18 +64,18 @@ class DiagnoseFlags:
     """Reward flags, as death_penalty=50, to set the reward's profile under them beside its own."""
     curiosity: bool = False
     """Set what disagreement pays beside what its logarithm pays, on the newest episodes."""
-    play: int = 0
+    play: Amount = 0
     """Episodes to play, `noop` and sampled, with the actor's share of uniform actions and without:
     a wrong one in a hundred ends many episodes that the actor itself would clear."""
-    best: int = 5
+    best: Amount = 5
     """Episodes listed as the best."""
     video: bool = True
     """Write open_loop.mp4 and open_loop.png."""
-    sequences: int = 3
+    sequences: Amount = 3
     """Sequences in it."""
-    length: int = 64
+    length: Annotated[int, pydantic.Field(ge=SEEN_STEPS + 1, le=10**5)] = 64
     """Steps of each."""
-    seed: int = 0
+    seed: Seed = 0
     """Chooses them."""
 
 
@@ -359,8 +360,9 @@ def write_open_loop(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse and diagnose."""
-    flags = tyro.cli(DiagnoseFlags, args=arguments, description=__doc__.split("\n\n")[0])
-    return exit_code(lambda: post_mortems(flags))
+    return exit_code(
+        lambda: post_mortems(parse_flags(DiagnoseFlags, arguments, __doc__.split("\n\n")[0]))
+    )
 
 
 if __name__ == "__main__":

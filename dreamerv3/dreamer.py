@@ -14,6 +14,7 @@ import dataclasses
 import json
 import math
 import platform
+import shutil
 import sys
 from collections import deque
 from collections.abc import Sequence
@@ -41,21 +42,24 @@ from dreamerv3.sight import DEMOS, Look, look_at, shares
 from fastnes.state import RAM_SIZE
 from mario_checkpoints import (
     Checkpoint,
+    find_checkpoint,
     find_model,
     going_on_from,
     load_optimizer,
     newest_checkpoint,
+    read_checkpoint,
     read_model_zip,
     refuse_broken,
     save_checkpoint,
     write_weights,
+    write_with_state,
 )
 from mario_cli import UsageError, exit_code
 from mario_game import stages_label
 from mario_recipes import describe_changes, refuse_another_game, refuse_fewer_steps
 from mario_reward import reward_signature
 from mario_rollout import best_episode
-from mario_runs import RunFolder, write_json
+from mario_runs import RunFolder, run_of_checkpoint, write_json
 from mario_runtime import MarioVectorEnv
 from mario_scene import read_scene
 from mario_scene_grid import scene_grid, sprite_mask
@@ -303,10 +307,11 @@ class Loop:
         self.best = BestModel(run, trainer.step)
         self.told: dict[str, float | None] = {}  # what the last probe found, for the next line
 
-    def train(self) -> None:
-        """Collect and learn to the target, or to a request to stop."""
+    def train(self) -> int:
+        """Collect and learn to the target, or to a request to stop; return the exit code."""
         trainer, flags, stop = self.trainer, self.config.run, StopRequest(self.run)
-        log = RunLog(self.run, trainer.step, flags.timesteps, wandb_project=flags.wandb)
+        ends = stop if flags.stop_on_collapse else None
+        log = RunLog(self.run, trainer.step, flags.timesteps, ends, flags.wandb)
         with stop.on_signals():  # while it saves, too
             try:
                 while trainer.step < flags.timesteps and not stop.is_asked():
@@ -331,6 +336,7 @@ class Loop:
             print(f"stopped by {stop.reason.name}; the same command goes on")
         else:
             print(f"finished at {trainer.step:,} steps: {self.run.final_model}")
+        return int(stop.is_collapse)
 
     def _note(self, metrics: dict[str, float | None]) -> str:
         """Return what a person wants to know between two lines."""
@@ -363,7 +369,7 @@ class Loop:
         )
         policy = DreamerPolicy(self.trainer.agent, env)
         found = examine(policy, exam, f"{self.run.path.name} at {step} steps", step)
-        self.best.offer(found.evaluation, self.save_model)
+        self.best.offer(found.evaluation, self._write_best)
         write_preview(self.run, step, best_episode(found.episodes), found.config)
         if flags.eval_probe:
             self.probe(self.run.evaluations / f"step_{step}" / "probe.json")
@@ -375,6 +381,10 @@ class Loop:
         found = look_at(self.trainer.agent, self.config.env, look)
         write_json(path, found)
         self.told = dict(shares(found))
+
+    def _write_best(self, path: Path) -> None:
+        """Write the weights that were judged, and the state with which they can be resumed."""
+        write_with_state(path, self.save_model, self.trainer.state_dict())
 
     def save_model(self, path: Path) -> None:
         """Write the weights, with the run's config, as a model file."""
@@ -417,7 +427,7 @@ def resume(trainer: Trainer, checkpoint: Checkpoint) -> None:
     before, now = config_from_dict(checkpoint.config), trainer.config
     folder, advice = now.run.run_dir, "choose another --run-dir"
     refuse_another_game(before.env, now.env, folder, advice)
-    unimportant = {"run.run_dir", "run.config", "run.relabel"}
+    unimportant = {"run.run_dir", "run.config", "run.relabel", "run.resume_model"}
     for name, change in describe_changes(before, now, unimportant).items():
         print(f"resuming with {name} {change}")
     refuse_fewer_steps(before.run.timesteps, now.run.timesteps, checkpoint.state["counters"][0])
@@ -466,6 +476,22 @@ def warm_start(trainer: Trainer, path: Path) -> None:
     )
 
 
+def copy_replay(model: Path, run: RunFolder) -> None:
+    """Copy the replay of a model's run into another run that goes on from it.
+
+    Raises:
+        UsageError: the model lies in no run folder with a replay.
+    """
+    source = (run_of_checkpoint(model) or model.absolute().parents[1]) / "replay"
+    if not (source / "replay.json").is_file():
+        raise UsageError(
+            f"{model} lies in no run folder whose replay its learning could go on with"
+        )
+    target = run.path / "replay"
+    shutil.rmtree(target, ignore_errors=True)  # of a start that was killed
+    shutil.copytree(source, target, symlinks=True)  # links are refused when it is opened
+
+
 def relabel_if_asked(config: DreamerConfig) -> None:
     """Recompute the replay's rewards, if --relabel is given and they were another reward's."""
     folder = config.run.run_dir / "replay"
@@ -481,8 +507,8 @@ def relabel_if_asked(config: DreamerConfig) -> None:
         )
 
 
-def train(config: DreamerConfig) -> None:
-    """Run the training that the flags describe."""
+def train(config: DreamerConfig) -> int:
+    """Run the training that the flags describe; return the exit code."""
     run = RunFolder(config.run.run_dir, AGENT)
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
@@ -490,6 +516,9 @@ def train(config: DreamerConfig) -> None:
     with run.locked():
         checkpoint = newest_checkpoint(run)
         refuse_broken(run, checkpoint)
+        if checkpoint is None and config.run.resume_model:
+            checkpoint = read_checkpoint(find_checkpoint(config.run.resume_model))
+            copy_replay(checkpoint.path, run)
         relabel_if_asked(config)
         trainer = Trainer(config)
         if checkpoint:
@@ -510,7 +539,7 @@ def train(config: DreamerConfig) -> None:
             f"{math.ceil(per_update)} environment steps, {config.exploration.behaviour}",
             flush=True,
         )
-        loop.train()
+        return loop.train()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,7 +13,7 @@ import tyro
 
 from dreamerv3.exploration import ExplorationConfig
 from dreamerv3.models import ModelConfig
-from mario_checkpoints import newest_checkpoint
+from mario_checkpoints import find_checkpoint, newest_checkpoint, read_model_zip
 from mario_cli import UsageError, with_stages_flag
 from mario_config import EnvConfig
 from mario_curriculum import STEPS, BackwardPace, BackwardStarts
@@ -64,6 +64,8 @@ class RunConfig(Checked):
     """The run folder; one that holds a run is continued."""
     config: tuple[str, ...] = ()
     """Overlays of dreamerv3/configs.yaml by name, or YAML files of any of these flags, in order."""
+    resume_model: Path | None = None
+    """Begin a new run folder where this checkpoint or best_eval.zip was, replay included."""
     timesteps: Count = 1_000_000
     """Agent steps, all environments together."""
     seed: Seed = 0
@@ -91,6 +93,8 @@ class RunConfig(Checked):
     eval_probe: bool = False
     """Look with every evaluation, too, at what the model's state tells of the things on the screen
     (dreamerv3/probe.py, with half of its play)."""
+    stop_on_collapse: bool = False
+    """Stop, with exit code 1 and a checkpoint, when the doctor sees that learning is over."""
     threads: Threads = 0
     """Threads of torch. 0: one a core."""
 
@@ -193,6 +197,7 @@ def parse_config(arguments: Sequence[str]) -> DreamerConfig:
     arguments = answer_help(arguments, PAGE, DreamerConfig)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--run-dir", "--run_dir", type=Path)
+    first.add_argument("--resume-model", "--resume_model", type=Path)
     first.add_argument("--config", nargs="*", default=[])
     arguments = with_stages_flag(with_newer_flags(arguments), "env.")
     given, _ = first.parse_known_args(arguments)
@@ -200,6 +205,10 @@ def parse_config(arguments: Sequence[str]) -> DreamerConfig:
     run = RunFolder(given.run_dir) if given.run_dir else None
     if run and (checkpoint := newest_checkpoint(run, is_quiet=True)):
         default = config_from_dict(checkpoint.config)
+    elif given.resume_model:
+        if not run:
+            raise UsageError("--resume-model begins another run: --run-dir names its folder")
+        default = config_from_dict(read_model_zip(find_checkpoint(given.resume_model, True))[0])
     for name in given.config:
         default = with_overlay(default, name)
     config = parse_flags(DreamerConfig, arguments, PAGE.about, default)

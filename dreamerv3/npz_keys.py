@@ -15,16 +15,17 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from dreamerv3.replay import is_whole, read_index
+from dreamerv3.replay import are_whole, read_index
 from mario_cli import UsageError, exit_code
 from mario_files import parse_npy, read_archive, read_file
+from mario_values import Checked, parse_flags
 
 SHOWN_ROWS = 1024
 MAX_NPZ_BYTES = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
-class KeysFlags:
+class KeysFlags(Checked):
     """What to look into."""
 
     paths: tyro.conf.Positional[tuple[Path, ...]]
@@ -64,7 +65,7 @@ def describe_replay(folder: Path) -> list[str]:
     if files:
         newest = np.fromfile(files[-1], row)[-SHOWN_ROWS:]
         lines += [describe(name, newest[name]) for name in row.names or ()]
-        lines.append(f"  checksums {'agree' if is_whole(newest) else 'DO NOT AGREE'}")
+        lines.append(f"  checksums {'agree' if are_whole(newest).all() else 'DO NOT AGREE'}")
     return lines
 
 
@@ -87,8 +88,7 @@ def show(flags: KeysFlags) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse and print."""
-    flags = tyro.cli(KeysFlags, args=arguments, description=__doc__.split("\n\n")[0])
-    return exit_code(lambda: show(flags))
+    return exit_code(lambda: show(parse_flags(KeysFlags, arguments, __doc__.split("\n\n")[0])))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import tyro
 
 from mario_cli import UsageError, exit_code
 from mario_runs import RunFolder, read_metrics
+from mario_values import Checked, parse_flags
 
 LANDMARKS_X = (
     1000.0,
@@ -29,7 +30,7 @@ CLEAR_RATES = (0.01, 0.25, 0.5, 0.75, 0.95)
 
 
 @dataclasses.dataclass(frozen=True)
-class PerfFlags:
+class PerfFlags(Checked):
     """Which runs."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
@@ -78,8 +79,7 @@ def report(flags: PerfFlags) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse and report."""
-    flags = tyro.cli(PerfFlags, args=arguments, description=__doc__.split("\n\n")[0])
-    return exit_code(lambda: report(flags))
+    return exit_code(lambda: report(parse_flags(PerfFlags, arguments, __doc__.split("\n\n")[0])))
 
 
 if __name__ == "__main__":

@@ -31,11 +31,12 @@ from mario_checkpoints import find_model, read_model_zip
 from mario_cli import UsageError, exit_code
 from mario_rollout import game_fps
 from mario_runs import BadModelFile
+from mario_values import Checked, parse_flags
 from mario_video import write_video
 
 
 @dataclasses.dataclass(frozen=True)
-class RenderFlags:
+class RenderFlags(Checked):
     """Which run."""
 
     run: tyro.conf.Positional[Path]
@@ -83,8 +84,7 @@ def told_along(run: Path, rows: np.ndarray) -> Told | None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse and render."""
-    flags = tyro.cli(RenderFlags, args=arguments, description=__doc__.split("\n\n")[0])
-    return exit_code(lambda: render(flags))
+    return exit_code(lambda: render(parse_flags(RenderFlags, arguments, __doc__.split("\n\n")[0])))
 
 
 if __name__ == "__main__":

@@ -144,7 +144,7 @@ class Replay:
             if int(path.stem) != self.end[stream]:
                 break
             rows = np.fromfile(path, self.row)
-            self.end[stream] += len(rows) if is_whole(rows) else count_whole(rows)
+            self.end[stream] += count_whole(rows)
             if self.end[stream] % CHUNK_ROWS:
                 break
 
@@ -315,14 +315,19 @@ def checksums(rows: np.ndarray) -> np.ndarray:
     return np.array([zlib.crc32(row[:-4]) for row in content], np.uint32)
 
 
-def is_whole(rows: np.ndarray) -> bool:
-    """Return whether every row has its checksum."""
-    return bool((checksums(rows) == rows["crc"]).all())
+def are_whole(rows: np.ndarray) -> np.ndarray:
+    """Return bool[n], whether each row has its checksum, and no truth value but 0 and 1."""
+    whole = checksums(rows) == rows["crc"]
+    for name in rows.dtype.names or ():
+        if rows.dtype[name] == np.bool_:
+            whole &= rows[name].view(np.uint8) <= 1
+    return whole
 
 
 def count_whole(rows: np.ndarray) -> int:
     """Return how many rows come before the first torn one."""
-    return int(np.argmin(checksums(rows) == rows["crc"]))
+    whole = are_whole(rows)
+    return len(rows) if whole.all() else int(np.argmin(whole))
 
 
 def check_index(index: Path, description: dict[str, Any]) -> str:

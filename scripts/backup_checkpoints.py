@@ -15,15 +15,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import tyro
-
 from mario_cli import UsageError, exit_code
+from mario_files import make_folder
 from mario_runs import RunFolder, atomic_write
 from mario_status import find_runs
+from mario_values import Amount, Checked, Pause, parse_flags
 
 
 @dataclasses.dataclass(frozen=True)
-class BackupFlags:
+class BackupFlags(Checked):
     """What to copy, where to, how often."""
 
     run: Path | None = None
@@ -32,11 +32,11 @@ class BackupFlags:
     """Where the runs are."""
     to: Path = Path("backups")
     """A folder; each run gets one of its own in it."""
-    keep: int = 10
+    keep: Amount = 10
     """Checkpoints kept of each run, the newest ones. 0: all."""
     loop: bool = False
     """Again and again, until Ctrl-C."""
-    every_s: float = 600.0
+    every_s: Pause = 600.0
     """Seconds between two looks."""
 
 
@@ -75,12 +75,11 @@ def back_up(run: Path, to: Path, keep: int) -> list[Path]:
 
 def back_up_all(flags: BackupFlags) -> None:
     """Do what the flags ask for."""
-    if flags.every_s <= 0 or flags.keep < 0:
-        raise UsageError("--every-s must be above 0 and --keep not negative")
     if flags.run and not flags.run.is_dir():
         raise UsageError(f"there is no run folder {flags.run}")
     if not flags.run and not flags.runs_root.is_dir():
         raise UsageError(f"there is no folder {flags.runs_root}; --runs-root names another")
+    make_folder(flags.to)
     while True:
         runs = {flags.run.resolve().name: flags.run} if flags.run else find_runs(flags.runs_root)
         copied = [
@@ -96,8 +95,7 @@ def back_up_all(flags: BackupFlags) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse and copy."""
-    flags = tyro.cli(BackupFlags, args=arguments, description=__doc__)
-    return exit_code(lambda: back_up_all(flags))
+    return exit_code(lambda: back_up_all(parse_flags(BackupFlags, arguments, __doc__)))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 from gym_super_mario_bros._roms import smb1_rom_path
 from gym_super_mario_bros.smb_env import SuperMarioBrosEnv
 from nes_py import NESEnv
@@ -38,9 +37,11 @@ from fastnes.ram import (
 from fastnes.state import RAM_SIZE
 from fastnes.tables import PALETTE_RGB
 from mario_cli import exit_code
+from mario_config import StagesFlag
 from mario_demos import Demo, load_demo, replay
-from mario_game import parse_stages
+from mario_files import make_folder
 from mario_runs import write_json
+from mario_values import Checked, Count, Seed, parse_flags
 
 # What is pressed most, each of them as often.
 MAIN_BUTTONS = (
@@ -55,16 +56,16 @@ MAIN_BUTTONS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class ParityFlags:
+class ParityFlags(Checked):
     """What to play."""
 
-    frames: int = 20_000
+    frames: Count = 20_000
     """Frames (of each stage)."""
-    stages: str = ""
+    stages: StagesFlag = ()
     """all, or such as 1-1,8-4. Unset: the title screen."""
     demos: tuple[Path, ...] = ()
     """Recorded clears, to play instead."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the random buttons."""
     screens: bool = True
     """Compare the pictures too, not RAM alone."""
@@ -214,7 +215,9 @@ def run(flags: ParityFlags) -> int:
     Raises:
         UsageError: there is no such stage, or a demo cannot be read.
     """
-    stages = parse_stages(flags.stages) if flags.stages else ()
+    stages = flags.stages
+    if flags.json:
+        make_folder(flags.json.parent)
     demos = [load_demo(path) for path in flags.demos]
     result: dict[str, Any] = {
         "frames": 0,
@@ -247,8 +250,7 @@ def run(flags: ParityFlags) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, compare, and turn every expected failure into one line and an exit code."""
-    flags = tyro.cli(ParityFlags, args=arguments, description=__doc__)
-    return exit_code(lambda: run(flags))
+    return exit_code(lambda: run(parse_flags(ParityFlags, arguments, __doc__)))
 
 
 if __name__ == "__main__":

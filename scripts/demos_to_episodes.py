@@ -19,17 +19,18 @@ from dreamerv3.flags import parse_config
 from dreamerv3.replay import Replay
 from mario_cli import UsageError, exit_code
 from mario_demos import load_demos
+from mario_values import Checked, Share, parse_known_flags
 
 
 @dataclasses.dataclass(frozen=True)
-class DemosFlags:
+class DemosFlags(Checked):
     """Which demos, where to."""
 
     demos: tyro.conf.Positional[tuple[Path, ...]]
     """Demo files, or folders of them; demos of other stages in a folder are left out."""
     output: Path
     """The folder of episodes; what it holds already stays."""
-    max_unfit: float = 0.1
+    max_unfit: Share = 0.1
     """Share of steps whose buttons the action set may lack; the nearest action stands for them."""
 
 
@@ -65,10 +66,8 @@ def convert(flags: DemosFlags, others: Sequence[str]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, convert, and turn every expected failure into one line and an exit code."""
-    flags, others = tyro.cli(
-        DemosFlags, args=arguments, description=__doc__.split("\n\n")[0], return_unknown_args=True
-    )
-    return exit_code(lambda: convert(flags, others))
+    about = __doc__.split("\n\n")[0]
+    return exit_code(lambda: convert(*parse_known_flags(DemosFlags, arguments, about)))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from mario_policies import load_policy
 from mario_rollout import Episode, best_episode, game_fps
 from mario_runs import BadModelFile
 from mario_status import newest_model, newest_run
+from mario_values import Amount, Checked, Episodes, Pause, Seed, parse_flags
 from mario_video import film_with_captions, write_video
 
 COLUMNS = (
@@ -39,28 +40,28 @@ COLUMNS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class DiagnoseFlags:
+class DiagnoseFlags(Checked):
     """Which run, how thoroughly, once or for as long as it trains."""
 
     run: Path | None = None
     """The run folder. Unset: the one that wrote last."""
     runs_root: Path = Path("runs")
     """Where to look for it."""
-    episodes: Annotated[int, tyro.conf.arg(aliases=["--seeds"])] = 8
+    episodes: Annotated[Episodes, tyro.conf.arg(aliases=["--seeds"])] = 8
     """Episodes of each mode and stage; argmax from no-ops has just 30, each of which is played."""
     protocol: ProtocolName = "noop"
     """fixed, noop or sticky: docs/protocol.md."""
-    max_steps: int = 1_000
+    max_steps: Amount = 1_000
     """Agent steps after which an episode is cut off. 0: only the game's clock ends it."""
     emulator: EmulatorName = "fast"
     """fast, or nes-py, the reference."""
-    seed: int = JUDGE_SEED
+    seed: Seed = JUDGE_SEED
     """First episode's seed: starts that neither training nor its evaluations begin with."""
     watch: bool = False
     """Wait for the next checkpoint, and the next, until Ctrl-C."""
-    every_s: float = 60.0
+    every_s: Pause = 60.0
     """Seconds between two looks for a new checkpoint."""
-    render_from_x: int = 2_500
+    render_from_x: Amount = 2_500
     """With --watch: film the best episode if it clears or comes this far, in px."""
 
 
@@ -136,8 +137,6 @@ def diagnosed(run: Path) -> set[str]:
 
 def follow_checkpoints(flags: DiagnoseFlags) -> None:
     """Do what the flags ask for."""
-    if flags.every_s <= 0:
-        raise UsageError("--every-s must be above 0")
     if flags.run and not flags.run.is_dir():
         raise UsageError(f"there is no run folder {flags.run}")
     # Beside a training: one thread, and behind it in the queue.
@@ -160,8 +159,7 @@ def follow_checkpoints(flags: DiagnoseFlags) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse and diagnose."""
-    flags = tyro.cli(DiagnoseFlags, args=arguments, description=__doc__)
-    return exit_code(lambda: follow_checkpoints(flags))
+    return exit_code(lambda: follow_checkpoints(parse_flags(DiagnoseFlags, arguments, __doc__)))
 
 
 if __name__ == "__main__":

@@ -13,32 +13,33 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 
-import tyro
-
-from mario_cli import UsageError
+from mario_cli import UsageError, exit_code
 from mario_results import ROOT
 from mario_tables import documents, with_tables
+from mario_values import Checked, parse_flags
 
 
 @dataclasses.dataclass(frozen=True)
-class TableFlags:
+class TableFlags(Checked):
     """Write, or only look."""
 
     check: bool = False
     """Write nothing; name what is out of date and exit 1."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write, or look; exit 2 if a marker cannot be followed."""
-    flags = tyro.cli(TableFlags, args=arguments, description=__doc__)
+def write_or_look(flags: TableFlags) -> int:
+    """Do what the flags say; 1 if something is out of date and stays so.
+
+    Raises:
+        UsageError: a marker cannot be followed.
+    """
     stale = []
     for page in documents():
         text = page.read_text(encoding="utf-8")
         try:
             fresh = with_tables(page, text)
         except (KeyError, UsageError) as error:
-            print(f"error: a table of {page.relative_to(ROOT)}: {error}", file=sys.stderr)
-            return 2
+            raise UsageError(f"a table of {page.relative_to(ROOT)}: {error}") from error
         if fresh == text:
             continue
         stale.append(page.relative_to(ROOT).as_posix())
@@ -47,6 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in stale:
         print(f"{'out of date' if flags.check else 'written'}: {name}")
     return 1 if flags.check and stale else 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write, or look."""
+    return exit_code(lambda: write_or_look(parse_flags(TableFlags, arguments, __doc__)))
 
 
 if __name__ == "__main__":

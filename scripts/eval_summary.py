@@ -17,6 +17,7 @@ from rich.table import Table
 from mario_cli import UsageError, exit_code
 from mario_judge import Figures, Summary
 from mario_status import RunReader
+from mario_values import Checked, parse_flags
 
 COLUMNS = (
     *("step", "protocol", "policy", "stage", "cleared", "95 %", "max-x", "best", "steps", "return"),
@@ -24,7 +25,7 @@ COLUMNS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class SummaryFlags:
+class SummaryFlags(Checked):
     """Which run."""
 
     run: tyro.conf.Positional[Path]
@@ -73,8 +74,7 @@ def print_evaluations(flags: SummaryFlags) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse and print."""
-    flags = tyro.cli(SummaryFlags, args=arguments, description=__doc__)
-    return exit_code(lambda: print_evaluations(flags))
+    return exit_code(lambda: print_evaluations(parse_flags(SummaryFlags, arguments, __doc__)))
 
 
 if __name__ == "__main__":

@@ -24,10 +24,11 @@ from mario_checkpoints import find_model, read_model_zip
 from mario_cli import exit_code
 from mario_files import parse_json
 from mario_game import with_stages_field
+from mario_values import Checked, parse_flags
 
 
 @dataclasses.dataclass(frozen=True)
-class InspectFlags:
+class InspectFlags(Checked):
     """Which checkpoint."""
 
     model: tyro.conf.Positional[Path]
@@ -87,8 +88,9 @@ def describe(path: Path) -> Iterator[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse and print."""
-    flags = tyro.cli(InspectFlags, args=arguments, description=__doc__)
-    return exit_code(lambda: print("\n".join(describe(flags.model))))
+    return exit_code(
+        lambda: print("\n".join(describe(parse_flags(InspectFlags, arguments, __doc__).model)))
+    )
 
 
 if __name__ == "__main__":

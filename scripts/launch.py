@@ -27,6 +27,7 @@ import tyro
 from mario_cli import UsageError, exit_code
 from mario_runs import RunFolder, RunLocked
 from mario_status import RunReader
+from mario_values import Checked, parse_known_flags
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 START_S = 120.0  # the imports, a CUDA start and 32 processes of their own fit into this
@@ -69,7 +70,7 @@ RECIPES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class LaunchFlags:
+class LaunchFlags(Checked):
     """Which training, where."""
 
     recipe: tyro.conf.Positional[str]
@@ -173,10 +174,7 @@ def launch(flags: LaunchFlags, extra: Sequence[str]) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse and launch."""
-    flags, extra = tyro.cli(
-        LaunchFlags, args=arguments, description=__doc__, return_unknown_args=True
-    )
-    return exit_code(lambda: launch(flags, extra))
+    return exit_code(lambda: launch(*parse_known_flags(LaunchFlags, arguments, __doc__)))
 
 
 if __name__ == "__main__":

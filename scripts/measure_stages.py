@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import tyro
 from gym_super_mario_bros._roms import smb1_rom_path
 
 from mario_cli import exit_code
@@ -35,13 +34,14 @@ from mario_results import (
 )
 from mario_search.level_data import LevelData
 from mario_search.stages import check_loops, measure_stage
+from mario_values import Checked, parse_flags
 
 OUTPUT = RESULTS / "stages"
 TABLE_FIELDS = ("start_x", "start_area", "goal_line_x", "goal_area", "exit_pipe_x")
 
 
 @dataclasses.dataclass(frozen=True)
-class MeasureFlags:
+class MeasureFlags(Checked):
     """Write, or only look."""
 
     check: bool = False
@@ -139,8 +139,7 @@ def run(flags: MeasureFlags) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, measure, and turn every expected failure into one line and an exit code."""
-    flags = tyro.cli(MeasureFlags, args=arguments, description=__doc__)
-    return exit_code(lambda: run(flags))
+    return exit_code(lambda: run(parse_flags(MeasureFlags, arguments, __doc__)))
 
 
 if __name__ == "__main__":

@@ -16,34 +16,38 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
-import tyro
+import pydantic
 
 from fastnes import start_snapshot
 from mario_cli import UsageError, exit_code
+from mario_config import ActionSetName, StagesFlag
 from mario_demos import AGENT_FRAMES, load_demo, record, save_demo
-from mario_game import StageId, action_buttons, parse_stages
+from mario_files import make_folder
+from mario_game import StageId, action_buttons
 from mario_search.explore import explore
 from mario_search.noops import noop_starts, serve, serve_all
 from mario_search.play import all_moves, changes, moves_of
+from mario_values import Checked, Seed, parse_flags
 
 EXPLORING_BATCHES = 20_000  # of 64 agent steps: the hardest stage takes a few thousand
 
 
 @dataclasses.dataclass(frozen=True)
-class NoopFlags:
+class NoopFlags(Checked):
     """Which stages, how many starts, where to."""
 
-    stages: str
+    stages: StagesFlag
     """Such as 3-2, or several: 3-1,3-2."""
     output: Path
     """Folder of the demos: W-S.npz and W-S_noops<N>.npz; those that are there stay."""
-    noops: int = 30
+    noops: Annotated[int, pydantic.Field(ge=0, le=1000)] = 30
     """Most idle frames."""
-    action_set: str = "fast"
+    action_set: ActionSetName = "fast"
     """The actions to make do with where that is possible."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the searches."""
 
 
@@ -99,16 +103,16 @@ def explored_enough(batches: int, cells: int) -> bool:
 
 def run(flags: NoopFlags) -> None:
     """Find and write the demos of every stage."""
-    if flags.noops < 0:
-        raise UsageError(f"not negative: --noops {flags.noops}")
-    for stage in parse_stages(flags.stages):
+    if not flags.stages:
+        raise UsageError("name a stage: --stages 3-2")
+    make_folder(flags.output)
+    for stage in flags.stages:
         cover(stage, flags)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, search, and turn every expected failure into one line and an exit code."""
-    flags = tyro.cli(NoopFlags, args=arguments, description=__doc__)
-    return exit_code(lambda: run(flags))
+    return exit_code(lambda: run(parse_flags(NoopFlags, arguments, __doc__)))
 
 
 if __name__ == "__main__":

@@ -18,18 +18,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
-import tyro
 
 from mario_cli import UsageError, exit_code
 from mario_judge import ModelEvaluation
 from mario_runs import duration, printable
 from mario_status import STATES, RunReader, RunStatus, find_runs, newest_run
+from mario_values import Checked, Pause, parse_flags
 
 UNWELL = {"dead", "stalled", "collapsed"}
 
 
 @dataclasses.dataclass(frozen=True)
-class HealthFlags:
+class HealthFlags(Checked):
     """Which runs, how often, how much of them."""
 
     run: Path | None = None
@@ -38,7 +38,7 @@ class HealthFlags:
     """Where to look for runs."""
     loop: bool = False
     """Again and again, until Ctrl-C."""
-    every_s: float = 30.0
+    every_s: Pause = 30.0
     """Seconds between two looks."""
     brief: bool = False
     """One line a run."""
@@ -145,8 +145,6 @@ def brief(status: RunStatus) -> str:
 
 def look(flags: HealthFlags) -> int:
     """Print what the flags ask for; 1 if a run is unwell."""
-    if flags.every_s <= 0:
-        raise UsageError("--every-s must be above 0")
     if flags.run and not flags.run.is_dir():
         raise UsageError(f"there is no run folder {flags.run}")
     readers: dict[str, RunReader] = {}
@@ -173,8 +171,7 @@ def look(flags: HealthFlags) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse and look."""
-    flags = tyro.cli(HealthFlags, args=arguments, description=__doc__)
-    return exit_code(lambda: look(flags))
+    return exit_code(lambda: look(parse_flags(HealthFlags, arguments, __doc__)))
 
 
 if __name__ == "__main__":

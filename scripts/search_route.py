@@ -16,47 +16,45 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Annotated, Any, NamedTuple, get_args
 
 import numpy as np
-import tyro
+import pydantic
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from fastnes import start_snapshot
-from mario_cli import UsageError, exit_code
-from mario_config import EmulatorName
+from mario_cli import UsageError, exit_code, with_stages_flag
+from mario_config import EmulatorName, StagesFlag
 from mario_demos import AGENT_FRAMES, Demo, load_demo, record, replay, save_demo
-from mario_game import StageId, parse_stages
+from mario_files import make_folder
+from mario_game import StageId
 from mario_keeping import figure_rows, keep_run
 from mario_results import PhaseRecord, RunFacts
 from mario_runs import provenance
 from mario_search.beam import CHANGE_PRICE, Beam, shorten
 from mario_search.explore import MACHINES, explore
 from mario_search.play import all_moves
+from mario_values import Checked, Seconds, Seed, Weight, parse_flags
 
 
 @dataclasses.dataclass(frozen=True)
-class SearchFlags:
+class SearchFlags(Checked):
     """Which stages, how long, where to."""
 
-    world: int | None = None
-    """World, 1-8; with --stage."""
-    stage: int | None = None
-    """Stage within the world, 1-4."""
-    stages: str | None = None
-    """all, or several such as 1-1,8-4; instead of --world and --stage."""
-    seconds: float = 300.0
+    stages: StagesFlag = ()
+    """all, or such as 1-1,8-4 (--stage 1-2 says the same of one)."""
+    seconds: Seconds = 300.0
     """The most to spend on finding a clear of each stage."""
-    shorten: float = 60.0
+    shorten: Seconds = 60.0
     """Then to spend on making it shorter. 0: keep the first clear."""
-    change_price: float = CHANGE_PRICE
+    change_price: Weight = CHANGE_PRICE
     """What a change of buttons counts while shortening, in columns of 16 px."""
-    seed: int = 0
+    seed: Seed = 0
     """Of everything random."""
     pipes: bool = False
     """Press down and up too, for shorter ways through bonus rooms. Always so in 8-4."""
-    threads: int = min(2, os.cpu_count() or 1)
+    threads: Annotated[int, pydantic.Field(ge=1, le=1024)] = min(2, os.cpu_count() or 1)
     """Threads of the emulation."""
     output: Path = Path("demos")
     """Folder of the demos, W-S.npz each. A demo there that is as short or shorter is kept."""
@@ -84,25 +82,6 @@ class Clock:
     def wall_s(self) -> float:
         """Return the seconds since then."""
         return time.monotonic() - self.began_s
-
-
-def wanted_levels(flags: SearchFlags) -> list[StageId]:
-    """Return the stages that the flags name.
-
-    Raises:
-        UsageError: none, or one that does not exist.
-    """
-    if flags.change_price < 0:
-        raise UsageError(f"not negative: --change-price {flags.change_price:g}")
-    if flags.stages is not None:
-        levels = list(parse_stages(flags.stages))
-    elif flags.world is None or flags.stage is None:
-        levels = []
-    else:
-        levels = list(parse_stages(f"{flags.world}-{flags.stage}"))
-    if not levels:
-        raise UsageError("name a stage: --world W --stage S, or --stages all")
-    return levels
 
 
 def search(flags: SearchFlags, level: StageId, progress: Progress) -> Found | None:
@@ -175,10 +154,13 @@ def keep(path: Path, study: Path | None, found: Found) -> None:
 
 def run(flags: SearchFlags) -> int:
     """Search what the flags ask for; 1 if a stage was not cleared."""
-    levels = wanted_levels(flags)
+    levels = flags.stages
+    if not levels:
+        raise UsageError("name a stage: --stage 1-2, or --stages all")
     suffix = "-pipes" * flags.pipes
     paths = {level: flags.output / f"{level}{suffix}.npz" for level in levels}
     old = {level: load_demo(path) for level, path in paths.items() if path.exists()}
+    make_folder(flags.output)
     missed = []
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
@@ -206,8 +188,12 @@ def run(flags: SearchFlags) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, search, and turn every expected failure into one line and an exit code."""
-    flags = tyro.cli(SearchFlags, args=arguments, description=__doc__)
-    return exit_code(lambda: run(flags))
+    given = sys.argv[1:] if arguments is None else arguments
+
+    def task() -> int:
+        return run(parse_flags(SearchFlags, with_stages_flag(given), __doc__))
+
+    return exit_code(task)
 
 
 if __name__ == "__main__":

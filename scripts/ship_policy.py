@@ -32,12 +32,13 @@ from mario_policies import PRETRAINED, load_policy
 from mario_results import ROOT, SHIPPED, Played, RunFacts, Training, is_study, read_study
 from mario_runs import CONFIG_MEMBER, RunFolder, atomic_write, read_metrics, write_json
 from mario_tables import with_tables
+from mario_values import Checked, Episodes, Positive, parse_flags
 
 AGENTS = {"ppo": "PPO", "dreamerv3": "DreamerV3"}
 
 
 @dataclasses.dataclass(frozen=True)
-class ShipFlags:
+class ShipFlags(Checked):
     """What to ship, where to, judged how long."""
 
     run: tyro.conf.Positional[Path]
@@ -47,11 +48,11 @@ class ShipFlags:
     else it is of the stage that it was trained on, the first of several."""
     study: Path = SHIPPED
     """The study that keeps its episodes, as the run of its path below pretrained/."""
-    episodes: int = 100
+    episodes: Episodes = 100
     """Episodes of each evaluation; by argmax there is one start under fixed, and 30 under noop."""
-    reference_episodes: int = 10
+    reference_episodes: Episodes = 10
     """Episodes replayed through nes-py, which is slow."""
-    max_mb: float = 3.0
+    max_mb: Positive = 3.0
     """The most that best_eval.zip may take."""
 
 
@@ -241,8 +242,9 @@ def ship(flags: ShipFlags) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, ship, and turn every expected failure into one line and an exit code."""
-    flags = tyro.cli(ShipFlags, args=arguments, description=(__doc__ or "").split("\n\n")[0])
-    return exit_code(lambda: ship(flags))
+    return exit_code(
+        lambda: ship(parse_flags(ShipFlags, arguments, (__doc__ or "").split("\n\n")[0]))
+    )
 
 
 if __name__ == "__main__":

@@ -20,12 +20,13 @@ import tyro
 from mario_cli import Failure, UsageError, exit_code
 from mario_runs import Holder, RunFolder, duration, printable
 from mario_status import find_runs
+from mario_values import Checked, Seconds, parse_flags
 
 LOOK_S = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
-class StopFlags:
+class StopFlags(Checked):
     """Which training."""
 
     run: tyro.conf.Positional[Path | None] = None
@@ -34,7 +35,7 @@ class StopFlags:
     """Where to look for runs."""
     all: bool = False
     """Stop all that train below --runs-root."""
-    wait_s: float = 600.0
+    wait_s: Seconds = 600.0
     """Seconds to wait until a trainer has saved: an evaluation under way is finished first."""
 
 
@@ -88,8 +89,6 @@ def stop(path: Path, wait_s: float) -> None:
 
 def stop_or_list(flags: StopFlags) -> None:
     """Do what the flags ask for."""
-    if flags.wait_s < 0:
-        raise UsageError("--wait-s must not be negative")
     if flags.run:
         stop(run_named(flags), flags.wait_s)
         return
@@ -106,8 +105,7 @@ def stop_or_list(flags: StopFlags) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse and stop."""
-    flags = tyro.cli(StopFlags, args=arguments, description=__doc__)
-    return exit_code(lambda: stop_or_list(flags))
+    return exit_code(lambda: stop_or_list(parse_flags(StopFlags, arguments, __doc__)))
 
 
 if __name__ == "__main__":

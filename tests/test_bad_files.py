@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import stat
 import zipfile
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from mario_runtime import MarioVectorEnv
 from mario_values import read_yaml, whole_number, with_values
 from teach_mario import parse_config as parse_teacher
 from train_mario import TrainConfig, parse_config
+from train_mario import main as train
 
 # Each register and a value beyond what it holds.
 BEYOND = {
@@ -316,3 +318,17 @@ def test_arrays_and_json_are_as_large_as_their_file() -> None:
     for wrong in (b"[" * 100_000, b"9" * 5000, b"[]", b"\xff", b""):
         with pytest.raises(BadFile):
             parse_json(wrong, "a")
+
+
+def test_a_state_that_no_play_leads_to_is_one_line_when_it_breaks_the_game(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunFolder(shutil.copytree(tiny_run, tmp_path / "run"))
+    path = run.checkpoints()[0].with_suffix(".state")
+    found = load_tensors(path, path.name)
+    found["environments"]["machines"]["states"][:, :0x800] = 2  # the stack too: it returns nowhere
+    path.write_bytes(tensor_bytes(found))
+    capsys.readouterr()
+    assert train(["--resume-model", str(run.path), "--timesteps", "512"]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: the game is broken, its state is of no play: machine 0: ")

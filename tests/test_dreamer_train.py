@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -30,7 +31,7 @@ from dreamerv3.flags import (
 )
 from dreamerv3.optim import LaProp
 from dreamerv3.policy import make_agent
-from mario_checkpoints import read_model_zip
+from mario_checkpoints import load_tensors, read_model_zip
 from mario_cli import UsageError
 from mario_config import in_process
 from mario_judge import ModelEvaluation, evaluate
@@ -237,6 +238,30 @@ def test_a_run_cut_off_at_any_moment_goes_on_to_the_same_bits(
     assert lines[0] == lines[1]
     assert lines[0][-1]["dreamer/demo_fraction"] == 0.25
     assert lines[0][-1]["stage/1-1/steps_to_goal"] == 8
+
+
+def test_a_best_model_is_resumed_in_another_folder_to_the_same_bits(
+    tmp_path: Path, dreamer: Callable[..., Done], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, fork = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "fork")
+    done = dreamer(run.path, "--timesteps", "300", "--eval-freq", "200", *WITH_ALL)
+    assert done.returncode == 0, done.stderr
+    best = run.best_model
+    assert ModelEvaluation.from_json(run.best_summary).step == 200
+    assert main(["--resume-model", str(best), "--run-dir", str(fork.path)]) == 0
+    assert "at 200 steps" in capsys.readouterr().out
+    assert_same_tensors(run.final_model, fork.final_model)
+    newest, again = (one.checkpoints()[0].with_suffix(".state") for one in (run, fork))
+    optimizers = [load_tensors(path, path.name)["optimizer"]["state"] for path in (newest, again)]
+    for moments, others in zip(*(one.values() for one in optimizers), strict=True):
+        assert all(torch.equal(moments[name], others[name]) for name in moments)
+    elsewhere = tmp_path / "copy" / "best.zip"
+    elsewhere.parent.mkdir()
+    for suffix in (".zip", ".state"):
+        shutil.copy(best.with_suffix(suffix), elsewhere.with_suffix(suffix))
+    refused = dreamer(tmp_path / "other", "--resume-model", elsewhere)
+    assert refused.returncode == 2
+    assert "lies in no run folder" in refused.stderr
 
 
 def test_a_run_goes_on_with_changed_flags(tmp_path: Path, dreamer: Callable[..., Done]) -> None:

@@ -216,7 +216,7 @@ def test_a_folder_stands_for_its_best_model(model_zip: Path) -> None:
 
 @pytest.mark.slow
 def test_the_smoke_test_passes_here(capsys: pytest.CaptureFixture[str]) -> None:
-    assert quick_mario_smoke.main() == 0
+    assert quick_mario_smoke.main([]) == 0
     output = capsys.readouterr().out
     assert f"{len(quick_mario_smoke.CHECKS)}/{len(quick_mario_smoke.CHECKS)} work" in output
 
@@ -228,7 +228,7 @@ def test_a_failing_check_fails_the_smoke_test(
         raise RuntimeError("no cartridge")
 
     monkeypatch.setattr(quick_mario_smoke, "CHECKS", {"ROM": broken})
-    assert quick_mario_smoke.main() == 1
+    assert quick_mario_smoke.main([]) == 1
     assert "FAILED  ROM         no cartridge" in capsys.readouterr().out
 
 

@@ -9,7 +9,6 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -34,7 +33,7 @@ from mario_report import rounded
 from mario_runs import RunLocked, printable, read_row
 from mario_status import RunReader, find_runs
 from scripts import run_health
-from tests.test_monitor import CHROMIUM, answer, healthy, process, wait_for, write_rows
+from tests.test_monitor import healthy, process, write_rows
 from train_mario_professional import only_plan, read_plan
 
 DIGITS = "9" * 400
@@ -348,84 +347,6 @@ def test_the_server_shows_hostile_runs_and_answers_no_other_site(tmp_path: Path)
             assert asked(port, "/live/bad_0", **headers)[0] == wanted
         for host in (f"[::1]:{port}", f"localhost:{port}"):
             assert asked(port, "/level/9-9.png", Host=host)[0] == 404, "it is answered"
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not CHROMIUM, reason="no chromium here (Debian: apt-get install chromium)")
-def test_a_browser_shows_hostile_runs_as_text_and_no_other_site_starts_their_games(
-    tmp_path: Path, tiny_run: Path
-) -> None:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    root = tmp_path / "runs"
-    for name in NAMES:
-        with contextlib.suppress(OSError):
-            shutil.copytree(tiny_run, root / name)
-    for number, line in enumerate(BAD_LINES):
-        write_rows(root / f"bad_{number}", [healthy(100)])
-        with (root / f"bad_{number}" / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-    (root / "pipe").mkdir()
-    os.mkfifo(root / "pipe" / "metrics.jsonl")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    monitor: list[str | Path] = ["auto_update_mario_monitor.py", "--runs-root", root]
-    with (
-        process(*monitor, "--port", str(port)) as server,
-        sync_api.sync_playwright() as playwright,
-        contextlib.closing(
-            playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        ) as browser,
-    ):
-        assert server.stdout
-        server.stdout.readline()
-        page = browser.new_page()
-        page.set_default_timeout(120_000)
-        errors: list[str] = []
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("dialog", lambda dialog: errors.append(dialog.message))
-
-        def opened(url: str) -> Callable[[], bool]:
-            def attempt() -> bool:
-                with contextlib.suppress(sync_api.Error):
-                    page.goto(url, wait_until="domcontentloaded")
-                    return True
-                return False
-
-            return attempt
-
-        video, live = page.locator("#preview-video"), page.locator("#live-screen")
-        for name in map(printable, find_runs(root)):
-            if name.startswith(("bad_", "pipe")):
-                continue
-            address = quote(name, safe="")
-            wait_for(opened(f"http://127.0.0.1:{port}/?run={address}&tab=live"))
-            page.locator("#head-name", has_text=name).wait_for()
-            assert wait_for(lambda: video.evaluate("v => v.videoWidth")) == 512, name
-            wait_for(lambda: live.evaluate("i => i.naturalWidth") == 512)
-        assert errors == []
-        assert page.evaluate("document.querySelectorAll('[onerror], [onload]').length") == 0
-        # A page elsewhere: neither its pictures nor its frames get an answer.
-        evil = browser.new_page()
-        evil.route(
-            "http://elsewhere.example/**",
-            lambda route: route.fulfill(
-                body=f'<img src="http://127.0.0.1:{port}/live/bad_0">'
-                f'<iframe src="http://127.0.0.1:{port}/"></iframe>',
-                content_type="text/html",
-            ),
-        )
-        statuses: list[int] = []
-
-        def note(response: Any) -> None:
-            if "/live/" in response.url:
-                statuses.append(response.status)
-
-        evil.on("response", note)
-        evil.goto("http://elsewhere.example/")
-        wait_for(lambda: statuses)
-        assert set(statuses) == {403}
-        assert answer(port, "/preview/bad_0", host=f"[::1]:{port}") == 404, "no 400"
 
 
 # --------------------------------------------------------------------------------------------

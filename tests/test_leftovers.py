@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import errno
+import importlib
 import os
 import platform
 import signal
@@ -23,7 +24,7 @@ import mario_callbacks
 import train_mario
 from mario_checkpoints import find_checkpoint, read_model_zip
 from mario_cli import UsageError
-from mario_doctor import Doctor
+from mario_doctor import Doctor, Finding
 from mario_ppo import MarioPPO
 from mario_recipes import refuse_fewer_steps
 from mario_runs import (
@@ -351,6 +352,30 @@ def test_every_trainer_hears_the_doctor(
 
     assert main(["--config", "debug", "--run-dir", str(tiny_dreamer_run)]) == 0
     assert any("value_loss" in row for row in heard)
+
+
+@pytest.mark.parametrize("name", ["dreamerv3.dreamer", "teach_mario"])
+def test_a_collapse_stops_every_trainer_that_is_asked_to(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module(name)
+    flags, run = ["--run-dir", str(tmp_path / "run")], RunFolder(tmp_path / "run")
+    if name == "teach_mario":
+        run = RunFolder(tmp_path / "run" / "teacher")
+        flags += "--n-envs 4 --teacher.n-steps 16 --teacher.batch-size 32".split()
+        flags += "--teacher.timesteps 640 --eval-freq 0".split()
+    else:
+        flags += "--config debug --timesteps 600 --eval-freq 0 --threads 1".split()
+
+    def collapsed(doctor: Doctor, row: dict[str, Any]) -> list[Finding]:
+        return [Finding("value_explosion", row["step"], "for this test", is_collapse=True)]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Doctor, "add", collapsed)
+        assert module.main([*flags, "--stop-on-collapse"]) == 1
+    assert "stopped by value_explosion" in capsys.readouterr().out
+    assert len(read_metrics(run.metrics_path)) == 1
+    assert run.checkpoints() and not run.final_model.exists()
 
 
 def test_what_no_update_measures_is_not_logged_again(tmp_path: Path) -> None:

@@ -271,7 +271,7 @@ def test_a_report_shows_hostile_names_as_text(tmp_path: Path) -> None:
         ("--runs-root . --once --runs a", "--runs belongs to --html"),
         ("--runs-root tests --once --html x.html --runs a", "there is no run 'a' in tests"),
         ("--runs-root . --host 203.0.113.7", "cannot listen at 203.0.113.7, port 8080"),
-        ("--runs-root . --port 99999999", "cannot listen at 127.0.0.1, port 99999999"),
+        ("--runs-root . --port 99999999", "--port must be at most 65535"),
     ],
 )
 def test_what_does_not_fit_is_one_line(

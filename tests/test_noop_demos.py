@@ -84,8 +84,8 @@ def test_a_file_that_is_no_demo_ends_it_before_a_search(
     ("flags", "line"),
     [
         (["--stages", "9-1"], "no stage '9-1'"),
-        (["--stages", "1-1", "--noops", "-1"], "not negative: --noops -1"),
-        (["--stages", "1-1", "--action-set", "slow"], "no action set 'slow'"),
+        (["--stages", "1-1", "--noops", "-1"], "--noops must not be negative"),
+        (["--stages", "1-1", "--action-set", "slow"], "invalid choice 'slow'"),
     ],
 )
 def test_wrong_flags_are_one_line(

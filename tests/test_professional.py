@@ -63,10 +63,18 @@ def assert_trained_once(storage: Path, steps: int) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("phasen: []", "no key 'phasen'"),
+        ("phasen: []", "no flag --phasen; did you mean --phases?"),
         ("stages: 1-9", "no stage '1-9'"),
         ("phases: [{name: a, share: 0.4}]", "shares are 1 together"),
-        ("seeds: 3", "must be there"),
+        ("seeds: 3", "seeds is 3"),
+        ("seeds: [-1]", "must not be negative"),
+        ("seeds: []", "needs stages, seeds"),
+        ("stages: all\nseeds: [" + ",".join(map(str, range(500))) + "]", "over 10,000 trainings"),
+        ("timesteps: .inf", "timesteps"),
+        ("phases: [{name: a, share: .nan}]", "share"),
+        ("phases: [{nam: a, share: 1}]", "nam"),
+        ("variants: {a: 5}", "variants"),
+        ("flags: [1]", "flags"),
         ("flags: {gama: 1}", "no flag --gama"),
     ],
 )

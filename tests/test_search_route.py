@@ -53,10 +53,9 @@ def test_no_clear_in_time_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixt
     ("flags", "message"),
     [
         ([], "name a stage"),
-        (["--world", "1"], "name a stage"),
         (["--stages", "9-1"], "no stage '9-1'"),
         (["--stages", "one"], "no stage 'one'"),
-        (["--stages", "1-1", "--change-price", "-1"], "not negative: --change-price -1"),
+        (["--stages", "1-1", "--change-price", "-1"], "--change-price must not be negative"),
     ],
 )
 def test_wrong_flags_are_one_line(

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ import torch as th
 from gymnasium import spaces
 
 import train_mario
-from mario_checkpoints import find_model, plain, read_model_zip
+from mario_checkpoints import find_model, load_tensors, plain, read_model_zip
 from mario_config import EnvConfig
 from mario_curriculum import FrontierStarts
 from mario_demos import load_demos
@@ -251,9 +252,50 @@ def test_killed_phases_resume_to_the_same_bits(taught: Path, tmp_path: Path, pha
         assert th.equal(tensor, parts[name]), name
 
 
+@pytest.mark.parametrize("phase", ["teacher", "student"])
+def test_a_best_model_is_resumed_in_another_folder_to_the_same_bits(
+    taught: Path, tmp_path: Path, phase: str
+) -> None:
+    steps = {"teacher": "--teacher.timesteps 192", "student": "--student.timesteps 96"}[phase]
+    every = {"teacher": 128, "student": 64}[phase]
+    flags = [
+        *TINY.split(), *steps.split(), "--stages", "1-1,5-3", "--phase", phase, "--eval-freq",
+        str(every), "--eval-episodes", "1", "--run-dir", str(tmp_path / "whole"),
+        "--teacher", str(taught / "teacher"),
+    ]  # fmt: skip
+    assert main(flags) == 0
+    whole, fork = (RunFolder(tmp_path / name / phase) for name in ("whole", "fork"))
+    best = ModelEvaluation.from_json(whole.best_summary).step
+    assert best == every
+    flags = ["--resume-model", str(whole.best_model), "--run-dir", str(tmp_path / "fork")]
+    assert main([*flags, "--phase", phase]) == 0
+    assert read_metrics(fork.metrics_path)[0]["step"] > best
+    first, second = (read_model_zip(run.final_model)[1] for run in (whole, fork))
+    assert all(th.equal(tensor, second[name]) for name, tensor in first.items())
+    states = [load_tensors(run.checkpoints()[0].with_suffix(".state"), "") for run in (whole, fork)]
+    assert_equal(*states)
+
+
+def assert_equal(one: Any, other: Any) -> None:
+    """Two trainer states are the same to the bit."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key, value in one.items():
+            assert_equal(value, other[key])
+    elif isinstance(one, list):
+        assert len(one) == len(other)
+        for pair in zip(one, other, strict=True):
+            assert_equal(*pair)
+    elif isinstance(one, th.Tensor):
+        assert th.equal(one, other)
+    else:
+        assert one == other
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
+        ("--resume-model pretrained/ppo_mario_1-1/best_eval.zip", "has no best_eval.state"),
         ("--phase student --teacher pretrained/ppo_mario_1-1/best_eval.zip", "not a teacher"),
         ("--phase student --stages 1-2", "has no teacher of 1-2"),
         ("--demos configs", "no other demo of 1-1"),

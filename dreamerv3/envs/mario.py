@@ -12,11 +12,12 @@ import numpy as np
 
 from dreamerv3.replay import row_type
 from fastnes.state import RAM_SIZE
+from mario_cli import UsageError
 from mario_config import EnvConfig
 from mario_curriculum import BackwardStarts
 from mario_demos import Demo, DemoPlayer
 from mario_files import fill
-from mario_game import GameFacts, read_facts, stages_text
+from mario_game import LARGEST_FACTS, GameFacts, read_facts, stages_text
 from mario_reward import RewardShaper, reward_signature
 from mario_runtime import MarioVectorEnv, observation_space
 
@@ -190,7 +191,15 @@ def recompute_rewards(rows: np.ndarray, config: EnvConfig) -> np.ndarray:
     """Return what a stream's rows are paid under config's reward, float32[rows].
 
     NaN for the rows before the first episode's beginning, whose reward cannot be told.
+
+    Raises:
+        UsageError: a row says of the game what no game says.
     """
+    said = rows["facts"]
+    first = GameFacts(*said[rows["is_first"]].T)
+    is_nowhere = (first.world < 1) | (first.world > 8) | (first.stage < 1) | (first.stage > 4)
+    if ((said < 0) | (said > LARGEST_FACTS)).any() or is_nowhere.any():
+        raise UsageError("the rows hold facts of no game: make them anew")
     rewards = np.full(len(rows), np.nan, dtype=np.float32)
     shaper = RewardShaper(config)
     begun = False
