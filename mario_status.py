@@ -245,8 +245,9 @@ class RunReader:
     def signature(self) -> Signature:
         """Return what changes when a file does that a status is made from."""
         folder = self.folder
-        paths = (folder.path, folder.metrics_path, folder.config_path, folder.best_summary)
-        paths += (folder.path / "trainer.json", folder.evaluations, folder.final_model)
+        holder = folder.path / "trainer.json"
+        paths = [folder.path, folder.metrics_path, folder.config_path, folder.best_summary]
+        paths += [holder, folder.evaluations, folder.final_model]
         return tuple(map(file_signature, paths))
 
     def status(self) -> RunStatus:

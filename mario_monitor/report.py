@@ -154,7 +154,7 @@ def curve_charts(readers: Sequence[tuple[RunReader, str]]) -> Iterator[Any]:
     """Yield a chart of each of `CURVES` that any run logs, all runs in it."""
     for curve in CURVES:
         lines = [
-            Line(reader.name, color, *zip(*found, strict=True))
+            Line(reader.name, color, [step for step, _ in found], [value for _, value in found])
             for reader, color in readers
             if (found := points(reader.rows, curve.key))
         ]
