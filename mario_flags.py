@@ -324,7 +324,8 @@ def next_phase(config: TrainConfig) -> TrainConfig:
     """
     before, path = config.run, config.run.then[0]
     recipe = with_recipe(config, path if path.is_file() else ROOT / path)
-    own = with_recipe(TrainConfig(), before.config or DEFAULT_RECIPE)
+    followed = before.config if before.config and before.config.is_file() else DEFAULT_RECIPE
+    own = with_recipe(TrainConfig(), followed)
     found = with_changes(recipe, own, config)
     run = dataclasses.replace(
         found.run,
@@ -371,5 +372,6 @@ def config_from_dict(content: dict[str, Any]) -> TrainConfig:
         UsageError: it is another agent's, or holds what this version does not know.
     """
     config = config_of_content(TrainConfig(), content, AGENT)
-    run = dataclasses.replace(config.run, run_dir=None, resume_model=None)
+    recipe = config.run.config if config.run.then else None  # `next_phase` asks what it said
+    run = dataclasses.replace(config.run, config=recipe, run_dir=None, resume_model=None)
     return dataclasses.replace(config, run=run)
