@@ -324,7 +324,8 @@ def next_phase(config: TrainConfig) -> TrainConfig:
     """
     before, path = config.run, config.run.then[0]
     recipe = with_recipe(config, path if path.is_file() else ROOT / path)
-    followed = before.config if before.config and before.config.is_file() else DEFAULT_RECIPE
+    places = (before.config, ROOT / before.config) if before.config else ()
+    followed = next(filter(Path.is_file, places), DEFAULT_RECIPE)
     own = with_recipe(TrainConfig(), followed)
     found = with_changes(recipe, own, config)
     run = dataclasses.replace(
@@ -366,12 +367,12 @@ def config_as_dict(config: TrainConfig) -> dict[str, Any]:
 def config_from_dict(content: dict[str, Any]) -> TrainConfig:
     """Return the flags of a train_config.json; where it ran and what it resumed are left out.
 
-    What it was warm-started from stays: a resumed run's weights come from there, too.
+    What it was warm-started from stays: a resumed run's weights come from there, too. So does its
+    recipe: in a phase that follows, what differs from it was set by a person.
 
     Raises:
         UsageError: it is another agent's, or holds what this version does not know.
     """
     config = config_of_content(TrainConfig(), content, AGENT)
-    recipe = config.run.config if config.run.then else None  # `next_phase` asks what it said
-    run = dataclasses.replace(config.run, config=recipe, run_dir=None, resume_model=None)
+    run = dataclasses.replace(config.run, run_dir=None, resume_model=None)
     return dataclasses.replace(config, run=run)
