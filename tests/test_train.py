@@ -405,7 +405,7 @@ def test_a_film_for_which_there_is_no_room_is_one_error_and_ffmpeg_says_nothing(
 
 
 def test_without_a_flag_the_recipe_of_1_1_is_trained(tmp_path: Path) -> None:
-    assert parse_config([]).ppo == parse_config(["--config", "configs/ppo_1-1.yaml"]).ppo
+    assert parse_config([]).ppo == parse_config(["--config", "configs/recipe.yaml"]).ppo
     assert parse_config([]).env.action_set == "fast"
     nothing = tmp_path / "nothing.yaml"
     nothing.write_text("{}\n")
