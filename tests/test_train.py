@@ -473,7 +473,9 @@ def test_changes_are_described_by_flag() -> None:
 def test_the_jump_bias_is_on_the_jumps() -> None:
     config = parse_config(["--action-bias-jump", "1", "--action-set", "simple"])
     assert action_bias(config) == [0, 0, 1, 0, 1, 1, 0]
-    config = parse_config("--action-bias-long-jump 2 --long-jump-action --action-set fast".split())
+    config = parse_config(
+        "--action-bias-jump 0 --action-bias-long-jump 2 --long-jump-action".split()
+    )
     assert action_bias(config) == [0, 0, 0, 0, 0, 2]
     assert action_bias(TrainConfig()) is None
 
