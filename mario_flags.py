@@ -334,7 +334,9 @@ def next_phase(config: TrainConfig) -> TrainConfig:
     """
     before, path = config.run, config.run.then[0]
     recipe = with_recipe(config, path if path.is_file() else ROOT / path)
-    own = with_recipe(TrainConfig(), before.config or DEFAULT_RECIPE)
+    places = (before.config, ROOT / before.config) if before.config else ()
+    followed = next(filter(Path.is_file, places), DEFAULT_RECIPE)
+    own = with_recipe(TrainConfig(), followed)
     found = with_changes(recipe, own, config)
     run = dataclasses.replace(
         found.run,
@@ -375,7 +377,8 @@ def config_as_dict(config: TrainConfig) -> dict[str, Any]:
 def config_from_dict(content: dict[str, Any]) -> TrainConfig:
     """Return the flags of a train_config.json; where it ran and what it resumed are left out.
 
-    What it was warm-started from stays: a resumed run's weights come from there, too.
+    What it was warm-started from stays: a resumed run's weights come from there, too. So does its
+    recipe: in a phase that follows, what differs from it was set by a person.
 
     Raises:
         UsageError: it is another agent's, or holds what this version does not know.

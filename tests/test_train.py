@@ -422,7 +422,7 @@ def test_a_film_for_which_there_is_no_room_is_one_error_and_ffmpeg_says_nothing(
 
 
 def test_without_a_flag_the_recipe_of_1_1_is_trained(tmp_path: Path) -> None:
-    assert parse_config([]).ppo == parse_config(["--config", "configs/ppo_1-1.yaml"]).ppo
+    assert parse_config([]).ppo == parse_config(["--config", "configs/recipe.yaml"]).ppo
     assert parse_config([]).env.action_set == "fast"
     nothing = tmp_path / "nothing.yaml"
     nothing.write_text("{}\n")
@@ -490,7 +490,9 @@ def test_changes_are_described_by_flag() -> None:
 def test_the_jump_bias_is_on_the_jumps() -> None:
     config = parse_config(["--action-bias-jump", "1", "--action-set", "simple"])
     assert action_bias(config) == [0, 0, 1, 0, 1, 1, 0]
-    config = parse_config("--action-bias-long-jump 2 --long-jump-action --action-set fast".split())
+    config = parse_config(
+        "--action-bias-jump 0 --action-bias-long-jump 2 --long-jump-action".split()
+    )
     assert action_bias(config) == [0, 0, 0, 0, 0, 2]
     assert action_bias(TrainConfig()) is None
 

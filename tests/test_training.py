@@ -78,7 +78,10 @@ def test_a_ppo_run_of_an_earlier_version_is_read() -> None:
         Path("runs/1-3.zip"),
         Path("demos"),
     )
-    assert (config.run.config, config.run.run_dir, config.run.eval_stages) == (None, None, ())
+    assert config.run.config == Path("configs/ppo_level.yaml"), (
+        "a phase to follow asks what it said"
+    )
+    assert (config.run.run_dir, config.run.eval_stages) == (None, ())
     assert (config.ppo.timesteps, config.ppo.learning_rate_final) == (700_000, 2.5e-5)
     assert config_from_dict(json.loads(json.dumps(config_as_dict(config)))) == config
 
