@@ -30,6 +30,7 @@ from dreamerv3.flags import (
 )
 from dreamerv3.optim import LaProp
 from dreamerv3.policy import make_agent
+from dreamerv3.sight import Look
 from mario_checkpoints import read_model_zip
 from mario_cli import UsageError
 from mario_config import in_process
@@ -457,7 +458,7 @@ def test_a_warm_start_takes_weights_and_nothing_else(
 def test_an_evaluation_looks_at_what_the_model_sees(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    short = functools.partial(dreamer_module.Look, envs=2, length=32)
+    short = functools.partial(Look, envs=2, length=32)
     monkeypatch.setattr(dreamer_module, "Look", short)
     flags = "--eval-probe --env.n-envs 2 --eval-freq 100 --timesteps 150 --log-every 50"
     assert main([*DEBUG, "--run-dir", str(tmp_path), *flags.split()]) == 0
