@@ -162,7 +162,7 @@ def _fill_things(
             is_enemy = slot < ENEMY_SLOTS and kind < Kind.FIRE_BAR
             if is_enemy and objects.state[i, slot] & BEATEN:
                 thing = np.int64(Thing.OTHER)
-            width = np.int64(objects.width[i, slot])
+            width = int(objects.width[i, slot])
             left = objects.dx[i, slot] + BOXES[kind, 0]
             vx, vy = objects.vx[i, slot], objects.vy[i, slot]
             parts = max(1, width // CELL_PX) if thing == Thing.LIFT else 1

@@ -305,7 +305,7 @@ class WorldModel(nn.Module):
         """Return the losses by name, each a weighted mean [], and metrics (equation 2)."""
         config = self.config
         features = observed.features
-        losses = self.picture_losses(batch, images, observed)
+        losses = self.picture_losses(batch, images, observed.tokens, features.flatten(0, 1))
         dyn, rep, kl = kl_losses(
             observed.posterior, self.rssm.prior_logits(observed.deter), config.free_nats
         )
@@ -329,14 +329,23 @@ class WorldModel(nn.Module):
             metrics |= more
         return losses, metrics
 
-    def picture_losses(self, batch: Batch, images: Tensor, observed: Observed) -> dict[str, Tensor]:
-        """Return the loss of what the state knows of the picture, by name, or none."""
-        config, features = self.config, observed.features.flatten(0, 1)
+    def picture_losses(
+        self, batch: Batch, images: Tensor, tokens: Tensor, features: Tensor
+    ) -> dict[str, Tensor]:
+        """Return the loss of what the state knows of the picture, by name, or none.
+
+        Args:
+            batch: of T x B steps.
+            images: [T * B, C, H, W], the batch's, centered.
+            tokens: [T, B, tokens], theirs.
+            features: [T * B, F], of the states that saw them.
+        """
+        config = self.config
         if config.picture == "none":
             return {}
         if config.picture == "redundancy":
-            tokens = observed.tokens.flatten(0, 1)
-            loss = redundancy_loss(self.projection(features), tokens, config.redundancy_off)
+            projected = self.projection(features)
+            loss = redundancy_loss(projected, tokens.flatten(0, 1), config.redundancy_off)
             return {"redundancy": config.redundancy_scale * loss}
         decoded = self.decoder(features).float()  # [T * B, C * patch^2, ...]
         patches = self.decoder.to_patches(images)

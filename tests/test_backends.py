@@ -139,8 +139,12 @@ def test_batched_equals_single(changes: dict) -> None:
 )
 def test_batched_equals_nes_py(observation: Any, crop: Any) -> None:
     config = EnvConfig(
-        **{"n_envs": 2, "action_set": "complex", "sticky_prob": 0.25, "reward": REWARD},
-        **{"observation": observation, "crop": crop},
+        n_envs=2,
+        action_set="complex",
+        sticky_prob=0.25,
+        reward=REWARD,
+        observation=observation,
+        crop=crop,
     )
     assert compare(config, make_vector_env(on_nes_py(config)), steps=150) > 0
 

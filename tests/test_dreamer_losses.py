@@ -78,7 +78,9 @@ def test_an_error_on_a_sprite_costs_more_than_one_beside_it() -> None:
         images = centered(batch.image.flatten(0, 1))
         observed = agent.world.observe(batch, images)
         images[:, :, row] += 3
-        return agent.world.picture_losses(batch, images, observed)["image"].item()
+        features = observed.features.flatten(0, 1)
+        found = agent.world.picture_losses(batch, images, observed.tokens, features)
+        return found["image"].item()
 
     assert image_loss(1) > 2 * image_loss(20)
 

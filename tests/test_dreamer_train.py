@@ -31,15 +31,16 @@ from dreamerv3.flags import (
 )
 from dreamerv3.optim import LaProp
 from dreamerv3.policy import make_agent
+from dreamerv3.sight import Look
 from mario_checkpoints import load_tensors, read_model_zip
 from mario_cli import UsageError
 from mario_config import in_process
 from mario_judge import ModelEvaluation, evaluate
 from mario_policies import load_policy
+from mario_recipes import describe_changes
 from mario_reward import reward_signature
 from mario_rollout import PolicyWithValue
 from mario_runs import BadModelFile, RunFolder, read_metrics
-from mario_training import describe_changes
 from scripts import demos_to_episodes
 
 ROOT = Path(__file__).parents[1]
@@ -482,7 +483,7 @@ def test_a_warm_start_takes_weights_and_nothing_else(
 def test_an_evaluation_looks_at_what_the_model_sees(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    short = functools.partial(dreamer_module.Look, envs=2, length=32)
+    short = functools.partial(Look, envs=2, length=32)
     monkeypatch.setattr(dreamer_module, "Look", short)
     flags = "--eval-probe --env.n-envs 2 --eval-freq 100 --timesteps 150 --log-every 50"
     assert main([*DEBUG, "--run-dir", str(tmp_path), *flags.split()]) == 0
