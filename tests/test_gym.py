@@ -162,13 +162,13 @@ def test_gymnasiums_vector_wrappers_go_around_it() -> None:
         *_, infos = counted.step(np.array([3, 0]))
         lengths += int(infos["episode"]["l"][0]) if "episode" in infos else 0
     assert 20 < lengths <= 60
-    changed = wrappers.NormalizeObservation(
-        make_vec(observation="scene", autoreset_mode="Disabled")
-    )
-    seen, _ = changed.reset(seed=0)
-    assert np.isfinite(seen).all()
+    flat = wrappers.FlattenObservation(make_vec(observation="ram", autoreset_mode="Disabled"))
+    assert flat.reset(seed=0)[0].shape == (2, 2048)
     with pytest.raises(ValueError, match="SAME_STEP"):  # as docs/environment.md says
-        wrappers.NormalizeObservation(make_vec(observation="scene"))
+        wrappers.FlattenObservation(make_vec(observation="ram"))
+    for mode in ("SameStep", "Disabled"):
+        with pytest.raises(ValueError, match="NEXT_STEP"):
+            wrappers.NormalizeObservation(make_vec(observation="scene", autoreset_mode=mode))
 
 
 def test_a_copy_of_a_batch_goes_on_as_the_original() -> None:
