@@ -208,7 +208,8 @@ class TwoHeadCnnPolicy(ActorCriticCnnPolicy):
         log_prob = distribution.log_prob(actions)
         entropy = distribution.entropy()
         assert entropy is not None  # a categorical distribution has one
-        return Evaluation(values, log_prob, entropy, distribution.distribution.logits)
+        log_probs = distribution.distribution.logits  # type: ignore[union-attr]
+        return Evaluation(values, log_prob, entropy, log_probs)
 
     def evaluate_actions(
         self, obs: PyTorchObs, actions: th.Tensor

@@ -34,7 +34,7 @@ from mario_config import (
 )
 from mario_demos import Demo, load_demo, record, replay, save_demo
 from mario_files import make_folder
-from mario_game import StageId, stages_label
+from mario_game import StageId, facts_of_info, has_cleared, stages_label
 from mario_judge import protocol_config
 from mario_policies import choose_model, load_policy, trained_elsewhere
 from mario_reference import NesPyMarioEnv
@@ -195,7 +195,8 @@ def play_human(flags: WatchFlags, window: Window, recorder: Recorder) -> None:
                 pressed.append(buttons)
                 facts = human_facts(info, len(pressed))
                 window.show(env.render(), buttons, facts, ram=env.ram)
-            window.ending = "cleared!" if info["flag_get"] else f"died at x {info['x_pos']}"
+            cleared = has_cleared(facts_of_info(info), *stage)[0]
+            window.ending = "cleared!" if cleared else f"ended at x {info['x_pos']}"
             print(f"{window.ending} after {len(pressed)} frames")
             for _ in range(ENDING_FRAMES):
                 window.show(env.render(), 0, human_facts(info, len(pressed)), ram=env.ram)

@@ -15,13 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreamerv3.episodes import FACT
 from dreamerv3.models import Agent
 from dreamerv3.networks import centered
 from dreamerv3.recurrence import no_noise
 from dreamerv3.scene_head import OFFSET_PX
 from mario_config import EnvConfig, in_process
-from mario_game import StageId
+from mario_game import GameFacts, StageId
 from mario_runtime import MarioVectorEnv
 from mario_scene import CELL_PX, COLUMNS_BEHIND, TILE_TOP, Mario, read_scene
 from mario_scene_grid import THINGS, Thing
@@ -74,7 +73,8 @@ def views_of(rows: np.ndarray, config: EnvConfig) -> Views | None:
     """
     if config.sticky_prob or not rows["is_first"][0]:
         return None
-    stage = StageId(*(int(rows["facts"][0, FACT[name]]) for name in ("world", "stage")))
+    facts = GameFacts(*rows["facts"].T)
+    stage = StageId(*(int(number) for number in (facts.world[0], facts.stage[0])))
     found = _noops_of(rows, config, stage)
     if found is None:
         return None

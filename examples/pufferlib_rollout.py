@@ -17,7 +17,7 @@ import tyro
 import mario_gym
 
 
-class PufferMario(pufferlib.PufferEnv):  # type: ignore[misc]
+class PufferMario(pufferlib.PufferEnv):
     """A batch of environments as PufferLib's `PufferEnv`: an agent each."""
 
     def __init__(self, agents: int = 8, buf: Any = None, seed: int = 0, **keywords: Any) -> None:

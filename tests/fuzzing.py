@@ -109,9 +109,9 @@ def read_run(path: Path) -> None:
     from dreamerv3.flags import DreamerConfig
     from mario_checkpoints import newest_checkpoint
     from mario_files import MAX_JSON_BYTES, parse_json, read_file
+    from mario_recipes import config_of_content
     from mario_runs import RunFolder
     from mario_status import RunReader
-    from mario_training import config_of_content
     from teach_mario import TeachConfig
     from train_mario import TrainConfig
 
