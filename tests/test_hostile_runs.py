@@ -137,6 +137,9 @@ def test_a_config_of_strange_values_is_shown_as_text(
     assert "\x1b[2J" not in text
 
 
+# Chromium's own refusal to let a page elsewhere ask this machine: without it ours is tested.
+LOCAL_IS_REACHED = "--disable-features=LocalNetworkAccessChecks"
+
 NAMES = [
     'x" onerror="alert(1)',
     "x' onload='alert(1)",
@@ -374,7 +377,9 @@ def test_a_browser_shows_hostile_runs_as_text_and_no_other_site_starts_their_gam
         process(*monitor, "--port", str(port)) as server,
         sync_api.sync_playwright() as playwright,
         contextlib.closing(
-            playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+            playwright.chromium.launch(
+                executable_path=CHROMIUM, args=["--no-sandbox", LOCAL_IS_REACHED]
+            )
         ) as browser,
     ):
         assert server.stdout
@@ -405,26 +410,19 @@ def test_a_browser_shows_hostile_runs_as_text_and_no_other_site_starts_their_gam
             wait_for(lambda: live.evaluate("i => i.naturalWidth") == 512)
         assert errors == []
         assert page.evaluate("document.querySelectorAll('[onerror], [onload]').length") == 0
-        # A page elsewhere: neither its pictures nor its frames get an answer.
+        # A page elsewhere may not frame this one. That its requests start no game is held by the
+        # test above: Chromium hides the server's 403 from such a page, guard or no guard.
         evil = browser.new_page()
         evil.route(
             "http://elsewhere.example/**",
             lambda route: route.fulfill(
-                body=f'<img src="http://127.0.0.1:{port}/live/bad_0">'
-                f'<iframe src="http://127.0.0.1:{port}/"></iframe>',
-                content_type="text/html",
+                body=f'<iframe src="http://127.0.0.1:{port}/"></iframe>', content_type="text/html"
             ),
         )
-        statuses: list[int] = []
-
-        def note(response: Any) -> None:
-            if "/live/" in response.url:
-                statuses.append(response.status)
-
-        evil.on("response", note)
         evil.goto("http://elsewhere.example/")
-        wait_for(lambda: statuses)
-        assert set(statuses) == {403}
+        wait_for(
+            lambda: [frame.url for frame in evil.frames][1:] == ["chrome-error://chromewebdata/"]
+        )
         assert answer(port, "/preview/bad_0", host=f"[::1]:{port}") == 404, "no 400"
 
 
