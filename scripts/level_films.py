@@ -110,7 +110,7 @@ def grid(films: Sequence[tuple[str, list[np.ndarray]]], flags: FilmFlags) -> Ite
 
 def columns_of(count: int, flags: FilmFlags) -> int:
     """Return how many of so many films stand beside each other."""
-    return flags.columns or math.ceil(math.sqrt(2 * count))
+    return flags.columns or min(count, math.ceil(math.sqrt(2 * count)))
 
 
 def shipped(stages: Sequence[StageId]) -> list[Path]:
