@@ -26,7 +26,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
 from gymnasium.wrappers import FrameStackObservation
 
-from fastnes import BatchMachine, EmulationError
+from fastnes import BatchMachine, EmulationError, View
 from fastnes.state import RAM_SIZE
 from fastnes.tables import PALETTE_RGB
 from mario_cli import UsageError
@@ -260,8 +260,7 @@ class MarioVectorEnv(VectorEnv):
         self.machines = BatchMachine(
             n,
             frames=config.frame_skip,
-            size=size,
-            rows=config.picture_rows,
+            view=View(size, config.picture_rows),
             threads=threads or min(n, os.cpu_count() or 1),
         )
         self.shaper = RewardShaper(config, n)

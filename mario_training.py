@@ -232,15 +232,16 @@ class BestModel:
         found = best_until(run.best_summary, step)
         self.best: Rank | None = found.rank if found and found.step > after else None
         self.step = step
-        self._board: ScalarBoard | None = None
+        self._is_shown = False  # since it went on
 
     def _show(self, found: ModelEvaluation) -> None:
         """Show an evaluation in TensorBoard, as a run of its own beside the training's."""
-        if self._board is None:
-            folder = self.run.tensorboard / "evaluations"
-            is_new = not any(folder.glob("events.*"))
-            self._board = ScalarBoard(folder, None if is_new else self.step + 1)
-        self._board.write(found.step, dict(evaluation_scalars(found)))
+        folder = self.run.tensorboard / "evaluations"
+        is_continued = not self._is_shown and any(folder.glob("events.*"))
+        board = ScalarBoard(folder, self.step + 1 if is_continued else None)
+        with contextlib.closing(board):
+            board.write(found.step, dict(evaluation_scalars(found)))
+        self._is_shown = True
 
     def offer(self, found: ModelEvaluation, write_model: Callable[[Path], None]) -> None:
         """Write an evaluation, and the model if it is the best so far.
@@ -276,10 +277,9 @@ def write_preview(
     fps = fps or game_fps(config)
     try:
         write_video(path, film(episode, config), fps)
-        board = ScalarBoard(run.tensorboard / "films")
         gif, width, height = small_gif(film(episode, config), fps)
-        board.write_film(step, "preview", gif, width, height)
-        board.close()
+        with contextlib.closing(ScalarBoard(run.tensorboard / "films")) as board:
+            board.write_film(step, "preview", gif, width, height)
     except OSError as error:
         print(f"warning: no preview: {str(error).splitlines()[0]}", file=sys.stderr)
 

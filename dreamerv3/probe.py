@@ -16,19 +16,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import tyro
 
 from dreamerv3.policy import policy_from_tensors
 from dreamerv3.sight import DEMOS, Look, look_at, table_lines
 from mario_checkpoints import find_model, read_model_zip
 from mario_cli import exit_code
 from mario_config import StagesFlag
+from mario_files import make_folder
 from mario_runs import atomic_write, write_json
-from mario_values import Count, Seed, Threads
+from mario_values import Checked, Count, Seed, Threads, parse_flags
 
 
 @dataclasses.dataclass(frozen=True)
-class ProbeFlags:
+class ProbeFlags(Checked):
     """Which run, on what."""
 
     run_dir: Path
@@ -56,6 +56,9 @@ def probe(flags: ProbeFlags) -> None:
     if flags.threads:
         torch.set_num_threads(flags.threads)
     model = find_model(flags.run_dir)
+    folder = flags.run_dir if flags.run_dir.is_dir() else flags.run_dir.parent
+    output = flags.output or folder / "diagnosis"
+    make_folder(output)
     policy = policy_from_tensors(*read_model_zip(model), str(model))
     env = policy.env_config
     look = Look(
@@ -69,9 +72,6 @@ def probe(flags: ProbeFlags) -> None:
     found = look_at(policy.agent, env, look) | {"model": model.name}
     lines = list(table_lines(found))
     print("\n".join(lines))
-    folder = flags.run_dir if flags.run_dir.is_dir() else flags.run_dir.parent
-    output = flags.output or folder / "diagnosis"
-    output.mkdir(parents=True, exist_ok=True)
     write_json(output / "probe.json", found)
     atomic_write(output / "probe.md", "\n".join([*lines, ""]).encode())
     print(f"written to {output}")
@@ -79,8 +79,8 @@ def probe(flags: ProbeFlags) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse and probe."""
-    flags = tyro.cli(ProbeFlags, args=arguments, description=__doc__.split("\n\n")[0])
-    return exit_code(lambda: probe(flags))
+    about = __doc__.split("\n\n")[0]
+    return exit_code(lambda: probe(parse_flags(ProbeFlags, arguments, about)))
 
 
 if __name__ == "__main__":

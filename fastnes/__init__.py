@@ -7,7 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastnes.batch import BatchMachine
+    from fastnes.batch import BatchMachine, View
     from fastnes.machine import Machine
     from fastnes.ram import BUTTON_BITS
     from fastnes.rom import Rom, RomError, load_rom, packaged_rom
@@ -25,6 +25,7 @@ __all__ = [
     "Rom",
     "RomError",
     "SnapshotError",
+    "View",
     "area_resize",
     "has_halfway",
     "load_rom",
@@ -37,7 +38,7 @@ __all__ = [
 # A name's module is imported with its first use: Numba takes a second, and a command's help, or
 # whoever wants a button's bit, needs none of it.
 _MODULES = {
-    "batch": ("BatchMachine",),
+    "batch": ("BatchMachine", "View"),
     "machine": ("Machine",),
     "ram": ("BUTTON_BITS",),
     "rom": ("Rom", "RomError", "load_rom", "packaged_rom"),

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,8 +25,14 @@ from fastnes.tables import BLACK, PALETTE_GRAY, PALETTE_INDEX, PALETTE_RGB
 from fastnes.warm import warm_up
 
 DEFAULT_FRAMES = 4
-DEFAULT_SIZE = (84, 84)
 DEFAULT_THREADS = 2
+
+
+class View(NamedTuple):
+    """What an observation shows of the screen."""
+
+    size: tuple[int, int] = (84, 84)  # height and width, at most those of what it is made from
+    rows: tuple[int, int] = (0, HEIGHT)  # of the screen: the first, and the one after the last
 
 
 def bytes_of_rows(array: np.ndarray) -> tuple[np.ndarray, int]:
@@ -63,8 +69,7 @@ class BatchMachine:
         n: int,
         *,
         frames: int = DEFAULT_FRAMES,
-        size: tuple[int, int] = DEFAULT_SIZE,
-        rows: tuple[int, int] = (0, HEIGHT),
+        view: View | None = None,
         threads: int | None = None,
         rom: Rom | None = None,
         interventions: bool = True,
@@ -74,17 +79,16 @@ class BatchMachine:
         Args:
             n: how many.
             frames: frames of a step for which `step` gets one button byte per machine.
-            size: height and width of an observation, at most that of what it is made from.
-            rows: of the screen that an observation is made from, the first and the one after the
-                last.
+            view: what an observation shows; default 84 x 84 of the whole screen.
             threads: default two, or as many as there are cores if fewer.
             rom: default the packaged Super Mario Bros.
             interventions: do what SuperMarioBrosEnv does after every frame (see game.py) and end
                 a step at termination; else run plain frames.
 
         Raises:
-            ValueError: n, frames, threads below 1, or rows or a size that do not fit.
+            ValueError: n, frames, threads below 1, or a view that does not fit.
         """
+        size, rows = view or View()
         top, bottom = rows
         if not 0 <= top < bottom <= HEIGHT:
             raise ValueError(f"rows {rows} are none of a screen of {HEIGHT}")

@@ -15,10 +15,11 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import cv2
 import numpy as np
-import tyro
+import pydantic
 from PIL import Image, ImageDraw
 
 from mario_cli import Failure, UsageError, exit_code, with_stages_flag
@@ -27,6 +28,7 @@ from mario_game import FRAMES_PER_SECOND, STAGES, StageId
 from mario_judge import protocol_config
 from mario_policies import load_policy, shipped_model
 from mario_rollout import in_stages, play, watch_again
+from mario_values import Amount, Checked, Count, parse_flags
 from mario_video import CAPTION_FONT, write_video
 
 QUALITY = 4  # of 10: many small pictures
@@ -34,7 +36,7 @@ ENDING_S = 2.0  # how long the last picture stays
 
 
 @dataclasses.dataclass(frozen=True)
-class FilmFlags:
+class FilmFlags(Checked):
     """Which levels, where the film goes, how large and how smooth it is."""
 
     output: Path
@@ -45,13 +47,13 @@ class FilmFlags:
     """Other models than the shipped ones, each in the first stage that it was trained in."""
     titles: tuple[str, ...] = ()
     """What stands in the corner of each. Unset: its stage."""
-    frame_every: int = 2
+    frame_every: Annotated[int, pydantic.Field(ge=1, le=60)] = 2
     """Of so many frames of the game one is filmed: 1 is 60 a second, 2 is 30."""
-    tile_width: int = 160
+    tile_width: Annotated[int, pydantic.Field(ge=16, le=4096)] = 160
     """Px of a level in the film; the screen has 256."""
-    columns: int = 0
+    columns: Amount = 0
     """Levels beside each other. 0: as many as make the grid about twice as wide as high."""
-    seeds: int = 32
+    seeds: Count = 32
     """Episodes that a policy may try until one clears."""
     deterministic: bool = True
     """Argmax of the policy; --no-deterministic samples from it."""
@@ -151,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
 
     def task() -> None:
-        run(tyro.cli(FilmFlags, args=with_stages_flag(given), description=__doc__))
+        run(parse_flags(FilmFlags, with_stages_flag(given), __doc__))
 
     return exit_code(task)
 

@@ -24,7 +24,7 @@ import tyro
 
 from mario_cli import Failure, UsageError, exit_code
 from mario_runs import CONFIG_MEMBER
-from mario_values import parse_flags
+from mario_values import Checked, parse_flags
 
 MODEL = "best_eval.zip"
 FILES = ("README.md", MODEL, CONFIG_MEMBER, "replay.mp4")
@@ -32,7 +32,7 @@ REPOSITORY_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclasses.dataclass(frozen=True)
-class ShareFlags:
+class ShareFlags(Checked):
     """What goes where."""
 
     action: tyro.conf.Positional[Literal["push", "pull"]]

@@ -22,6 +22,7 @@ from fastnes import (
     Rom,
     RomError,
     SnapshotError,
+    View,
     area_resize,
     make_cpu,
     start_screen,
@@ -214,7 +215,7 @@ def test_resizing_is_opencvs_to_the_bit(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("size", [(64, 64), (96, 96), (84, 84)])
 def test_an_observation_of_some_rows_is_opencvs_of_these_rows(size: tuple[int, int]) -> None:
-    batch = BatchMachine(1, frames=4, size=size, rows=(32, 224))
+    batch = BatchMachine(1, frames=4, view=View(size, (32, 224)))
     batch.restore(0, start_snapshot(1, 1))
     seen = np.zeros((1, *size), np.uint8)
     for _ in range(12):
@@ -224,7 +225,7 @@ def test_an_observation_of_some_rows_is_opencvs_of_these_rows(size: tuple[int, i
         expected = cv2.resize(brightest[32:224], size[::-1], interpolation=cv2.INTER_AREA)
         np.testing.assert_array_equal(seen[0], expected)
     with pytest.raises(ValueError, match="are none of a screen"):
-        BatchMachine(1, rows=(224, 32))
+        BatchMachine(1, view=View(rows=(224, 32)))
 
 
 def test_the_generated_cpu_is_up_to_date() -> None:

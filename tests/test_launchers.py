@@ -175,6 +175,7 @@ def test_health_of_a_living_trainer_names_process_and_parent(
 ) -> None:
     run = tmp_path / "mine"
     shutil.copytree(tiny_run, run)
+    (run / "metrics.jsonl").touch()  # it may have been written long ago
     with RunFolder(run).locked():
         assert run_health.main(["--run", str(run)]) == 0
     text = capsys.readouterr().out

@@ -21,6 +21,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import mario_callbacks
+import mario_learning
 import train_mario
 from mario_checkpoints import find_checkpoint, read_model_zip
 from mario_cli import UsageError
@@ -253,7 +254,7 @@ def test_a_second_signal_while_it_saves_does_not_kill_the_save(
         update(model)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(train_mario, "save_state", signalled_save)
+    monkeypatch.setattr(mario_learning, "save_state", signalled_save)
     monkeypatch.setattr(MarioPPO, "train", signalled_update)
     flags = [*TINY.split(), "--timesteps", "100000", "--run-dir", str(tmp_path / "run")]
     assert train_mario.main(flags) == 0

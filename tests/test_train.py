@@ -351,7 +351,7 @@ def test_every_flag_of_the_foundation_exists(capsys: pytest.CaptureFixture[str])
         "preview-fps live-preview config"
     ).split()
     with pytest.raises(SystemExit) as ended:
-        parse_config(["--help"])
+        parse_config(["--help-all"])
     assert ended.value.code == 0
     text = capsys.readouterr().out
     assert [name for name in names if f"--{name}" not in text] == []
@@ -359,7 +359,8 @@ def test_every_flag_of_the_foundation_exists(capsys: pytest.CaptureFixture[str])
 
 
 def test_reward_normalisation_discounts_with_ppos_gamma() -> None:
-    config = parse_config("--n-envs 1 --gamma 0.73 --normalize-reward --norm-reward-clip 4".split())
+    flags = "--timesteps 1000 --n-envs 1 --gamma 0.73 --normalize-reward --norm-reward-clip 4"
+    config = parse_config(flags.split())
     venv = make_training_env(config)
     assert isinstance(venv, VecNormalize)
     assert (venv.gamma, venv.clip_reward, venv.norm_obs) == (0.73, 4, False)
