@@ -110,6 +110,7 @@ def test_foretold_states_have_seen_no_picture_and_stop_where_an_episode_does() -
     assert set(cut.ahead.tolist()) == {0, 1}
 
 
+@pytest.mark.slow
 def test_a_run_is_looked_at_by_one_command(tiny_dreamer_run: Path, tmp_path: Path) -> None:
     flags = f"--run-dir {tiny_dreamer_run} --output {tmp_path} --fit-rounds 1 --judge-rounds 1"
     assert main(flags.split()) == 0

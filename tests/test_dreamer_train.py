@@ -241,6 +241,7 @@ def test_a_run_cut_off_at_any_moment_goes_on_to_the_same_bits(
     assert lines[0][-1]["stage/1-1/steps_to_goal"] == 8
 
 
+@pytest.mark.slow
 def test_a_best_model_is_resumed_in_another_folder_to_the_same_bits(
     tmp_path: Path, dreamer: Callable[..., Done], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -321,6 +321,7 @@ def indexes(tmp_path: Path) -> Iterator[str]:
 
 
 @posix_only
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="PyPI's torch is another elsewhere")
 def test_torch_comes_in_the_build_that_fits_and_can_be_changed(clone: Path, indexes: str) -> None:
     (clone / "requirements.txt").write_text("torch\n-c requirements-pins.txt\n")

@@ -338,6 +338,7 @@ def test_the_doctor_of_a_resumed_run_knows_its_past(tmp_path: Path) -> None:
     assert logged(RunFolder(tmp_path / "parts"), (1500, 2000, 2100)) == whole
 
 
+@pytest.mark.slow
 def test_every_trainer_hears_the_doctor(
     tiny_dreamer_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,6 +96,7 @@ def test_distance_falls_along_the_route(first: Explored) -> None:
     assert near < 2 and abs(far - (last_x - first_x) / 16) < 0.1 * far
 
 
+@pytest.mark.slow
 def test_the_wrong_fork_of_a_maze_is_a_long_detour() -> None:
     found = explore(start_snapshot(4, 4), StageId(4, 4), seed=0, is_over=enough)
     assert found is not None

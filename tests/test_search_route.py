@@ -15,6 +15,7 @@ from scripts import search_route
 DEMOS = Path(__file__).resolve().parents[1] / "demos"
 
 
+@pytest.mark.slow
 def test_the_command_writes_what_is_shorter_and_keeps_the_rest(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

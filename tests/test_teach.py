@@ -252,6 +252,7 @@ def test_killed_phases_resume_to_the_same_bits(taught: Path, tmp_path: Path, pha
         assert th.equal(tensor, parts[name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", ["teacher", "student"])
 def test_a_best_model_is_resumed_in_another_folder_to_the_same_bits(
     taught: Path, tmp_path: Path, phase: str
