@@ -50,12 +50,11 @@ def exit_code(task: Callable[[], int | None], stopped: str = "") -> int:
         return 130
 
 
-def with_stages_flag(arguments: Sequence[str], prefix: str = "") -> list[str]:
+def with_stages_flag(arguments: Sequence[str]) -> list[str]:
     """Return arguments with `--world W`, `--stage S` and `--stage W-S` as one `--stages W-S`.
 
     Args:
         arguments: a command line, `--flag value` or `--flag=value`.
-        prefix: of the flags, as "env.".
 
     Raises:
         UsageError: they contradict each other, or the last one has no value.
@@ -65,7 +64,7 @@ def with_stages_flag(arguments: Sequence[str], prefix: str = "") -> list[str]:
     words = iter(arguments)
     for word in words:
         flag, has_value, value = word.partition("=")
-        name = flag.removeprefix("--").removeprefix(prefix)
+        name = flag.removeprefix("--")
         if not flag.startswith("--") or name not in ("world", "stage", "stages"):
             kept.append(word)
             continue
@@ -81,4 +80,4 @@ def with_stages_flag(arguments: Sequence[str], prefix: str = "") -> list[str]:
         raise UsageError(f"--world {given['world']} and --stage {stage}: one of them is enough")
     if stage is not None:
         given["stages"] = f"{given.get('world', '1')}-{stage}" if stage.isdecimal() else stage
-    return [*kept, *([f"--{prefix}stages={given['stages']}"] if "stages" in given else [])]
+    return [*kept, *([f"--stages={given['stages']}"] if "stages" in given else [])]

@@ -336,8 +336,9 @@ def seed_rows(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 def results_as_markdown(name: str, rows: list[dict[str, Any]]) -> str:
     """Return the results as Markdown: a row a chain, and medians and intervals over seeds."""
+    protocols = " and ".join(sorted({row["protocol"] for row in rows}))
     lines = [
-        f"# {name}\n\nnoop protocol, emulator fast, {rows[0]['episodes']} episodes each.\n",
+        f"# {name}\n\n{protocols} protocol, emulator fast, {rows[0]['episodes']} episodes each.\n",
         *chain_rows(rows),
         "\nOver seeds: the median, then the mean with its 95 % bootstrap interval.\n",
         *seed_rows(rows),

@@ -35,13 +35,20 @@ GONE = {"compile_policy"}  # flags that files may still hold, and that nothing r
 
 
 def with_newer_flags(arguments: Sequence[str]) -> list[str]:
-    """Return a command line with the flags of an earlier version under their names of today."""
-    renamed = {f"--{old.replace('_', '-')}": f"--{new}" for old, new in OLDER_NAMES.items()}
+    """Return a command line with the flags of an earlier version under their names of today.
+
+    The environment's go by name alone: --env.n-envs and --env.reward.flag-bonus are older.
+    """
     words = []
     for word in arguments:
         flag, equals, value = word.partition("=")
-        new = renamed.get(flag.replace("_", "-"))
-        words.append(f"{new.replace('_', '-')}{equals}{value}" if new else word)
+        if flag.startswith("--"):
+            name = flag.removeprefix("--")
+            if name.startswith("env."):
+                name = name.removeprefix("env.").removeprefix("reward.")
+            name = OLDER_NAMES.get(name.replace("-", "_"), name)
+            word = f"--{name.replace('_', '-')}{equals}{value}"
+        words.append(word)
     return words
 
 

@@ -7,7 +7,7 @@ A plan (read_plan says what it holds) names stages, seeds and phases, and perhap
 flags. A phase is a cell: one run folder, <storage>/<plan>/<stage>_seed<n>/<k>_<phase>, warm-started
 from the phase before it. The phases of a stage and seed follow each other; different ones run side
 by side. Starting the same plan again skips what is finished and resumes what is not. When its last
-phase is done, a chain's best model is judged (judged.json, evaluation_noop_*.json); in the end
+phase is done, a chain's best model is judged (judged.json, evaluation_*.json); in the end
 professional_summary.json and report.md say what came out, with medians and intervals over seeds.
 Ablations and several machines: docs/scaling.md.
 """
@@ -46,7 +46,7 @@ from mario_doctor import diagnose
 from mario_files import MAX_JSON_BYTES, parse_json, read_file
 from mario_flags import TrainConfig
 from mario_game import parse_stages
-from mario_judge import NOOP_MAX, Summary, evaluate
+from mario_judge import NOOP_MAX, Summary, default_protocol, evaluate
 from mario_keeping import KEPT_EVERY, keep_run, phase_of_run, played_rows, told_by
 from mario_policies import load_policy
 from mario_recipes import recipe_layers, with_file_values
@@ -96,7 +96,8 @@ class ProfessionalFlags(Checked):
     gpus_per_cell: Weight = 0.0
     """GPUs that Ray sets aside for a training."""
     episodes: Count = 100
-    """Episodes (noop) that judge each last phase, argmax and sampled."""
+    """Episodes that judge each last phase, argmax and sampled: under sticky buttons if it trained
+    under them, else noop."""
     output: Path | None = None
     """Also keep what counts of every chain in this study, such as results/mine, beside its other
     runs: episodes, learning curves, configs (mario_results.py)."""
@@ -476,17 +477,19 @@ def judge_chain(chain: Chain, episodes: int) -> dict[str, Any]:
     kept = chain.folder / "judged.json"
     if kept.is_file():
         row = parse_json(read_file(kept, MAX_JSON_BYTES), str(kept))
-        if row.get("episodes") == episodes:
+        if row.get("episodes") == episodes and "protocol" in row:  # an older version had noop alone
             return row
     rows = [read_metrics(run.metrics_path) for run in runs]
     model = runs[-1].best_model if runs[-1].best_model.is_file() else runs[-1].final_model
     policy = load_policy(model)
     content = read_model_zip(model)[0]
+    protocol = default_protocol(policy.env_config)
     row = {
         "variant": chain.variant,
         "stage": chain.stage,
         "seed": chain.seed,
         "episodes": episodes,
+        "protocol": protocol,
         "steps": sum(part[-1]["step"] for part in rows),
         "git_commit": content["provenance"]["git_commit"],
         "machine": content["provenance"]["machine"],
@@ -502,12 +505,12 @@ def judge_chain(chain: Chain, episodes: int) -> dict[str, Any]:
             dataclasses.replace(
                 in_process(policy.env_config), n_envs=min(50, max(episodes, NOOP_MAX))
             ),
-            protocol="noop",
+            protocol=protocol,
             episodes=episodes,
             deterministic=mode == "argmax",
             model=model.relative_to(chain.folder).as_posix(),
         )
-        summary.write(chain.folder / f"evaluation_noop_{mode}.json")
+        summary.write(chain.folder / f"evaluation_{protocol}_{mode}.json")
         row[mode] = {
             "clear_rate": summary.clear_rate,
             "clear_rate_ci95": summary.clear_rate_ci95,
@@ -527,7 +530,7 @@ def keep(chain: Chain, row: dict[str, Any], output: Path) -> None:
         for run in chain.runs()
     }
     for mode in ("argmax", "sampled"):
-        path = chain.folder / f"evaluation_noop_{mode}.json"
+        path = chain.folder / f"evaluation_{row['protocol']}_{mode}.json"
         rows += played_rows(name, Summary.from_json(path))
     facts = RunFacts(
         told=told_by(*(phase.config for phase in phases.values())),

@@ -82,7 +82,8 @@ class RunConfig(Checked):
     checkpoint_freq: Count = 10_000
     """Agent steps between checkpoints; the newest two are kept."""
     eval_freq: Amount = 25_000
-    """Agent steps between evaluations (noop protocol, argmax and sampled) and the preview, the
+    """Agent steps between evaluations (sticky if --sticky-prob is above 0, else noop; argmax and
+    sampled) and the preview, the
     best of the sampled episodes. 0: never."""
     eval_episodes: Annotated[int, pydantic.Field(ge=1, le=10_000)] = 16
     """Episodes of each."""
@@ -157,7 +158,7 @@ class DreamerConfig:
     """Everything that a run depends on."""
 
     run: tyro.conf.OmitArgPrefixes[RunConfig] = dataclasses.field(default_factory=RunConfig)
-    env: EnvConfig = dataclasses.field(
+    env: tyro.conf.OmitArgPrefixes[EnvConfig] = dataclasses.field(
         default_factory=lambda: EnvConfig(frame_stack=1, screen_size=64)
     )
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
@@ -167,7 +168,7 @@ class DreamerConfig:
 
     def __post_init__(self) -> None:
         if self.env.vec_backend != "batched":
-            raise UsageError("DreamerV3 plays the batched environment: --env.vec-backend batched")
+            raise UsageError("DreamerV3 plays the batched environment: --vec-backend batched")
         if not self.env.planes:
             raise UsageError(
                 f"DreamerV3 sees pictures: --env.observation pixels or color, not "
@@ -199,7 +200,7 @@ def parse_config(arguments: Sequence[str]) -> DreamerConfig:
     first.add_argument("--run-dir", "--run_dir", type=Path)
     first.add_argument("--resume-model", "--resume_model", type=Path)
     first.add_argument("--config", nargs="*", default=[])
-    arguments = with_stages_flag(with_newer_flags(arguments), "env.")
+    arguments = with_stages_flag(with_newer_flags(arguments))
     given, _ = first.parse_known_args(arguments)
     default = DreamerConfig()
     run = RunFolder(given.run_dir) if given.run_dir else None

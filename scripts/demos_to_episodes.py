@@ -53,7 +53,7 @@ def convert(flags: DemosFlags, others: Sequence[str]) -> None:
         if unfit > flags.max_unfit * steps:
             raise UsageError(
                 f"action set {env.action_set} lacks the buttons of {unfit} of {steps} steps: "
-                "choose another --env.action-set, or raise --max-unfit"
+                "choose another --action-set, or raise --max-unfit"
             )
         episodes.append(rows)
     row = mario_row(env, config.keeps_ram)

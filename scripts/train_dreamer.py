@@ -53,7 +53,7 @@ def make_episodes(folder: Path, stage: str, episodes: int) -> None:
     print("2 of 3: its clears as episodes of the replay", flush=True)
     run(
         *(REPOSITORY / "scripts" / "demos_to_episodes.py", clears, "--output", part),
-        *("--config", RECIPE, f"--env.stages={stage}"),
+        *("--config", RECIPE, f"--stages={stage}"),
     )
     part.rename(folder / "episodes")
     print("3 of 3: learning; about 50 minutes for 150,000 steps on one core", flush=True)
@@ -61,10 +61,10 @@ def make_episodes(folder: Path, stage: str, episodes: int) -> None:
 
 def train(arguments: Sequence[str]) -> int:
     """Make what is missing, then become dreamer.py."""
-    given = with_stages_flag(with_newer_flags(arguments), "env.")
+    given = with_stages_flag(with_newer_flags(arguments))
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--run-dir", "--run_dir", type=Path)
-    parser.add_argument("--env.stages", dest="stages", default="1-1")
+    parser.add_argument("--stages", default="1-1")
     parser.add_argument("--clears", type=int, default=EPISODES)
     parser.add_argument("--config", nargs="*")
     parser.add_argument("--seed-demos", "--seed_demos")
@@ -75,7 +75,7 @@ def train(arguments: Sequence[str]) -> int:
         if flags.run_dir is None:
             raise UsageError("name the run's folder: --run-dir runs/dreamer")
         folder = flags.run_dir.resolve()
-        words = ["--run-dir", str(folder), f"--env.stages={flags.stages}", *others]
+        words = ["--run-dir", str(folder), f"--stages={flags.stages}", *others]
         if not (folder / "train_config.json").is_file():
             if not (folder / "episodes").is_dir():
                 make_episodes(folder, flags.stages, flags.clears)

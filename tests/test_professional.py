@@ -15,6 +15,7 @@ import torch
 from mario_checkpoints import read_model_zip
 from mario_cli import UsageError
 from mario_comparison import mean_over_seeds, results_as_markdown
+from mario_judge import Summary
 from mario_results import read_study
 from mario_runs import Holder, RunFolder, read_metrics
 from train_mario_professional import main, read_plan, write_recipes
@@ -28,7 +29,7 @@ flags: {{n_envs: 2, n_steps: 64, batch_size: 64, n_epochs: 1, eval_freq: 0, chec
          end_on_stall_steps: 20}}
 phases:
   - {{name: explore, share: 0.5, flags: {{ent_coef: 0.05}}}}
-  - {{name: finish, share: 0.5, flags: {{ent_coef: 0.0, flag_bonus: 20.0}}}}
+  - {{name: finish, share: 0.5, flags: {{ent_coef: 0.0, flag_bonus: 20.0, sticky_prob: 0.25}}}}
 """
 
 
@@ -184,6 +185,10 @@ def test_a_plan_is_run_judged_and_not_run_twice(undisturbed: Path) -> None:
     assert_trained_once(undisturbed, 512)
     summary = json.loads((undisturbed / "tiny" / "professional_summary.json").read_text())
     assert [(row["stage"], row["seed"]) for row in summary["chains"]] == [("1-1", 0), ("1-1", 1)]
+    # The last phase trains under sticky buttons, and is judged under them.
+    for path in undisturbed.glob("tiny/*/evaluation_sticky_argmax.json"):
+        assert Summary.from_json(path).episodes == 2
+    assert {row["protocol"] for row in summary["chains"]} == {"sticky"}
     assert "| 1-1 | sampled | 2 |" in results_as_markdown("tiny", summary["chains"])
     before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*.zip")}
     flags = ["--storage", str(undisturbed), "--episodes", "2", "--cpus-per-cell", "1"]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import teach_mario
 from dreamerv3 import flags as dreamer
 from mario_cli import UsageError
 from mario_game import StageId
@@ -169,9 +170,14 @@ def test_flags_of_an_earlier_version_are_still_taken() -> None:
     assert one == other
     stages = [
         dreamer.parse_config(flags.split()).env.stages
-        for flags in ("--env.world 1 --env.stage 2", "--stages 1-2", "--stage 1-2")
+        for flags in (
+            "--env.world 1 --env.stage 2",
+            "--env.stages=1-2",
+            "--stages 1-2",
+            "--stage 1-2",
+        )
     ]
-    assert stages == [(StageId(1, 2),)] * 3
+    assert stages == [(StageId(1, 2),)] * 4
 
 
 def test_the_first_reason_to_stop_stays_but_a_finished_run_is_finished() -> None:
@@ -184,3 +190,12 @@ def test_the_first_reason_to_stop_stays_but_a_finished_run_is_finished() -> None
     assert not stop.is_collapse
     stop.ask(StopKind.ENOUGH, "enough clears")
     assert stop.is_finished
+
+
+def test_one_name_for_a_flag_of_the_environment_in_every_trainer(tmp_path: Path) -> None:
+    newer = ["--n-envs", "64", "--flag-bonus", "7"]
+    older = ["--env.n-envs", "64", "--env.reward.flag-bonus=7"]
+    for parse in (parse_config, dreamer.parse_config, teach_mario.parse_config):
+        for flags in (newer, older):
+            env = parse([*flags, "--run-dir", str(tmp_path / "none")]).env
+            assert (env.n_envs, env.reward.flag_bonus) == (64, 7.0)
