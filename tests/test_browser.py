@@ -107,9 +107,10 @@ def test_hostile_runs_are_text_in_a_browser_and_no_other_site_starts_their_games
             assert executed == [], name
             harmful = "document.querySelectorAll('[onerror], [onload], img[src=x]').length"
             assert page.evaluate(harmful) == 0, name
-        wait_for(opened(f"{here}/?run=healthy"))
+        wait_for(opened(f"{here}/?run=healthy&tab=live"))
         wait_for(shows("healthy"))
-        page.locator("[src^='/live/']").first.wait_for()
+        screen = page.locator("#live-screen")
+        assert wait_for(lambda: screen.evaluate("image => image.naturalWidth")) > 0, "it plays"
         # A page elsewhere: neither its pictures nor its frames nor its scripts get an answer.
         attacker = browser.new_page()
         attacker.route(
