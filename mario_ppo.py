@@ -407,8 +407,9 @@ class MarioPPO(PPO):
         self.ent_coef = self.ent_coef_schedule(progress)
         imitation_coef = self.imitation_coef_schedule(progress)
         kickstart_coef = self.kickstart_coef_schedule(progress)
-        mentor = self._mentor_log_probs() if kickstart_coef else None
         is_critic_alone = self.num_timesteps <= self.critic_steps
+        is_held = bool(kickstart_coef) and not is_critic_alone
+        mentor = self._mentor_log_probs() if is_held else None
         statistics: dict[str, list[float]] = {}
         keep_training = True
         for epoch in range(self.n_epochs):

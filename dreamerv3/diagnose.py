@@ -40,7 +40,6 @@ from dreamerv3.replay import Replay
 from mario_checkpoints import find_model, read_model_zip
 from mario_cli import UsageError, exit_code
 from mario_config import in_process
-from mario_game import GameFacts
 from mario_judge import evaluate
 from mario_rollout import game_fps
 from mario_runs import BadModelFile, RunFolder, atomic_write, read_metrics, write_json
@@ -51,7 +50,6 @@ CURIOSITY_EPISODES = 64  # the newest ones
 ENSEMBLE_UPDATES = 300  # of an ensemble for an agent that has none
 PLACE_PX = 100  # width of the places that deaths are counted in
 SHEET_STEPS = (0, 5, 15, 30)  # since the last picture seen, of the frames on the sheet
-FACT = {name: number for number, name in enumerate(GameFacts._fields)}
 
 
 @dataclasses.dataclass(frozen=True)
