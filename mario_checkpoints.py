@@ -258,7 +258,9 @@ def plain(value: Any) -> Any:
         return torch.from_numpy(value.copy())
     if isinstance(value, np.generic):
         return value.item()
-    if value is None or isinstance(value, bool | int | float | str | torch.Tensor):
+    if isinstance(value, torch.Tensor):
+        return value.cpu()
+    if value is None or isinstance(value, bool | int | float | str):
         return value
     raise TypeError(f"a {type(value).__name__} has no place in the trainer's state")
 

@@ -159,9 +159,15 @@ def told_by(*configs: dict[str, Any]) -> Told:
 
 
 def told_in(trainings: Sequence[Training]) -> Told | None:
-    """Return the most that any training behind a policy was told; None if of none is known."""
+    """Return the most that any training behind a policy was told; None if of none is known.
+
+    What its teachers were told it was not: a student of theirs is taught.
+    """
+    told = [one.told for one in trainings]
+    if "taught" in told:
+        told = told[told.index("taught") :]
     order: tuple[Told, ...] = ("game state", "informed", "taught", "demos", "pixels only")
-    return next((told for told in order if any(one.told == told for one in trainings)), None)
+    return next((one for one in order if one in told), None)
 
 
 def keep_run(

@@ -55,25 +55,13 @@ from mario_sb3 import WorkerDied, make_vec_env
 from mario_starts import Starts
 from mario_training import Exam, RunLog, StopRequest
 from mario_values import flag_name
+from precision import resolve_device
 
 WEIGHTS_ALONE = "--warm-start takes its weights alone"
 
 # --------------------------------------------------------------------------------------------
 # What the flags make
 # --------------------------------------------------------------------------------------------
-
-
-def resolve_device(name: str) -> th.device:
-    """Return the device; `auto` falls back to the CPU, another that is not there is an error."""
-    if name == "auto":
-        return th.device("cuda" if th.cuda.is_available() else "cpu")
-    try:
-        device = th.device(name)
-    except RuntimeError:
-        raise UsageError(f"no device {name!r}; use auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and not th.cuda.is_available():
-        raise UsageError("there is no CUDA GPU that torch can use; --device auto or cpu runs here")
-    return device
 
 
 def action_bias(config: TrainConfig) -> list[float] | None:

@@ -146,7 +146,7 @@ def trained_elsewhere(policy: Policy, stages: Sequence[StageId]) -> str:
 
 def shipped_model(stage: StageId) -> Path | None:
     """Return the shipped policy of a stage, None if there is none (yet)."""
-    for folder in (f"ppo_mario_{stage}", f"ppo_levels/{stage}"):
+    for folder in (f"ppo_mario_{stage}", f"taught/{stage}", f"ppo_levels/{stage}"):
         model = PRETRAINED / folder / "best_eval.zip"
         if model.is_file():
             return model

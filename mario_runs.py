@@ -174,7 +174,12 @@ def provenance() -> dict[str, Any]:
         "command": [script.as_posix(), *sys.argv[1:]],
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": installed_versions(packages) | {"python": platform.python_version()},
-        "machine": {"cpus": os.cpu_count(), "system": platform.system(), "cpu": cpu_name()},
+        "machine": {
+            "cpus": os.cpu_count(),
+            "system": platform.system(),
+            "cpu": cpu_name(),
+            "gpu": gpu_name(),
+        },
     }
 
 
@@ -195,6 +200,12 @@ def cpu_name() -> str:
         if match:
             return match.group(1)
     return platform.processor() or platform.machine()
+
+
+def gpu_name() -> str | None:
+    """Return the name of the GPU that torch could use; None without one, or without torch."""
+    torch = sys.modules.get("torch")  # who has not loaded it computes nothing on a GPU
+    return torch.cuda.get_device_name() if torch and torch.cuda.is_available() else None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The type that a network's products are computed in: a flag of both agents."""
+"""Where a network computes, and in what type: flags of every agent."""
 
 from __future__ import annotations
 
@@ -6,7 +6,22 @@ from typing import Literal
 
 import torch
 
+from mario_cli import UsageError
+
 Precision = Literal["float32", "bf16", "auto"]
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device; `auto` falls back to the CPU, another that is not there is an error."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"no device {name!r}; use auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError("there is no CUDA GPU that torch can use; --device auto or cpu runs here")
+    return device
 
 
 def resolve_precision(precision: Precision, device: torch.device | str) -> torch.dtype | None:

@@ -71,6 +71,7 @@ from mario_training import (
     passed,
 )
 from mario_values import Amount, Checked, Seed, Share, parse_flags, read_yaml
+from precision import resolve_device
 
 PAGE = FirstPage(
     "teach",
@@ -78,7 +79,7 @@ PAGE = FirstPage(
     "the teacher does. The same command goes on with a run that was stopped.",
     (
         *("run.run_dir", "env.stages", "run.phase", "teacher.timesteps", "student.timesteps"),
-        *("run.seed", "run.teacher", "run.warm_start", "run.config", "run.threads"),
+        *("run.seed", "run.teacher", "run.warm_start", "run.config", "run.device"),
     ),
     (
         "--stages 1-1 --run-dir runs/taught",
@@ -135,6 +136,8 @@ class RunFlags(Checked):
     """Log to this project of Weights & Biases, too. Unset: nothing leaves this machine."""
     stop_on_collapse: bool = False
     """Stop, with exit code 1 and a checkpoint, when the doctor sees that learning is over."""
+    device: str = "auto"
+    """Where networks compute: auto (CUDA if there, else CPU), cpu, cuda or cuda:N."""
     threads: Annotated[int, pydantic.Field(ge=1, le=1024)] = 1
     """Threads of torch and of the emulator."""
 
@@ -200,12 +203,17 @@ def parse_config(arguments: Sequence[str]) -> TeachConfig:
     first.add_argument("--run-dir", "--run_dir", type=Path, default=RunFlags().run_dir)
     first.add_argument("--config", type=Path)
     first.add_argument("--resume-model", "--resume_model", type=Path)
+    first.add_argument("--phase")
     arguments = with_stages_flag(with_newer_flags(arguments))
     given, _ = first.parse_known_args(arguments)
     default = fresh = TeachConfig()
     for phase in PHASES:  # the student's folder knows all that the teacher's does
         if checkpoint := newest_checkpoint(RunFolder(given.run_dir / phase), is_quiet=True):
             default = config_of_content(default, checkpoint.config, phase)
+            if phase == "teacher" and given.phase == "student":  # not the student's first weights
+                default = dataclasses.replace(
+                    default, run=dataclasses.replace(default.run, warm_start=None)
+                )
     if given.resume_model and default is fresh:
         default = config_to_go_on_with(given.resume_model, given.run_dir)
     if given.config:
@@ -393,7 +401,8 @@ def make_teacher(config: TeachConfig) -> ScenePPO:
     demos = load_demos(config.run.demos, env_config.stages)
     starts = FrontierStarts(env_config, demos, game_share=config.run.game_starts)
     env = MarioVectorEnv(env_config, threads=config.run.threads, starts=starts)
-    return ScenePPO(SceneNetwork(len(env.buttons)), env, config.teacher, config.run.seed)
+    network = SceneNetwork(len(env.buttons)).to(resolve_device(config.run.device))
+    return ScenePPO(network, env, config.teacher, config.run.seed)
 
 
 def make_student(config: TeachConfig) -> Student:
@@ -408,7 +417,7 @@ def make_student(config: TeachConfig) -> Student:
     demos = load_demos(config.run.demos, env_config.stages)
     starts = AnywhereStarts(env_config, demos, game_share=config.run.game_starts)
     env = MarioVectorEnv(env_config, threads=config.run.threads, starts=starts)
-    network = student_network(config.student, env_config)
+    network = student_network(config.student, env_config).to(resolve_device(config.run.device))
     return Student(network, env, teachers, config.student, config.run.seed)
 
 
@@ -438,7 +447,8 @@ def find_teachers(config: TeachConfig) -> Teachers:
                     f"{found} plays with action set {before.action_set}, not "
                     f"{config.env.action_set}"
                 )
-            read[found] = network_of_weights(weights, str(found))
+            network = network_of_weights(weights, str(found))
+            read[found] = network.to(resolve_device(config.run.device))
         networks[stage] = read[found]
     return Teachers(networks)
 
@@ -471,6 +481,7 @@ def resume(learner: Learner, config: TeachConfig, checkpoint: Checkpoint, phase:
         "run.phase",
         "run.resume_model",
         "run.teacher",
+        "run.device",
         "env",
     }
     for name, change in describe_changes(before, config, unimportant).items():

@@ -22,7 +22,13 @@ from typing import Any
 import torch
 import tyro
 
-from mario_checkpoints import OPTIMIZER_MEMBER, find_model, load_tensors, read_model_zip
+from mario_checkpoints import (
+    OPTIMIZER_MEMBER,
+    POLICY_MEMBER,
+    find_model,
+    load_tensors,
+    read_model_zip,
+)
 from mario_cli import UsageError, exit_code
 from mario_config import EmulatorName, EnvConfig, ProtocolName, in_process
 from mario_game import parse_stages, stages_text, with_stages_field
@@ -34,7 +40,7 @@ from mario_runs import CONFIG_MEMBER, RunFolder, atomic_write, read_metrics, wri
 from mario_tables import with_tables
 from mario_values import Checked, Episodes, Positive, parse_flags
 
-AGENTS = {"ppo": "PPO", "dreamerv3": "DreamerV3"}
+AGENTS = {"ppo": "PPO", "dreamerv3": "DreamerV3", "student": "Student"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +77,8 @@ def name_in_study(folder: Path) -> str:
 def trainings_behind(model: Path, study: Path) -> tuple[Training, ...]:
     """Return the trainings behind a model, the first one first.
 
-    A run's is in its folder, a shipped policy's in the study; before it come those of the model
-    that it was warm-started from.
+    A run's is in its folder, a shipped policy's in the study; before it come those of its teacher
+    and of the model that it was warm-started from.
     """
     shipped = read_study(study).about.runs if is_study(study) else {}
     if (name := name_in_study(model.parent)) in shipped:
@@ -83,7 +89,7 @@ def trainings_behind(model: Path, study: Path) -> tuple[Training, ...]:
         return (Training(without_folder(model.as_posix())),)
     config, _ = read_model_zip(model)
     env, came_from = config["env"], config["provenance"]
-    before = config["run"].get("warm_start")  # of PPO alone
+    before = [config["run"].get(name) for name in ("teacher", "warm_start")]
     own = Training(
         run=run.path.name,
         stages=with_stages_field(env)["stages"],
@@ -94,7 +100,8 @@ def trainings_behind(model: Path, study: Path) -> tuple[Training, ...]:
         command=tuple(without_folder(came_from["command"])),
         told=told_by(config),
     )
-    return (*(trainings_behind(Path(before), study) if before else ()), own)
+    found = [one for path in before if path for one in trainings_behind(Path(path), study)]
+    return (*found, own)
 
 
 def judged_env(env: EnvConfig, destination: Path) -> EnvConfig:
@@ -111,10 +118,20 @@ def without_folder(content: Any) -> Any:
     return json.loads(json.dumps(content).replace(f"{Path.cwd().as_posix()}/", ""))
 
 
-def copy_without_optimizer(source: Path, target: Path, config: dict[str, Any]) -> None:
-    """Copy a model zip with another config and without its optimiser's moments.
+def at_half_precision(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return float32 weights rounded to what float16 can say: they compress to two thirds.
 
-    They are two thirds of it; PPO.load still works.
+    Names that share a tensor share it still.
+    """
+    rounded = {one.data_ptr(): one.half().float() for one in weights.values()}
+    return {name: rounded[one.data_ptr()] for name, one in weights.items()}
+
+
+def copy_small(source: Path, target: Path, config: dict[str, Any]) -> None:
+    """Copy a model zip with another config, without what only training needs.
+
+    That is PPO's optimiser's moments, two thirds of it (PPO.load still works), and the last bits of
+    a student's weights.
     """
 
     def write(temporary: Path) -> None:
@@ -123,6 +140,10 @@ def copy_without_optimizer(source: Path, target: Path, config: dict[str, Any]) -
                 data = old.read(name)
                 if name == CONFIG_MEMBER:
                     data = json.dumps(config, indent=2).encode()
+                if name == POLICY_MEMBER and config["agent"] == "student":
+                    buffer = io.BytesIO()
+                    torch.save(at_half_precision(load_tensors(io.BytesIO(data), name)), buffer)
+                    data = buffer.getvalue()
                 if name == OPTIMIZER_MEMBER:
                     optimizer = load_tensors(io.BytesIO(data), name)
                     buffer = io.BytesIO()
@@ -174,10 +195,14 @@ def card(flags: ShipFlags, config: dict[str, Any], facts: RunFacts) -> str:
     unknown = " and more that were not recorded" if len(known) < len(facts.trainings) else ""
     run = Path(os.path.relpath(flags.study.resolve(), ROOT), name).as_posix()
     recipe = f"configs/shipped/{name}.yaml"
+    if config["agent"] == "student":
+        recipe = "configs/taught.yaml"  # one for all levels
     place = Path(os.path.relpath(folder, ROOT)).as_posix()
 
-    judged = "- Samples are the actor's own, without the uniform actions of training.\n"
-    judged = judged if config["agent"] == "dreamerv3" else ""
+    judged = {
+        "dreamerv3": "- Samples are the actor's own, without the uniform actions of training.\n",
+        "student": "- Its weights are rounded to half precision, and judged so.\n",
+    }.get(config["agent"], "")
 
     def link(path: str) -> str:
         return Path(os.path.relpath(ROOT / path, folder)).as_posix()
@@ -186,7 +211,7 @@ def card(flags: ShipFlags, config: dict[str, Any], facts: RunFacts) -> str:
 
 {AGENTS[config["agent"]]} on {with_stages_field(env)["stages"]}, action set `{env["action_set"]}`:
 {steps}{unknown} in {minutes} on {machine["cpus"]} cores,
-{machine["cpu"]}, no GPU; other work ran beside it.
+{machine["cpu"]}, {machine.get("gpu") or "no GPU"}; other work ran beside it.
 
 - Told in training: {facts.told or "not recorded"}.
 - Recipe: [{recipe}]({link(recipe)}).
@@ -221,7 +246,7 @@ def ship(flags: ShipFlags) -> None:
         of_stage = with_stages_field(config["env"]) | {"stages": stages_text(env.stages)}
         config = without_folder(config | {"env": of_stage})
         target = flags.destination / "best_eval.zip"
-        copy_without_optimizer(model, target, config)
+        copy_small(model, target, config)
         if target.stat().st_size > flags.max_mb * 1e6:
             size = target.stat().st_size / 1e6
             target.unlink()

@@ -301,6 +301,7 @@ def assert_equal(one: Any, other: Any) -> None:
         ("--phase student --stages 1-2", "has no teacher of 1-2"),
         ("--demos configs", "no other demo of 1-1"),
         ("--teacher.batch-size 48", "does not divide"),
+        ("--device abacus", "no device 'abacus'"),
         ("--action-set simple --phase student --teacher TAUGHT", "plays with action set agile"),
     ],
 )
@@ -312,6 +313,13 @@ def test_what_does_not_fit_is_said_in_one_line(
     assert code in (1, 2)
     [line] = capsys.readouterr().err.splitlines()
     assert said in line
+
+
+def test_a_teachers_first_weights_are_not_its_students(taught: Path, tmp_path: Path) -> None:
+    teacher = find_model(taught / "teacher")
+    run = [*TINY.split(), "--stages", "1-1", "--run-dir", str(tmp_path / "run")]
+    assert main([*run, "--phase", "teacher", "--warm-start", str(teacher)]) == 0
+    assert main([*run, "--phase", "student"]) == 0, "and it is no network for pixels"
 
 
 def test_a_run_of_other_stages_is_not_continued(
