@@ -504,7 +504,7 @@ class MarioVectorEnv(VectorEnv):
             **{"final_obs": last, "_final_obs": ended},
             **{"final_info": self._step_infos(ended), "_final_info": ended},
         }
-        going_on = self._step_infos(~ended)
+        going_on = {} if ended.all() else self._step_infos(~ended)  # as Gymnasium's own
         self.begin_episodes(envs)
         return going_on | self._start_infos() | final
 

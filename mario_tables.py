@@ -214,7 +214,7 @@ def routes(path: Path) -> Iterator[str]:
         )
     made = [study.phases(run)[0].config["provenance"] for run in study.about.runs]
     machines = {f"{one['machine']['cpus']} cores of {one['machine']['cpu']}" for one in made}
-    commits = sorted({one["git_commit"][:7] for one in made})
+    commits = sorted({(one["git_commit"] or "unknown")[:7] for one in made})
     yield ""
     yield f"Machine: {'; '.join(sorted(machines))}. Commits: {', '.join(commits)}."
 

@@ -95,6 +95,7 @@ def on_nes_py(config: EnvConfig) -> EnvConfig:
     [
         pytest.param({"noop_max": 0, "sticky_prob": 0.25}, id="sticky"),
         pytest.param({"observation": "scene", "sticky_prob": 0.25}, id="scene"),
+        pytest.param({"observation": "ram", "max_episode_steps": 9}, id="all-end-at-once"),
         *(
             pytest.param(changes, id=name, marks=pytest.mark.slow)
             for name, changes in {

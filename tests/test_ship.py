@@ -124,5 +124,5 @@ def test_the_table_of_levels_reads_what_is_shipped(
     rows = [line.split(" | ") for line in lines]
     [row] = [row for row in rows if "ppo_levels/1-2/README.md" in row[0]]
     assert row[1:5] == ["251", "pixels only", "0/30", "0/3 (0-56 %)"]
-    assert row[9:12] == ["256", "512", "0"]
+    assert row[9:11] == ["256", "512"] and row[12].startswith("3")
     assert lines[-1].startswith("1 of 32 levels have a policy; 0 clear 95% or more under `noop`")
