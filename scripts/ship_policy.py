@@ -15,7 +15,7 @@ import json
 import os
 import sys
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,6 @@ def trainings_behind(model: Path, study: Path) -> tuple[Training, ...]:
         return (Training(without_folder(model.as_posix())),)
     config, _ = read_model_zip(model)
     env, came_from = config["env"], config["provenance"]
-    before = [config["run"].get(name) for name in ("teacher", "warm_start")]
     own = Training(
         run=run.path.name,
         stages=with_stages_field(env)["stages"],
@@ -100,8 +99,18 @@ def trainings_behind(model: Path, study: Path) -> tuple[Training, ...]:
         command=tuple(without_folder(came_from["command"])),
         told=told_by(config),
     )
-    found = [one for path in before if path for one in trainings_behind(Path(path), study)]
-    return (*found, own)
+    before = [one for path in models_before(config, run) for one in trainings_behind(path, study)]
+    return (*before, own)
+
+
+def models_before(config: dict[str, Any], run: RunFolder) -> Iterator[Path]:
+    """Yield what a run's model came from: who taught it, and whose weights it began with."""
+    if named := config["run"].get("teacher"):
+        yield Path(named)
+    elif config["agent"] == "student":
+        yield find_model(run.path.parent / "teacher")
+    if named := config["run"].get("warm_start"):
+        yield Path(named)
 
 
 def judged_env(env: EnvConfig, destination: Path) -> EnvConfig:
@@ -192,6 +201,8 @@ def card(flags: ShipFlags, config: dict[str, Any], facts: RunFacts) -> str:
     known = [one for one in facts.trainings if one.steps is not None]
     steps = f"{sum(one.steps or 0 for one in known):,} agent steps"
     minutes = f"{sum(one.wall_s or 0 for one in known) / 60:.0f} minutes"
+    last = "the last training " if len(known) > 1 else ""
+    gpu = machine.get("gpu") or "no GPU"
     unknown = " and more that were not recorded" if len(known) < len(facts.trainings) else ""
     run = Path(os.path.relpath(flags.study.resolve(), ROOT), name).as_posix()
     recipe = f"configs/shipped/{name}.yaml"
@@ -210,8 +221,8 @@ def card(flags: ShipFlags, config: dict[str, Any], facts: RunFacts) -> str:
     return f"""# {folder.name}
 
 {AGENTS[config["agent"]]} on {with_stages_field(env)["stages"]}, action set `{env["action_set"]}`:
-{steps}{unknown} in {minutes} on {machine["cpus"]} cores,
-{machine["cpu"]}, {machine.get("gpu") or "no GPU"}; other work ran beside it.
+{steps}{unknown} in {minutes}, {last}on {machine["cpus"]} cores,
+{machine["cpu"]}, {gpu}; other work ran beside it.
 
 - Told in training: {facts.told or "not recorded"}.
 - Recipe: [{recipe}]({link(recipe)}).

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import TINY_RUN
 
 import mario_tables
@@ -15,6 +16,7 @@ from mario_keeping import keep_run
 from mario_policies import load_policy
 from mario_results import Figure, RunFacts, read_study
 from scripts import ship_policy
+from teach_mario import main as teach
 from train_mario import main as train
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -99,6 +101,33 @@ def test_what_is_shipped_can_be_judged_again(shipped: Path) -> None:
     assert (folder / "best_eval.zip").read_bytes() == before[0]
     assert read_study(study) == before[1], "the same episodes"
     assert "By hand." in page.read_text()
+
+
+@pytest.mark.slow
+def test_a_shipped_student_is_small_and_names_its_teacher(tmp_path: Path) -> None:
+    run, destination = tmp_path / "taught", tmp_path / "pretrained" / "taught" / "1-2"
+    flags = "--n-envs 4 --teacher.n-steps 16 --teacher.batch-size 32 --teacher.timesteps 128 "
+    flags += "--student.n-envs 4 --student.n-steps 8 --student.batch-size 16 --eval-freq 0 "
+    flags += "--student.timesteps 64 --student.end-on-stall-steps 20 --stages 1-1,1-2"
+    assert teach([*flags.split(), "--run-dir", str(run), "--device", "cpu"]) == 0
+    student, study = run / "student", tmp_path / "results" / "shipped"
+    assert ship_policy.main([str(student), str(destination), "--study", str(study), *QUICK]) == 0
+    facts = read_study(study).about.runs["taught/1-2"]
+    assert [(one.run, one.told, one.steps) for one in facts.trainings] == [
+        ("teacher", "game state", 128),
+        ("student", "taught", 64),
+    ]
+    assert facts.told == "taught", "what its teacher was told it was not"
+    before = read_model_zip(student / "models" / "mario_final.zip")[1]
+    config, after = read_model_zip(destination / "best_eval.zip")
+    assert config["env"]["stages"] == "1-2"
+    for name, weights in before.items():
+        torch.testing.assert_close(after[name], weights, rtol=2**-10, atol=1e-7)
+        assert torch.equal(after[name], after[name].half().float())
+    size = (student / "models" / "mario_final.zip").stat().st_size
+    assert (destination / "best_eval.zip").stat().st_size < 0.7 * size
+    card = (destination / "README.md").read_text()
+    assert "Student on 1-2" in card and "configs/taught.yaml" in card
 
 
 def test_a_model_too_large_is_refused_and_not_left_there(
