@@ -437,6 +437,7 @@ def find_checkpoint(path: Path, is_quiet: bool = False) -> Path:
                 raise UsageError(
                     f"{path} holds no checkpoint yet: the trainer with pid {holder.pid} is at work"
                 )
+            refuse_broken(RunFolder(path), found)
             raise UsageError(f"{path} holds no checkpoint to resume")
         return found.path
     if not path.is_file():

@@ -144,10 +144,13 @@ def trained_elsewhere(policy: Policy, stages: Sequence[StageId]) -> str:
     return f"note: trained on {stages_label(trained)}, plays {stages_label(stages)}"
 
 
+def shipped_models(stage: StageId) -> list[Path]:
+    """Return the shipped policies of a stage, the one that is its policy first."""
+    folders = (f"ppo_mario_{stage}", f"taught/{stage}", f"ppo_levels/{stage}")
+    models = [PRETRAINED / folder / "best_eval.zip" for folder in folders]
+    return [model for model in models if model.is_file()]
+
+
 def shipped_model(stage: StageId) -> Path | None:
     """Return the shipped policy of a stage, None if there is none (yet)."""
-    for folder in (f"ppo_mario_{stage}", f"taught/{stage}", f"ppo_levels/{stage}"):
-        model = PRETRAINED / folder / "best_eval.zip"
-        if model.is_file():
-            return model
-    return None
+    return next(iter(shipped_models(stage)), None)

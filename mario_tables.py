@@ -37,7 +37,7 @@ from mario_comparison import compare, milestone_rows, read_run, result_rows
 from mario_demos import AGENT_FRAMES
 from mario_game import STAGES, StageId, parse_stages
 from mario_judge import wilson_interval
-from mario_policies import PRETRAINED, shipped_model
+from mario_policies import PRETRAINED, shipped_models
 from mario_results import (
     RESULTS,
     ROOT,
@@ -251,7 +251,7 @@ def level_cells(study: Study, run: str, level: str) -> list[object]:
 
 
 def levels(path: Path) -> Iterator[str]:
-    """Yield a row a stage, and a sentence that counts them."""
+    """Yield a row a stage, one more for an older policy of it, and a sentence that counts."""
     study, steps = read_study(path), route_steps()
     yield from head(
         *("level", "route", "told", *(f"{protocol}, {mode}" for protocol, mode in JUDGED)),
@@ -260,17 +260,19 @@ def levels(path: Path) -> Iterator[str]:
     there: dict[str, int] = {"noop": 0, "sticky": 0}
     count = 0
     for stage in STAGES:
-        name = said = str(stage)
-        cells: list[object] = [""] * 11
-        if model := shipped_model(stage):
-            run = model.parent.relative_to(PRETRAINED).as_posix()
-            cells = level_cells(study, run, name)
-            said = f"[{name}]({PRETRAINED.name}/{run}/README.md)"
-            count += 1
-            there["noop"] += better_mode(study, run, "noop").clear_rate >= GOAL
-            rates = [study.judgement(run, "sticky", mode).clear_rate for mode in MODES]
-            there["sticky"] += min(rates) >= GOAL
-        yield row([said, steps.get(name, ""), *cells])
+        name = str(stage)
+        if not (models := shipped_models(stage)):
+            yield row([name, steps.get(name, ""), *[""] * 11])
+            continue
+        runs = [model.parent.relative_to(PRETRAINED).as_posix() for model in models]
+        for run in runs:
+            said = name if run == runs[0] else f"{name}, older"
+            link = f"[{said}]({PRETRAINED.name}/{run}/README.md)"
+            yield row([link, steps.get(name, ""), *level_cells(study, run, name)])
+        count += 1
+        there["noop"] += better_mode(study, runs[0], "noop").clear_rate >= GOAL
+        rates = [study.judgement(runs[0], "sticky", mode).clear_rate for mode in MODES]
+        there["sticky"] += min(rates) >= GOAL
     yield ""
     yield (
         f"{count} of {len(STAGES)} levels have a policy; {there['noop']} clear {GOAL:.0%} or more "

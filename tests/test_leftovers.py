@@ -404,3 +404,9 @@ def test_checkpoints_none_of_which_is_whole_are_not_begun_over(
         read_model_zip(run.checkpoints()[0])
     assert main(["--config", "debug", "--run-dir", str(tmp_path)]) == 2
     assert rows.read_bytes() == b"rows"
+
+
+def test_a_folder_of_broken_checkpoints_says_so(tmp_path: Path) -> None:
+    RunFolder(tmp_path).save_checkpoint(5, lambda path: atomic_write(path, b"torn"), b"torn")
+    with pytest.raises(UsageError, match="is whole: move them away"):
+        find_checkpoint(tmp_path)
