@@ -521,7 +521,8 @@ def summary_lines(summary: Summary) -> Iterator[str]:
     count = len(summary.stages)
     yield (
         f"{stages_label(one.stage for one in summary.stages)} {summary.mode}, protocol "
-        f"{summary.protocol} on {summary.emulator}, {summary.episodes} episodes from seed "
+        f"{summary.protocol} on {summary.emulator}, {summary.episodes} "
+        f"episode{'s' * (summary.episodes != 1)} from seed "
         f"{summary.seed}{' on in each stage' * (count > 1)}"
     )
     if count == 1:

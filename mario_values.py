@@ -259,7 +259,11 @@ def with_values[Config](
     Raises:
         UsageError: a key that is no field, or a value that does not fit its type.
     """
-    return _replaced(config, _nested(config, values, where, "", older))
+    nested = _nested(config, values, where, "", older)
+    try:
+        return _replaced(config, nested)
+    except UsageError as error:  # values that each fit, but not together
+        raise UsageError(f"{where}: {error}") from None
 
 
 def _nested(

@@ -299,6 +299,8 @@ def test_yaml_that_is_none_is_one_line(tmp_path: Path, content: bytes, message: 
         ({"clip_range": [1]}, "clip_range"),
         ({True: 1}, "no flag"),
         ({"seed": -1}, "seed must not be negative"),
+        ({"stages": []}, "at least one stage"),
+        ({"n_envs": 3, "n_steps": 5, "batch_size": 64}, "batch_size"),
     ],
 )
 def test_values_of_a_file_are_checked_and_named(values: dict[Any, Any], message: str) -> None:
