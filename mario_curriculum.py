@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -219,17 +220,13 @@ class FrontierStarts(DemoStarts):
     RATE_STEP = 0.1  # weight of the newest episode in a place's rate
     LEAST_WEIGHT = 0.1  # beside 0.5, that of a place from which every second episode succeeds
 
-    def __init__(
-        self,
-        config: EnvConfig,
-        demos: Sequence[Demo],
-        steps: int = STEPS,
-        game_share: float = 0.0,
-    ) -> None:
-        """Run the demos and keep their places; see `DemoStarts`."""
-        super().__init__(config, demos, steps, game_share)
-        # Every place as if half of its episodes had succeeded: what was not tried is tried first.
-        self.rates = np.full((len(self.places), max(self.places)), 0.5)
+    @functools.cached_property
+    def rates(self) -> np.ndarray:
+        """float64 [stages, places], each place's rate.
+
+        At first as if half of its episodes had succeeded: what was not tried is tried first.
+        """
+        return np.full((len(self.places), max(self.places)), 0.5)
 
     def draw_place(self, stage: int, generator: np.random.Generator) -> int:
         """Return the next episode's place, 0 the last before the goal, or the level's start."""

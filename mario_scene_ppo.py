@@ -17,14 +17,13 @@ import pydantic
 import torch as th
 from torch import nn
 
-from mario_checkpoints import load_optimizer
 from mario_cli import UsageError
 from mario_files import fill
+from mario_learner import Learner
 from mario_losses import Clipping, Targets, gae, ppo_losses, weighted_sum
 from mario_runtime import MarioVectorEnv
 from mario_scene_flat import HIDDEN_SIZE, SEEN_SIZE, split_scene
 from mario_teacher import SceneNetwork
-from mario_training import EpisodeMeans
 from mario_values import Checked, Count, Positive, Share, StepSize, Weight
 
 LEAST_OF_STAGE = 64  # samples of a stage in a rollout from which its own advantages are normalised
@@ -127,7 +126,7 @@ def normalized_by_group(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
     return result.astype(np.float32)
 
 
-class ScenePPO:
+class ScenePPO(Learner):
     """Teaches a `SceneNetwork` to play `MarioVectorEnv`, observing scenes.
 
     Args:
@@ -137,26 +136,16 @@ class ScenePPO:
         seed: of sampling and shuffling; the environments' generators are seeded with it, too.
     """
 
+    PARTS = (*Learner.PARTS, "scale")
+
     def __init__(
         self, network: SceneNetwork, env: MarioVectorEnv, flags: ScenePPOFlags, seed: int
     ) -> None:
-        self.network, self.env, self.flags = network, env, flags
+        optimizer = th.optim.Adam(network.parameters(), flags.learning_rate, eps=1e-5)
+        super().__init__(network, env, optimizer, flags, seed)
+        self.flags = flags
         self.device = network.action_net.weight.device
-        self.optimizer = th.optim.Adam(network.parameters(), flags.learning_rate, eps=1e-5)
-        self.generator = th.Generator().manual_seed(seed)
         self.scale = ReturnScale(env.num_envs, flags.gamma)
-        self.steps = 0  # agent steps done
-        self.episodes = EpisodeMeans(env.num_envs)
-        env.reset(seed=seed)
-
-    @property
-    def progress(self) -> float:
-        """How much of the run is done, 0 to 1."""
-        return min(self.steps / self.flags.timesteps, 1.0)
-
-    def falling(self, first: float, last: float) -> float:
-        """Return a number that falls linearly over the run."""
-        return first + (last - first) * self.progress
 
     # -- playing -------------------------------------------------------------------------------
 
@@ -219,8 +208,7 @@ class ScenePPO:
         returns = advantages + played.values
         normalized = normalized_by_group(advantages, played.groups)
         data = self._tensors(played, normalized, returns)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.falling(self.flags.learning_rate, self.flags.learning_rate_final)
+        learning_rate = self.set_learning_rate()
         size = len(data[0])
         metrics: dict[str, list[float]] = {}
         for _ in range(self.flags.n_epochs):
@@ -231,7 +219,7 @@ class ScenePPO:
         variance = returns.var()
         return {name: float(np.mean(values)) for name, values in metrics.items()} | {
             "explained_variance": float(1 - (returns - played.values).var() / (variance + 1e-8)),
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "learning_rate": learning_rate,
             "ppo/reward_scale": float(np.sqrt(max(self.scale.square - self.scale.mean**2, 0.0))),
             **self.episodes.means(),
         }
@@ -277,25 +265,3 @@ class ScenePPO:
             "clip_fraction": metrics["clip_fraction"].item(),
             "ppo/grad_norm": norm.item(),
         }
-
-    # -- exact resume --------------------------------------------------------------------------
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return copies of all that the next update depends on, but the network's weights."""
-        return {
-            "steps": self.steps,
-            "optimizer": self.optimizer.state_dict(),
-            "generator": self.generator.get_state(),
-            "scale": self.scale.state_dict(),
-            "env": self.env.state_dict(),
-            "episodes": self.episodes.state_dict(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned, with the network's weights loaded already."""
-        self.steps = int(state["steps"])
-        load_optimizer(self.optimizer, state["optimizer"])
-        self.generator.set_state(state["generator"])
-        self.scale.load_state_dict(state["scale"])
-        self.env.load_state_dict(state["env"])
-        self.episodes.load_state_dict(state["episodes"])

@@ -21,16 +21,15 @@ from gymnasium import spaces
 from torch import nn
 from torch.nn import functional as F
 
-from mario_checkpoints import load_optimizer
 from mario_cli import UsageError
 from mario_config import EnvConfig, FeaturesName
 from mario_files import fill
+from mario_learner import Learner
 from mario_networks import EXTRACTORS, TwoHeadCnnPolicy
 from mario_runtime import MarioVectorEnv, action_space, observation_space
 from mario_scene import read_scene
 from mario_scene_flat import flatten_scene
 from mario_teacher import Teachers
-from mario_training import EpisodeMeans
 from mario_values import (
     Amount,
     Checked,
@@ -200,7 +199,7 @@ def imitation_losses(
     return losses, {"gap": (cross_entropy - entropy).detach(), "agreement": same}
 
 
-class Student:
+class Student(Learner):
     """Teaches a network that sees pixels what teachers do.
 
     Args:
@@ -211,6 +210,8 @@ class Student:
         seed: of sampling and shuffling; the environments' generators are seeded with it, too.
     """
 
+    PARTS = (*Learner.PARTS, "replay")
+
     def __init__(
         self,
         network: TwoHeadCnnPolicy,
@@ -219,18 +220,13 @@ class Student:
         flags: StudentFlags,
         seed: int,
     ) -> None:
-        self.network, self.env, self.teachers, self.flags = network, env, teachers, flags
+        optimizer = th.optim.Adam(network.parameters(), flags.learning_rate, eps=1e-5, fused=True)
+        super().__init__(network, env, optimizer, flags, seed)
+        self.teachers, self.flags = teachers, flags
         self.device = network.device
-        self.optimizer = th.optim.Adam(
-            network.parameters(), flags.learning_rate, eps=1e-5, fused=True
-        )
-        self.generator = th.Generator().manual_seed(seed)
-        self.episodes = EpisodeMeans(env.num_envs)
         space = env.single_observation_space
         assert isinstance(space, spaces.Box)
         self.replay = Replay(flags.replay_size, space, env.num_envs, len(env.buttons))
-        self.steps = 0  # agent steps done
-        env.reset(seed=seed)
 
     def drive_share(self) -> float:
         """Return the part of the environments that the teacher drives in the next rollout."""
@@ -264,11 +260,7 @@ class Student:
         """
         flags = self.flags
         self.rollout()
-        progress = min(self.steps / flags.timesteps, 1.0)
-        for group in self.optimizer.param_groups:
-            group["lr"] = flags.learning_rate + progress * (
-                flags.learning_rate_final - flags.learning_rate
-            )
+        learning_rate = self.set_learning_rate()
         metrics: dict[str, list[float]] = {}
         for _ in range(flags.passes * flags.n_steps * self.env.num_envs // flags.batch_size):
             lessons = self.replay.draw(flags.batch_size, self.generator)
@@ -276,7 +268,7 @@ class Student:
             for name, value in found.items():
                 metrics.setdefault(name, []).append(value)
         return {name: float(np.mean(values)) for name, values in metrics.items()} | {
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "learning_rate": learning_rate,
             "student/driven": self.drive_share(),
             **self.episodes.means(),
         }
@@ -296,25 +288,3 @@ class Student:
             "value_loss": losses["value"].item(),
             **{f"student/{name}": metric.item() for name, metric in metrics.items()},
         }
-
-    # -- exact resume --------------------------------------------------------------------------
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return copies of all that the next update depends on, but the network's weights."""
-        return {
-            "steps": self.steps,
-            "optimizer": self.optimizer.state_dict(),
-            "generator": self.generator.get_state(),
-            "env": self.env.state_dict(),
-            "replay": self.replay.state_dict(),
-            "episodes": self.episodes.state_dict(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned, with the network's weights loaded already."""
-        self.steps = int(state["steps"])
-        load_optimizer(self.optimizer, state["optimizer"])
-        self.generator.set_state(state["generator"])
-        self.env.load_state_dict(state["env"])
-        self.replay.load_state_dict(state["replay"])
-        self.episodes.load_state_dict(state["episodes"])

@@ -16,7 +16,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 
 import pydantic
 import torch as th
@@ -44,6 +44,7 @@ from mario_demos import load_demos
 from mario_game import StageId, stages_label
 from mario_help import FirstPage, answer_help
 from mario_judge import ModelEvaluation
+from mario_learner import Learner
 from mario_networks import PPOPolicy
 from mario_recipes import (
     config_content,
@@ -241,23 +242,6 @@ def config_to_go_on_with(model: Path, run_dir: Path) -> TeachConfig:
     if agent == "student":
         run = dataclasses.replace(run, phase=agent, teacher=run.teacher or home / "teacher")
     return dataclasses.replace(config, run=run)
-
-
-class Learner(Protocol):
-    """What a phase trains: `ScenePPO` or `Student`."""
-
-    network: Any  # nn.Module
-    env: MarioVectorEnv
-    steps: int
-
-    def update(self) -> dict[str, float]:
-        """Play, learn, and return metrics by name."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return all that the next update depends on, but the weights."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned."""
 
 
 class BestOfStages:

@@ -14,6 +14,7 @@ import pytest
 
 import bench_throughput
 import mario_tables
+import teach_mario
 from bench_throughput import Measure
 from dreamerv3 import flags
 from mario_checkpoints import read_model_zip
@@ -281,13 +282,22 @@ def test_every_study_is_whole(folder: Path, tmp_path: Path) -> None:
     assert read_study(tmp_path) == study
 
 
+def test_every_shipped_student_was_taught_by_the_recipe(tmp_path: Path) -> None:
+    flags = ["--config", str(ROOT / "configs" / "taught.yaml"), "--run-dir", str(tmp_path)]
+    student = dataclasses.asdict(teach_mario.parse_config(flags).student)
+    configs = sorted(PRETRAINED.glob("taught/*/train_config.json"))
+    assert configs
+    for path in configs:
+        assert json.loads(path.read_text())["student"] == student, path
+
+
 def test_every_shipped_policy_is_in_the_study_and_has_its_recipe() -> None:
     names = {
         path.parent.relative_to(PRETRAINED).as_posix() for path in PRETRAINED.rglob("best_eval.zip")
     }
     study = read_study(SHIPPED)
     assert names == set(study.about.runs)
-    assert names == {
+    assert {name for name in names if not name.startswith("taught/")} == {
         path.relative_to(RECIPES).with_suffix("").as_posix() for path in RECIPES.rglob("*.yaml")
     }
     for name in names:
