@@ -9,6 +9,7 @@ import abc
 from typing import Any, Protocol
 
 import torch as th
+from torch import nn
 
 from mario_checkpoints import load_optimizer
 from mario_runtime import MarioVectorEnv
@@ -29,6 +30,10 @@ class LearnerFlags(Protocol):
     @property
     def learning_rate_final(self) -> float:
         """What it falls to."""
+
+    @property
+    def max_grad_norm(self) -> float:
+        """Gradients are scaled down to this norm."""
 
 
 class Learner(abc.ABC):
@@ -54,6 +59,7 @@ class Learner(abc.ABC):
     ) -> None:
         self.network, self.env, self.optimizer = network, env, optimizer
         self.timesteps = flags.timesteps
+        self.max_grad_norm = flags.max_grad_norm
         self.learning_rates = (flags.learning_rate, flags.learning_rate_final)
         self.generator = th.Generator().manual_seed(seed)
         self.steps = 0  # agent steps done
@@ -78,6 +84,20 @@ class Learner(abc.ABC):
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         return rate
+
+    def descend(self, loss: th.Tensor) -> float:
+        """Do a step of gradient descent, and return the gradient's norm before it was clipped.
+
+        Raises:
+            FloatingPointError: the gradient is not finite; the weights are as before.
+        """
+        self.optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.max_grad_norm)
+        if not th.isfinite(norm):
+            raise FloatingPointError(f"the gradient is not finite after {self.steps:,} steps")
+        self.optimizer.step()
+        return norm.item()
 
     def state_dict(self) -> dict[str, Any]:
         """Return copies of all that the next update depends on, but the network's weights."""

@@ -15,7 +15,6 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import pydantic
 import torch as th
-from torch import nn
 
 from mario_cli import UsageError
 from mario_files import fill
@@ -249,19 +248,12 @@ class ScenePPO(Learner):
             "value": self.flags.vf_coef,
             "entropy": self.falling(self.flags.ent_coef, self.flags.ent_coef_final),
         }
-        self.optimizer.zero_grad()
-        weighted_sum(losses, weights).backward()
-        norm = nn.utils.clip_grad_norm_(
-            self.network.parameters(), self.flags.max_grad_norm, error_if_nonfinite=False
-        )
-        if not th.isfinite(norm):
-            raise FloatingPointError(f"the gradient is not finite after {self.steps:,} steps")
-        self.optimizer.step()
+        norm = self.descend(weighted_sum(losses, weights))
         return {
             "policy_loss": losses["policy"].item(),
             "value_loss": losses["value"].item(),
             "entropy": -losses["entropy"].item(),
             "approx_kl": metrics["approx_kl"].item(),
             "clip_fraction": metrics["clip_fraction"].item(),
-            "ppo/grad_norm": norm.item(),
+            "ppo/grad_norm": norm,
         }

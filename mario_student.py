@@ -18,7 +18,6 @@ import numpy as np
 import pydantic
 import torch as th
 from gymnasium import spaces
-from torch import nn
 from torch.nn import functional as F
 
 from mario_cli import UsageError
@@ -277,12 +276,7 @@ class Student(Learner):
         """Do one step of gradient descent on a minibatch."""
         logits, values = self.network.logits_and_values(batch.observations)
         losses, metrics = imitation_losses(logits, values[:, 0], batch.logits, batch.values)
-        self.optimizer.zero_grad()
-        (losses["policy"] + self.flags.vf_coef * losses["value"]).backward()
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.flags.max_grad_norm)
-        if not th.isfinite(norm):
-            raise FloatingPointError(f"the gradient is not finite after {self.steps:,} steps")
-        self.optimizer.step()
+        self.descend(losses["policy"] + self.flags.vf_coef * losses["value"])
         return {
             "policy_loss": losses["policy"].item(),
             "value_loss": losses["value"].item(),
