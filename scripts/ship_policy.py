@@ -36,6 +36,7 @@ from mario_judge import PROTOCOLS, evaluate, summary_lines
 from mario_keeping import keep_run, played_rows, told_by, told_in
 from mario_policies import PRETRAINED, load_policy
 from mario_results import ROOT, SHIPPED, Played, RunFacts, Training, is_study, read_study
+from mario_reward import reward_signature
 from mario_runs import CONFIG_MEMBER, RunFolder, atomic_write, read_metrics, write_json
 from mario_tables import with_tables
 from mario_values import Checked, Episodes, Positive, parse_flags
@@ -255,7 +256,8 @@ def ship(flags: ShipFlags) -> None:
     is_new = flags.run.resolve() != flags.destination.resolve()
     if is_new:
         of_stage = with_stages_field(config["env"]) | {"stages": stages_text(env.stages)}
-        config = without_folder(config | {"env": of_stage})
+        signature = reward_signature(env)  # of this stage's goal alone
+        config = without_folder(config | {"env": of_stage, "reward_signature": signature})
         target = flags.destination / "best_eval.zip"
         copy_small(model, target, config)
         if target.stat().st_size > flags.max_mb * 1e6:

@@ -256,10 +256,10 @@ def test_an_evaluation_names_its_model_and_never_overwrites_anothers(
         f"step_{steps}_noop_sampled",
         f"step_{steps}_noop_sampled_1-2",
     ]
-    loose, shipped, level = sorted(path.name for path in (tmp_path / "runs").iterdir())
+    loose, level, shipped = sorted(path.name for path in (tmp_path / "runs").iterdir())
     assert loose.startswith("evaluation_best_eval_") and loose.endswith("_noop_sampled")
-    assert shipped == "evaluation_ppo_levels_1-2_noop_sampled"
     assert level == "evaluation_ppo_mario_1-1_noop_sampled"
+    assert shipped == "evaluation_taught_1-2_noop_sampled"
 
 
 @pytest.mark.parametrize("module", [evaluate_mario, render_best_checkpoint, watch_mario])

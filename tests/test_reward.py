@@ -317,6 +317,19 @@ SHIPPED_SIGNATURES = {
     "ppo_mario_1-1": "895ca67f8dd22593",
     "ppo_mario_1-1_noop": "38d4ac7fc4b04d59",
     "ppo_mario_1-1_speedrun": "38d4ac7fc4b04d59",
+    "taught/1-2": "c5a836cf218d2858",
+    "taught/1-3": "51dcfb213ee6a727",
+    "taught/1-4": "3caabed73c14b716",
+    "taught/3-1": "14ed5e5f04ce934e",
+    "taught/3-2": "7b22672f0dabe710",
+    "taught/3-3": "faa7bbd0f50942f4",
+    "taught/4-1": "4d8f071df9b0d12f",
+    "taught/4-3": "6d56ae7c621c02a9",
+    "taught/4-4": "25d5959ef599d27e",
+    "taught/6-1": "ea76bcec6cb4b13a",
+    "taught/6-2": "b6c1df9a9a946a33",
+    "taught/6-3": "2e8f8fe65e0b6ac5",
+    "taught/7-4": "d3d4d7ffed648816",
 }
 
 

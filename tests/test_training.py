@@ -15,7 +15,7 @@ import teach_mario
 from dreamerv3 import flags as dreamer
 from mario_cli import UsageError
 from mario_game import StageId
-from mario_recipes import with_newer_flags
+from mario_recipes import config_of_content, with_newer_flags
 from mario_training import StopKind, StopRequest
 from mario_values import read_yaml
 from train_mario import config_as_dict, config_from_dict, parse_config
@@ -102,10 +102,12 @@ def test_a_dreamer_run_of_an_earlier_version_is_read() -> None:
 @pytest.mark.parametrize("path", sorted(ROOT.glob("pretrained/**/train_config.json")), ids=str)
 def test_the_config_of_every_shipped_policy_is_read(path: Path) -> None:
     content = json.loads(path.read_text())
-    read: Callable[[dict[str, Any]], object] = (
-        config_from_dict if content["agent"] == "ppo" else dreamer.config_from_dict
-    )
-    assert read(content)
+    readers: dict[str, Callable[[dict[str, Any]], object]] = {
+        "ppo": config_from_dict,
+        "dreamerv3": dreamer.config_from_dict,
+        "student": lambda found: config_of_content(teach_mario.TeachConfig(), found, "student"),
+    }
+    assert readers[content["agent"]](content)
 
 
 @pytest.mark.parametrize(
