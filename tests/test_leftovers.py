@@ -186,6 +186,7 @@ def test_a_copied_checkpoint_and_a_best_model_need_a_run_dir(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_a_best_model_is_resumed_with_its_reward_statistics_and_its_optimizer(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -287,6 +288,7 @@ def test_a_trainer_stops_when_its_run_or_its_plan_says_so(
     assert stop.reason == (StopKind.SIGNAL, "the end of its plan")
 
 
+@pytest.mark.slow
 def test_stop_lists_what_trains_and_stops_it_so_that_it_saves(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -223,6 +223,7 @@ def test_a_phase_that_cleared_enough_is_not_taken_up_again(
         assert run.final_model.is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", ["teacher", "student"])
 def test_killed_phases_resume_to_the_same_bits(taught: Path, tmp_path: Path, phase: str) -> None:
     folder = tmp_path / "parts"

@@ -136,7 +136,11 @@ def start_and_signal(flags: list[str], run: RunFolder, number: signal.Signals) -
     ("flags", "number"),
     [
         pytest.param("", signal.SIGTERM, marks=pytest.mark.slow),
-        ("--rnd-coef 0.3 --rnd-warmup-steps 8 --normalize-reward", signal.SIGKILL),
+        pytest.param(
+            "--rnd-coef 0.3 --rnd-warmup-steps 8 --normalize-reward",
+            signal.SIGKILL,
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             "--backward-demos demos --demo-starts anywhere --imitation-coef 0.5",
             signal.SIGKILL,
