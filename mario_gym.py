@@ -23,15 +23,17 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import numpy.typing as npt
 from gymnasium.error import DependencyNotInstalled
 
 from fastnes.ram import BUTTON_BITS
 from mario_cli import UsageError
 from mario_config import EnvConfig, RewardConfig
 from mario_game import FRAMES_PER_SECOND, SCREEN_SHAPE, STAGES
-from mario_inputs import checked_action, checked_options, checked_seed, needs_reset
+from mario_inputs import checked_action, checked_actions, checked_options, checked_seed, needs_reset
 from mario_runtime import MarioVectorEnv
 from mario_snapshots import EnvSnapshot
+from mario_starts import NO_NUMBER
 from mario_values import with_values
 
 __all__ = ["EnvSnapshot", "MarioEnv", "make_vector", "register"]
@@ -260,7 +262,8 @@ def make_vector(
         num_envs: how many.
         render_mode: rgb_array or None; `render()` returns all screens with either.
         autoreset_mode: SAME_STEP begins the next episode within the step that ends one, and
-            `final_obs` and `final_info` hold the end of the last; DISABLED leaves that to
+            `final_obs` and `final_info` hold the end of the last; NEXT_STEP begins it in the step
+            after that, as Gymnasium's wrappers expect; DISABLED leaves it to
             `reset(options={"reset_mask": ...})`.
         threads: how many share the emulation, by default one a core.
         copy: return arrays that may be kept. False saves the copying: the arrays of one call are
@@ -277,15 +280,54 @@ def make_vector(
     try:
         mode = gym.vector.AutoresetMode(autoreset_mode)
     except ValueError:
-        mode = gym.vector.AutoresetMode.NEXT_STEP
+        there_are = ", ".join(one.value for one in gym.vector.AutoresetMode)
+        raise UsageError(f"no autoreset_mode {autoreset_mode!r}; there are: {there_are}") from None
+    config = env_config(keywords, int(num_envs))
     if mode is gym.vector.AutoresetMode.NEXT_STEP:
-        raise UsageError(f"autoreset_mode is SAME_STEP or DISABLED, not {autoreset_mode!r}")
-    return MarioVectorEnv(
-        env_config(keywords, int(num_envs)),
-        threads=threads,
-        autoreset=mode is gym.vector.AutoresetMode.SAME_STEP,
-        copy=copy,
-    )
+        return NextStepVectorEnv(config, threads=threads, copy=copy)
+    same_step = mode is gym.vector.AutoresetMode.SAME_STEP
+    return MarioVectorEnv(config, threads=threads, autoreset=same_step, copy=copy)
+
+
+class NextStepVectorEnv(MarioVectorEnv):
+    """Environments that begin their next episode in the step after the one that ended the last.
+
+    Gymnasium's `NEXT_STEP`, which its wrappers around vector environments expect.
+    """
+
+    def __init__(self, config: EnvConfig, *, threads: int | None = None, copy: bool = True) -> None:
+        """Make them, as `MarioVectorEnv` does."""
+        super().__init__(config, threads=threads, autoreset=False, copy=copy)
+        self.metadata["autoreset_mode"] = gym.vector.AutoresetMode.NEXT_STEP
+
+    def step(
+        self, actions: npt.ArrayLike
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Do one action in every environment, but begin an episode where the last one ended.
+
+        Args:
+            actions: int[n]; where an episode begins, they do nothing.
+
+        Returns:
+            observations, rewards, terminations, truncations, infos. Where an episode begins,
+            observation and info are a reset's, the reward is 0, and nothing ends.
+
+        Raises:
+            UsageError: an action that there is not, or not one for each environment.
+            ResetNeeded: an environment was never reset.
+        """
+        beginning = self.is_over & (self.terminations | self.truncations)
+        if not beginning.any():
+            return super().step(actions)
+        actions = checked_actions(actions, self.num_envs, len(self.buttons))
+        # The ended machines run on beside the others: the new episode replaces all of them.
+        self.is_over[beginning], self.start_numbers[beginning] = False, NO_NUMBER
+        super().step(actions)
+        self.begin_episodes(np.flatnonzero(beginning))
+        for array in (self.rewards, self.terminations, self.truncations, self.cleared, self.frames):
+            array[beginning] = 0
+        going_on = {} if beginning.all() else self._step_infos(~beginning)
+        return *self._results(), going_on | self._start_infos()
 
 
 def register() -> None:

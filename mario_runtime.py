@@ -461,10 +461,14 @@ class MarioVectorEnv(VectorEnv):
             self._look(np.arange(self.num_envs))
         ended = self.terminations | self.truncations
         infos = self._end_episodes(ended) if ended.any() else self._step_infos(self._all)
-        results = self.rewards, self.terminations, self.truncations
+        return *self._results(), infos
+
+    def _results(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return what a step returns but its infos, copies if copies were asked for."""
+        rewards, ended, cut = self.rewards, self.terminations, self.truncations
         if self.copy:
-            results = self.rewards.copy(), self.terminations.copy(), self.truncations.copy()
-        return self._seen(), *results, infos
+            rewards, ended, cut = rewards.copy(), ended.copy(), cut.copy()
+        return self._seen(), rewards, ended, cut
 
     def _look(self, envs: np.ndarray) -> None:
         """Fill the observations of environments that see no stack of screens."""
@@ -494,7 +498,7 @@ class MarioVectorEnv(VectorEnv):
         for i in envs:
             if self.start_numbers[i] != NO_NUMBER:
                 self.starts.count(int(self.start_numbers[i]), bool(self.cleared[i]))
-        if self.metadata["autoreset_mode"] is AutoresetMode.DISABLED:
+        if self.metadata["autoreset_mode"] is not AutoresetMode.SAME_STEP:
             self.is_over[envs] = True
             return self._step_infos(self._all)
         last = np.full(self.num_envs, None, dtype=object)

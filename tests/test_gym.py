@@ -98,7 +98,7 @@ def test_gym_make_is_the_wrapper_stack_bit_for_bit(observation: Any) -> None:
     assert_same_steps(played, [other.step(action) for action in actions(40)])
 
 
-@pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.DISABLED])
+@pytest.mark.parametrize("mode", AutoresetMode)
 def test_make_vec_is_gymnasiums_own_batch_of_gym_make(mode: AutoresetMode) -> None:
     keywords: dict[str, Any] = {"sticky_prob": 0.25, "observation": "ram", "max_episode_steps": 25}
     ours = make_vec(3, autoreset_mode=mode, **keywords)
@@ -169,6 +169,15 @@ def test_gymnasiums_vector_wrappers_go_around_it() -> None:
     for mode in ("SameStep", "Disabled"):
         with pytest.raises(ValueError, match="NEXT_STEP"):
             wrappers.NormalizeObservation(make_vec(observation="scene", autoreset_mode=mode))
+    plain = make_vec(observation="scene", autoreset_mode="NextStep")
+    normal = wrappers.NormalizeReward(wrappers.NormalizeObservation(plain))
+    counted = wrappers.RecordEpisodeStatistics(normal)
+    counted.reset(seed=0)
+    ended = 0
+    for _ in range(60):
+        seen, *_, infos = counted.step(np.array([3, 0]))
+        ended += "episode" in infos
+    assert ended == 2 and np.abs(seen).mean() < 5
 
 
 def test_a_copy_of_a_batch_goes_on_as_the_original() -> None:
