@@ -447,6 +447,8 @@ class MarioPPO(PPO):
             self.rnd.update_normalizer(self._rnd_rollout[0])
         if self.ema_decay:
             self._update_average()
+        if is_critic_alone:  # the policy stands still on purpose: how far it moved says nothing
+            del statistics["approx_kl"], statistics["clip_fraction"]
         self._record(statistics, clip_range, clip_range_vf)
 
     def _imitation_loss(self, observations: th.Tensor, actions: th.Tensor) -> th.Tensor:

@@ -336,13 +336,17 @@ class RunFolder:
 
     def checkpoints(self) -> list[Path]:
         """Return the complete checkpoints (zip and .state), the newest first."""
+        return [path for _, path in self.checkpoint_steps()]
+
+    def checkpoint_steps(self) -> list[tuple[int, Path]]:
+        """Return the complete checkpoints, each with its agent steps, the newest first."""
         found = [
             (int(match.group(1)), path)
             for path in self.checkpoint_dir.glob("*.zip")
             if (match := re.fullmatch(r"mario_\w+_(\d+)_steps\.zip", path.name))
             and path.with_suffix(".state").exists()
         ]
-        return [path for _, path in sorted(found, reverse=True)]
+        return sorted(found, reverse=True)
 
     def save_checkpoint(self, step: int, write_model: Callable[[Path], None], state: bytes) -> Path:
         """Write a checkpoint and drop all but the newest `KEPT_CHECKPOINTS`.

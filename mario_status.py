@@ -276,7 +276,7 @@ class RunReader:
             trouble=self._trouble(),
             agent=short(config.get("agent", "?")),
             stage=short(with_stages_field(env).get("stages", "?")),
-            step=int(last.get("step", 0)),
+            step=int(last["step"]) if "step" in last else self._resumed_at(),
             target=_target(config),
             written=self._written(),
             holder=holder,
@@ -288,6 +288,10 @@ class RunReader:
         )
         state, why = self._state_of(status)
         return dataclasses.replace(status, state=state, why=why)
+
+    def _resumed_at(self) -> int:
+        """Return where a run without a line of its own began: a copy of another's checkpoint."""
+        return next((min(step, MAX_STEP) for step, _ in self.folder.checkpoint_steps()), 0)
 
     def _trouble(self) -> str:
         """Return what of the files could not be read, in one line."""
@@ -360,8 +364,9 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 
 def _target(config: dict[str, Any]) -> int | None:
-    """Return how many agent steps a run is to take, as PPO or as DreamerV3 call it."""
-    for group, name in (("ppo", "timesteps"), ("run", "timesteps"), ("run", "steps")):
+    """Return how many agent steps a run is to take, as its agent calls it."""
+    learner = short(config.get("agent", "ppo"))  # its flags stand below its name
+    for group, name in ((learner, "timesteps"), ("run", "timesteps"), ("run", "steps")):
         value = _mapping(config.get(group)).get(name)
         if isinstance(value, int | float) and 0 <= value <= MAX_STEP:  # no NaN either
             return int(value)

@@ -27,6 +27,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import auto_update_mario_monitor
+import train_mario
 from mario_config import EnvConfig
 from mario_doctor import Doctor
 from mario_game import STAGES, StageId
@@ -43,7 +44,7 @@ from mario_report import (
     rounded,
 )
 from mario_rollout import Episode
-from mario_runs import SB3_TAGS
+from mario_runs import SB3_TAGS, RunFolder
 from mario_status import RunReader, find_runs
 
 ROOT = Path(__file__).parents[1]
@@ -113,6 +114,19 @@ def test_a_real_run_is_finished_and_a_collapsed_one_says_why(
     status = RunReader(tmp_path).status()
     assert status.state == "collapsed"
     assert status.why.startswith("entropy_collapse at step 200: ")
+
+
+def test_a_copy_of_a_finished_run_has_its_steps_and_a_student_its_target(
+    tiny_run: Path, tmp_path: Path
+) -> None:
+    [checkpoint] = RunFolder(tiny_run).checkpoints()[:1]
+    arguments = ["--resume-model", str(checkpoint), "--run-dir", str(tmp_path / "copy")]
+    assert train_mario.main(arguments) == 0
+    status = RunReader(tmp_path / "copy").status()
+    assert (status.state, status.step, status.target) == ("finished", 256, 256)
+    config = {"agent": "student", "teacher": {"timesteps": 7}, "student": {"timesteps": 9}}
+    (tmp_path / "train_config.json").write_text(json.dumps(config))
+    assert RunReader(tmp_path).status().target == 9
 
 
 def test_metrics_are_read_on_torn_and_replaced_as_they_grow(tmp_path: Path) -> None:

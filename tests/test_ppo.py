@@ -362,6 +362,8 @@ def test_at_first_the_critic_learns_alone(rnd: dict) -> None:
     before = weights(model)
     after = weights(model.learn(192))
     changed = {name for name in before if not th.equal(before[name], after[name])}
+    assert "train/value_loss" in model.logger.name_to_value
+    assert not {"train/approx_kl", "train/clip_fraction"} & set(model.logger.name_to_value)
     heads = ["value_net", "intrinsic_value_net"] if rnd else ["value_net"]
     assert changed == {f"{head}.{part}" for head in heads for part in ("weight", "bias")}
     then = weights(model.learn(288, reset_num_timesteps=False))
