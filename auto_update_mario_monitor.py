@@ -21,14 +21,13 @@ from pathlib import Path
 from typing import Annotated
 
 import pydantic
-import uvicorn
 
 from fastnes import warm_up
 from mario_cli import UsageError, exit_code
 from mario_monitor.board import Board
 from mario_monitor.configs import recipe_of
 from mario_monitor.report import write_html
-from mario_monitor.server import LOCAL_HOSTS, make_app
+from mario_monitor.server import LOCAL_HOSTS, Server, make_app
 from mario_report import print_runs
 from mario_values import Checked, parse_flags
 
@@ -111,15 +110,8 @@ def serve(board: Board, flags: MonitorFlags) -> None:
         if flags.browser and has_screen():
             webbrowser.open(address)
         app = make_app(board, LOCAL_HOSTS if flags.host in LOCAL_HOSTS else ())
-        config = uvicorn.Config(
-            app,
-            log_level="warning",
-            lifespan="off",
-            ws="none",
-            timeout_graceful_shutdown=1,  # s: a game's stream never ends by itself
-        )
         with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listener])
+            Server(app).run(sockets=[listener])
 
 
 def prepare(board: Board) -> None:

@@ -42,17 +42,24 @@ class LiveGames:
 
     def __init__(self, limit: int = MAX_LIVE) -> None:
         self._free = threading.Semaphore(limit)
+        self._ended = threading.Event()
+
+    def end(self) -> None:
+        """Let every stream end with its next moment, and no other begin."""
+        self._ended.set()
 
     def stream(self, reader: RunReader, wish: Wish) -> Iterator[bytes]:
         """Yield an endless text/event-stream: a JSON object a moment, at the game's speed."""
         if not self._free.acquire(blocking=False):
             yield event({"notice": "too many games are being watched"})
-            time.sleep(NO_MODEL_S)
+            self._ended.wait(NO_MODEL_S)
             return
         try:
             yield event({"notice": "loading"})
             for seed in itertools.count(int(time.time())):
                 yield from self._episode(reader, wish, seed)
+                if self._ended.is_set():
+                    return
         finally:
             self._free.release()
 
@@ -64,7 +71,7 @@ class LiveGames:
             policy = load_policy(model)
         except (BadModelFile, UsageError) as error:
             yield event({"notice": printable(str(error))})
-            time.sleep(NO_MODEL_S)
+            self._ended.wait(NO_MODEL_S)
             return
         stages = (wish.stage,) if wish.stage else ()
         config = protocol_config(in_stages(in_process(policy.env_config), stages), "noop")
@@ -84,7 +91,8 @@ class LiveGames:
             yield event(moment_content(moment, painter))
             now = time.monotonic()
             due = max(due + (ENDING_S if moment.done else tick_s), now)
-            time.sleep(due - now)
+            if self._ended.wait(due - now):
+                return
 
 
 def event(content: dict[str, Any]) -> bytes:

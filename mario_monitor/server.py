@@ -11,9 +11,11 @@ import mimetypes
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 from urllib.parse import urlsplit
 
+import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -132,7 +134,33 @@ def make_app(board: Board, hosts: Sequence[str] = LOCAL_HOSTS) -> Starlette:
         Route("/live/{name:path}", live),
         Mount("/page", StaticFiles(directory=PAGE)),
     ]
-    return Starlette(routes=routes, middleware=[Middleware(Guard, hosts=hosts)])
+    app = Starlette(routes=routes, middleware=[Middleware(Guard, hosts=hosts)])
+    app.state.games = games
+    return app
+
+
+class Server(uvicorn.Server):
+    """Serves such an application until a signal, which ends the games first.
+
+    A game's stream never ends by itself, and would be torn off with a traceback.
+    """
+
+    def __init__(self, app: Starlette) -> None:
+        """Serve it without a word but warnings."""
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            lifespan="off",
+            ws="none",
+            timeout_graceful_shutdown=2,  # s: a game needs a step's time, or the model is loading
+        )
+        super().__init__(config)
+        self.games: LiveGames = app.state.games
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Take a signal."""
+        self.games.end()
+        super().handle_exit(sig, frame)
 
 
 def json_answer(content: Any, request: Request) -> Response:

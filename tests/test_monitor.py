@@ -324,6 +324,14 @@ def process(*command: str | Path) -> Iterator[subprocess.Popen[str]]:
             running.kill()
 
 
+def free_port() -> int:
+    """Return one that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 def wait_for(what: Callable[[], Any], timeout_s: float = 180) -> Any:
     """Return what a function returns, as soon as that is true."""
     deadline = time.monotonic() + timeout_s
@@ -344,6 +352,22 @@ def answer(port: int, path: str, host: str = "127.0.0.1") -> int:
     return status
 
 
+@pytest.mark.slow
+def test_ctrl_c_ends_a_game_that_is_watched_without_a_word(tiny_run: Path) -> None:
+    port = free_port()
+    command = ["auto_update_mario_monitor.py", "--run-dir", tiny_run, "--port", str(port)]
+    with process(*command) as server:
+        assert server.stdout
+        assert f":{port} shows" in server.stdout.readline()
+        watching = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        watching.request("GET", f"/live/{tiny_run.name}")
+        game = watching.getresponse()
+        wait_for(lambda: b'"screen"' in game.readline())
+        server.send_signal(signal.SIGINT)
+        assert server.wait(timeout=60) == 0
+        assert server.stdout.read() == ""
+
+
 # The picture of a film or a stream in the page, as numbers.
 PIXELS = """element => {
     const canvas = document.createElement('canvas');
@@ -361,9 +385,7 @@ def test_the_page_of_a_training_in_a_browser(tmp_path: Path) -> None:
     root = tmp_path / "runs"
     secret = tmp_path / "secret.txt"
     secret.write_text("secret")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     training = (
         "--action-set fast --n-envs 2 --n-steps 64 --batch-size 32 --ent-coef 0.05 --device cpu "
         "--timesteps 10000000 --checkpoint-freq 512 --eval-freq 512 --eval-episodes 2 "
