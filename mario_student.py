@@ -209,7 +209,7 @@ class Student(Learner):
         seed: of sampling and shuffling; the environments' generators are seeded with it, too.
     """
 
-    PARTS = (*Learner.PARTS, "replay")
+    PARTS = (*Learner.PARTS, "replay", "teachers")
 
     def __init__(
         self,
@@ -226,6 +226,15 @@ class Student(Learner):
         space = env.single_observation_space
         assert isinstance(space, spaces.Box)
         self.replay = Replay(flags.replay_size, space, env.num_envs, len(env.buttons))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what `state_dict` returned, with the network's weights loaded already.
+
+        Raises:
+            UsageError: another teacher taught it.
+        """
+        # Older states do not say who did.
+        super().load_state_dict({"teachers": self.teachers.state_dict()} | state)
 
     def drive_share(self) -> float:
         """Return the part of the environments that the teacher drives in the next rollout."""

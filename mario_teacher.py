@@ -9,6 +9,7 @@ Symbols: B scenes, A actions.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ import numpy as np
 import torch as th
 from torch import nn
 
+from mario_cli import UsageError
 from mario_game import StageId
 from mario_runs import BadModelFile
 from mario_scene_flat import (
@@ -189,6 +191,32 @@ class Teachers:
         for rows, own_log_probs, own_values in found:
             log_probs[rows], all_values[rows] = own_log_probs, own_values
         return log_probs, all_values
+
+    def state_dict(self) -> dict[str, str]:
+        """Return a digest of each stage's teacher, by the stage's name."""
+        digests = {network: digest(network) for network in set(self.networks.values())}
+        return {str(stage): digests[network] for stage, network in self.networks.items()}
+
+    def load_state_dict(self, state: dict[str, str]) -> None:
+        """Make sure that these are the teachers of whom `state_dict` returned that.
+
+        Raises:
+            UsageError: a stage has another one.
+        """
+        for stage, own in self.state_dict().items():
+            if state.get(stage) != own:
+                raise UsageError(
+                    f"another teacher taught it {stage}: give the same --teacher, or begin a new "
+                    "student from its weights with --warm-start"
+                )
+
+
+def digest(network: nn.Module) -> str:
+    """Return what tells a network's weights from all others: their SHA-256."""
+    found = hashlib.sha256()
+    for tensor in network.state_dict().values():
+        found.update(tensor.cpu().numpy().tobytes())
+    return found.hexdigest()
 
 
 class ScenePolicy:

@@ -330,6 +330,16 @@ def test_a_run_of_other_stages_is_not_continued(
     assert "was trained with stages" in capsys.readouterr().err
 
 
+def test_a_student_does_not_change_its_teacher(
+    taught: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    newest, older = RunFolder(taught / "teacher").checkpoints()
+    run = ["--run-dir", str(taught), "--phase", "student", "--teacher"]
+    assert main([*run, str(newest)]) == 0, "it lies elsewhere, and is the same"
+    assert main([*run, str(older)]) == 2
+    assert "another teacher taught it 1-1" in capsys.readouterr().err
+
+
 def test_reward_finishes_a_student_once_its_critic_knows_the_reward(
     taught: Path, tmp_path: Path
 ) -> None:
