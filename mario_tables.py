@@ -251,7 +251,7 @@ def level_cells(study: Study, run: str, level: str) -> list[object]:
 
 
 def levels(path: Path) -> Iterator[str]:
-    """Yield a row a stage, one more for an older policy of it, and a sentence that counts."""
+    """Yield a row a stage, one more for each older policy of it, and a sentence that counts."""
     study, steps = read_study(path), route_steps()
     yield from head(
         *("level", "route", "told", *(f"{protocol}, {mode}" for protocol, mode in JUDGED)),
@@ -265,10 +265,13 @@ def levels(path: Path) -> Iterator[str]:
             yield row([name, steps.get(name, ""), *[""] * 11])
             continue
         runs = [model.parent.relative_to(PRETRAINED).as_posix() for model in models]
-        for run in runs:
+        # A policy that a better one has replaced is not shipped any more; its episodes are kept.
+        gone = [run for run in study.about.runs if run.endswith(f"/{name}") and run not in runs]
+        for run in [*runs, *gone]:
             said = name if run == runs[0] else f"{name}, older"
             link = f"[{said}]({PRETRAINED.name}/{run}/README.md)"
-            yield row([link, steps.get(name, ""), *level_cells(study, run, name)])
+            cells = level_cells(study, run, name)
+            yield row([said if run in gone else link, steps.get(name, ""), *cells])
         count += 1
         there["noop"] += better_mode(study, runs[0], "noop").clear_rate >= GOAL
         rates = [study.judgement(runs[0], "sticky", mode).clear_rate for mode in MODES]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from mario_checkpoints import read_model_zip
 from mario_game import StageId
 from mario_keeping import keep_run
 from mario_policies import load_policy
-from mario_results import Figure, RunFacts, read_study
+from mario_results import Figure, Played, RunFacts, read_study
 from scripts import ship_policy
 from teach_mario import main as teach
 from train_mario import main as train
@@ -149,9 +151,15 @@ def test_the_table_of_levels_reads_what_is_shipped(
         tmp_path / "routes", "1-2", RunFacts(stage="1-2"), [Figure("1-2", "agent_steps", 251.0)]
     )
     monkeypatch.setattr(mario_tables, "ROUTES", tmp_path / "routes")
-    lines = list(mario_tables.levels(shipped / "results" / "shipped"))
+    study = shutil.copytree(shipped / "results" / "shipped", tmp_path / "shipped")
+    found = read_study(study)
+    rows_before = [replace(one, run="replaced/1-2") for one in found.of(Played, "ppo_levels/1-2")]
+    keep_run(study, "replaced/1-2", found.about.runs["ppo_levels/1-2"], rows_before)
+    lines = list(mario_tables.levels(study))
     rows = [line.split(" | ") for line in lines]
     [row] = [row for row in rows if "ppo_levels/1-2/README.md" in row[0]]
     assert row[1:5] == ["251", "pixels only", "0/30", "0/3 (0-56 %)"]
     assert row[9:11] == ["256", "512"] and row[12].startswith("3")
+    [replaced] = [one for one in rows if one[0] == "| 1-2, older"]
+    assert replaced[1:] == row[1:], "its episodes stay where the policy went"
     assert lines[-1].startswith("1 of 32 levels have a policy; 0 clear 95% or more under `noop`")
