@@ -59,6 +59,9 @@ class ShipFlags(Checked):
     """Episodes of each evaluation; by argmax there is one start under fixed, and 30 under noop."""
     reference_episodes: Episodes = 10
     """Episodes replayed through nes-py, which is slow."""
+    sharpen: Positive = 1.0
+    """Multiply a student's logits by this, which argmax does not notice: its samples are surer than
+    its teacher's were, as with a --student.temperature so many times lower."""
     max_mb: Positive = 3.0
     """The most that best_eval.zip may take."""
 
@@ -128,6 +131,12 @@ def without_folder(content: Any) -> Any:
     return json.loads(json.dumps(content).replace(f"{Path.cwd().as_posix()}/", ""))
 
 
+def sharpened(weights: dict[str, torch.Tensor], factor: float) -> dict[str, torch.Tensor]:
+    """Return a policy's weights with the logits, which are W h + b, times a factor."""
+    last = {name: weights[name] * factor for name in ("action_net.weight", "action_net.bias")}
+    return weights | last
+
+
 def at_half_precision(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return float32 weights rounded to what float16 can say: they compress to two thirds.
 
@@ -141,7 +150,7 @@ def copy_small(source: Path, target: Path, config: dict[str, Any]) -> None:
     """Copy a model zip with another config, without what only training needs.
 
     That is PPO's optimiser's moments, two thirds of it (PPO.load still works), and the last bits of
-    a student's weights.
+    a student's weights, which are sharpened as its config says.
     """
 
     def write(temporary: Path) -> None:
@@ -151,8 +160,10 @@ def copy_small(source: Path, target: Path, config: dict[str, Any]) -> None:
                 if name == CONFIG_MEMBER:
                     data = json.dumps(config, indent=2).encode()
                 if name == POLICY_MEMBER and config["agent"] == "student":
+                    weights = load_tensors(io.BytesIO(data), name)
                     buffer = io.BytesIO()
-                    torch.save(at_half_precision(load_tensors(io.BytesIO(data), name)), buffer)
+                    factor = config.get("sharpened", 1.0)
+                    torch.save(at_half_precision(sharpened(weights, factor)), buffer)
                     data = buffer.getvalue()
                 if name == OPTIMIZER_MEMBER:
                     optimizer = load_tensors(io.BytesIO(data), name)
@@ -215,6 +226,11 @@ def card(flags: ShipFlags, config: dict[str, Any], facts: RunFacts) -> str:
         "dreamerv3": "- Samples are the actor's own, without the uniform actions of training.\n",
         "student": "- Its weights are rounded to half precision, and judged so.\n",
     }.get(config["agent"], "")
+    if factor := config.get("sharpened"):
+        judged += (
+            f"- Its logits are {factor:g} times those that were trained, and judged so: samples "
+            "are surer, argmax is the same.\n"
+        )
 
     def link(path: str) -> str:
         return Path(os.path.relpath(ROOT / path, folder)).as_posix()
@@ -246,7 +262,8 @@ def ship(flags: ShipFlags) -> None:
     """Copy, judge, and write the card.
 
     Raises:
-        UsageError: the model takes more than flags.max_mb; nothing is judged.
+        UsageError: the model takes more than flags.max_mb, or is to be sharpened and no student;
+            nothing is judged.
     """
     model = find_model(flags.run)
     config, _ = read_model_zip(model)
@@ -254,10 +271,14 @@ def ship(flags: ShipFlags) -> None:
     trainings = trainings_behind(model, flags.study)
     page = flags.destination / "README.md"
     is_new = flags.run.resolve() != flags.destination.resolve()
+    if flags.sharpen != 1 and not (is_new and config["agent"] == "student"):
+        raise UsageError("--sharpen is for a student's run that is shipped for the first time")
     if is_new:
         of_stage = with_stages_field(config["env"]) | {"stages": stages_text(env.stages)}
         signature = reward_signature(env)  # of this stage's goal alone
         config = without_folder(config | {"env": of_stage, "reward_signature": signature})
+        if flags.sharpen != 1:
+            config |= {"sharpened": flags.sharpen}
         target = flags.destination / "best_eval.zip"
         copy_small(model, target, config)
         if target.stat().st_size > flags.max_mb * 1e6:

@@ -113,7 +113,8 @@ def test_a_shipped_student_is_small_and_names_its_teacher(tmp_path: Path) -> Non
     flags += "--student.timesteps 64 --student.end-on-stall-steps 20 --stages 1-1,1-2"
     assert teach([*flags.split(), "--run-dir", str(run), "--device", "cpu"]) == 0
     student, study = run / "student", tmp_path / "results" / "shipped"
-    assert ship_policy.main([str(student), str(destination), "--study", str(study), *QUICK]) == 0
+    flags = ["--study", str(study), "--sharpen", "2", *QUICK]
+    assert ship_policy.main([str(student), str(destination), *flags]) == 0
     facts = read_study(study).about.runs["taught/1-2"]
     assert [(one.run, one.told, one.steps) for one in facts.trainings] == [
         ("teacher", "game state", 128),
@@ -123,13 +124,17 @@ def test_a_shipped_student_is_small_and_names_its_teacher(tmp_path: Path) -> Non
     before = read_model_zip(student / "models" / "mario_final.zip")[1]
     config, after = read_model_zip(destination / "best_eval.zip")
     assert config["env"]["stages"] == "1-2"
-    for name, weights in before.items():
+    assert config["sharpened"] == 2
+    for name, trained in before.items():
+        weights = 2 * trained if name.startswith("action_net") else trained
         torch.testing.assert_close(after[name], weights, rtol=2**-10, atol=1e-7)
         assert torch.equal(after[name], after[name].half().float())
     size = (student / "models" / "mario_final.zip").stat().st_size
     assert (destination / "best_eval.zip").stat().st_size < 0.7 * size
     card = (destination / "README.md").read_text()
     assert "Student on 1-2" in card and "configs/taught.yaml" in card
+    assert "Its logits are 2 times those that were trained" in card
+    assert ship_policy.main([str(destination), str(destination), *flags]) == 2, "only once"
 
 
 def test_a_model_too_large_is_refused_and_not_left_there(
