@@ -104,7 +104,7 @@ def trainings_behind(model: Path, study: Path) -> tuple[Training, ...]:
         told=told_by(config),
     )
     before = [one for path in models_before(config, run) for one in trainings_behind(path, study)]
-    return (*before, own)
+    return (*dict.fromkeys(before), own)  # teacher and first weights may have the same behind them
 
 
 def models_before(config: dict[str, Any], run: RunFolder) -> Iterator[Path]:
