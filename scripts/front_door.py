@@ -48,7 +48,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "train": Command("train_mario.py", "train PPO from pixels on a level: about 40 minutes"),
+    "train": Command("train_mario.py", "train PPO from pixels on a level: 35 to 50 minutes"),
     "teach": Command("teach_mario.py", "a teacher that sees the game's memory, then a student"),
     "dreamer": Command(
         "scripts/train_dreamer.py", "train DreamerV3: demos first, then about 50 minutes"
