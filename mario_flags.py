@@ -64,6 +64,8 @@ EntropyWeight = Annotated[float, pydantic.Field(ge=-1, le=1e6)]  # below 0 it ma
 PLAN_ALONE = {"seeds", "phases", "variants", "group"}  # keys of a plan, none of them a flag
 ROOT = Path(__file__).parent
 DEFAULT_RECIPE = ROOT / "configs" / "recipe.yaml"
+# What hurts first where the recipe is left without knowing it.
+DECISIVE = ("timesteps", "reward_scale", "death_penalty", "flag_bonus")
 LEAST_SCREEN = 36  # px, what the three convolutions leave something of
 Bias = Annotated[float, pydantic.Field(ge=-50, le=50)]  # of a logit
 # --------------------------------------------------------------------------------------------
@@ -308,9 +310,13 @@ def plain_note(path: Path, config: TrainConfig) -> str:
     changes = describe_changes(recipe, config, {"run"})
     if not changes:
         return ""
+    short_names = {name.rpartition(".")[2]: change for name, change in changes.items()}
+    decisive = [name for name in DECISIVE if name in short_names]
+    named = (decisive or list(short_names))[:3]
+    examples = ", ".join(f"{name} {short_names[name]}" for name in named)
     return (
         f"note: {path} names no `base`: {len(changes)} flags differ from the recipe, as "
-        f"{next(iter(changes)).rpartition('.')[2]} {next(iter(changes.values()))}; "
+        f"{examples}; "
         f"`base: {DEFAULT_RECIPE}` in it begins from that"
     )
 

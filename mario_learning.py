@@ -51,7 +51,7 @@ from mario_recipes import describe_changes, refuse_another_game, refuse_fewer_st
 from mario_reward import reward_signature
 from mario_runs import RunFolder, write_json
 from mario_runtime import observation_space
-from mario_sb3 import WorkerDied, make_vec_env
+from mario_sb3 import make_vec_env
 from mario_starts import Starts
 from mario_training import Exam, RunLog, StopRequest
 from mario_values import flag_name
@@ -343,9 +343,8 @@ def run_training(
                 reset_num_timesteps=False,
                 log_interval=None,  # type: ignore[arg-type]
             )
-        except WorkerDied:
-            if keep.kept:
-                print(f"kept {save_state(run, model, keep.kept, content)}", file=sys.stderr)
+        except Exception:
+            keep_what_is_whole(run, model, keep, content)
             raise
         finally:
             log.close()
@@ -360,6 +359,20 @@ def run_training(
     steps = state["learner"]["counters"]["num_timesteps"]
     print(f"finished at {steps:,} steps: {run.final_model}")
     return Ended(code, steps, model.policy.state_dict(), is_finished=not code)
+
+
+def keep_what_is_whole(
+    run: RunFolder, model: MarioPPO, keep: KeepWholeState, content: dict[str, Any]
+) -> None:
+    """Save where training failed, unless it was within an update: half of one is worth nothing."""
+    if model.is_updating:
+        return
+    try:
+        path = save_state(run, model, keep.kept or capture_state(model), content)
+    except OSError as error:  # the disk that is full may be the failure
+        print(f"nothing more could be kept: {error}", file=sys.stderr)
+    else:
+        print(f"kept {path}", file=sys.stderr)
 
 
 def make_callbacks(

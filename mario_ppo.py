@@ -124,6 +124,7 @@ class MarioPPO(PPO):
         self.critic_steps = critic_steps
         self.kickstart_coef_schedule = FloatSchedule(kickstart_coef)
         self._mentor: TwoHeadCnnPolicy | None = None
+        self.is_updating = False  # half of an update fits no state
         self.ema_decay = ema_decay
         self._average: dict[str, th.Tensor] | None = None
         self.rnd_coef = rnd_coef
@@ -398,6 +399,7 @@ class MarioPPO(PPO):
         Raises:
             NonFiniteLoss: before the step that would have spoilt the weights
         """
+        self.is_updating = True
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         progress = self._current_progress_remaining
@@ -450,6 +452,7 @@ class MarioPPO(PPO):
         if is_critic_alone:  # the policy stands still on purpose: how far it moved says nothing
             del statistics["approx_kl"], statistics["clip_fraction"]
         self._record(statistics, clip_range, clip_range_vf)
+        self.is_updating = False
 
     def _imitation_loss(self, observations: th.Tensor, actions: th.Tensor) -> th.Tensor:
         """Mean negative log-probability of the actions of random pairs of the demos."""

@@ -110,6 +110,15 @@ def config_content(config: Any, agent: str, env: EnvConfig) -> dict[str, Any]:
     }
 
 
+# How a run of each agent goes on.
+COMMANDS_OF = {
+    "ppo": ": go on with `scripts/run_mario.sh train --resume-model RUN`",
+    "dreamerv3": ": go on with `scripts/run_mario.sh dreamer --run-dir RUN`",
+    "teacher": ": go on with `scripts/run_mario.sh teach --phase teacher --run-dir ITS_PARENT`",
+    "student": ": go on with `scripts/run_mario.sh teach --phase student --run-dir ITS_PARENT`",
+}
+
+
 def config_of_content[Config](default: Config, content: Mapping[str, Any], agent: str) -> Config:
     """Return the config in a train_config.json's content, of this version or an older one.
 
@@ -117,7 +126,10 @@ def config_of_content[Config](default: Config, content: Mapping[str, Any], agent
         UsageError: it is another agent's, or not this version's.
     """
     if content.get("agent") != agent:
-        raise UsageError(f"the folder holds a run of agent {content.get('agent')!r}, not {agent}")
+        raise UsageError(
+            f"the folder holds a run of agent {content.get('agent')!r}, not {agent}"
+            f"{COMMANDS_OF.get(str(content.get('agent')), '')}"
+        )
     groups = [field.name for field in dataclasses.fields(default)]  # type: ignore[arg-type]
     for group in groups:
         if group not in content:

@@ -57,7 +57,8 @@ def describe(path: Path) -> Iterator[str]:
         members = {member.filename: member.file_size for member in archive.infolist()}
         data = parse_json(archive.read("data"), f"{path}: data") if "data" in members else {}
     # Stable-Baselines3 names one extractor three times.
-    parameters = sum({tensor.data_ptr(): tensor.numel() for tensor in tensors.values()}.values())
+    apart = {tensor.data_ptr(): name for name, tensor in reversed(tensors.items())}
+    parameters = sum(tensors[name].numel() for name in apart.values())
     state = path.with_suffix(".state")
     provenance = config.get("provenance", {})
     env = config.get("env", {})
@@ -69,8 +70,8 @@ def describe(path: Path) -> Iterator[str]:
     yield f"steps      {data.get('num_timesteps', in_name[1] if in_name else 'unknown')}"
     yield f"stage      {with_stages_field(env).get('stages', '?')}"
     yield f"weights    {parameters:,} numbers in {len(tensors)} tensors"
-    largest = sorted(tensors.items(), key=lambda item: -item[1].numel())[:3]
-    for name, tensor in largest:
+    for name in sorted(apart.values(), key=lambda name: -tensors[name].numel())[:3]:
+        tensor = tensors[name]
         yield f"           {name} {str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
     resumable = f"yes, with {state.name}" if state.is_file() else "no, weights only"
     yield f"resumable  {resumable}"

@@ -27,6 +27,9 @@ THREADS = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 
 def main(pytest_flags: list[str]) -> int:
     """Run every check and print which ones failed, with their time in seconds."""
+    if {"-h", "--help"} & set(pytest_flags):
+        print(__doc__)
+        return 0
     results = []
     for name, module in CHECKS.items():
         command = [sys.executable, "-m", *module, *(pytest_flags if name == "tests" else [])]

@@ -101,7 +101,7 @@ def write(flags: SideFlags) -> None:
             with imageio.get_reader(film) as reader:
                 rates.add(reader.get_meta_data()["fps"])
         except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise UsageError(f"{film} is no film: {' '.join(str(error).split())[:100]}") from error
+            raise UsageError(f"{film} is no film that can be read") from error
     if len(rates) != 1:
         raise UsageError("give films of one frame rate")
     fps = rates.pop() / flags.every

@@ -18,6 +18,8 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
+from conftest import TINY_RUN
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import mario_callbacks
@@ -321,6 +323,24 @@ def test_stop_lists_what_trains_and_stops_it_so_that_it_saves(
 # --------------------------------------------------------------------------------------------
 # Metrics
 # --------------------------------------------------------------------------------------------
+
+
+def test_a_failure_between_updates_keeps_what_was_learnt(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    arguments = [*TINY_RUN.split(), "--run-dir", str(tmp_path / "run"), "--checkpoint-freq", "0"]
+    with monkeypatch.context() as patched:
+        patched.setattr("mario_callbacks.examine", fail)
+        assert train_mario.main(arguments) == 1
+    assert "mario_ppo_128_steps.zip" in capsys.readouterr().err
+    assert train_mario.main(["--resume-model", str(tmp_path / "run")]) == 0
+    whole, parts = (
+        read_model_zip(RunFolder(one).final_model)[1] for one in (tiny_run, tmp_path / "run")
+    )
+    assert all(torch.equal(tensor, parts[name]) for name, tensor in whole.items())
 
 
 def test_the_doctor_of_a_resumed_run_knows_its_past(tmp_path: Path) -> None:

@@ -86,6 +86,7 @@ def test_a_file_stands_on_its_base_and_one_without_is_told_so(tmp_path: Path) ->
     assert config.ppo.gamma == TrainConfig().ppo.gamma
     note = plain_note(alone, config)
     assert f"{alone} names no `base`" in note and f"`base: {DEFAULT_RECIPE}`" in note
+    assert "timesteps 900000 -> 5000000" in note and "reward_scale 0.1 -> 1.0" in note
     alone.write_text(f"base: {DEFAULT_RECIPE}\nn_envs: 4\n")
     config = parse_config(["--config", str(alone)])
     assert (config.env.n_envs, config.env.reward.reward_scale) == (4, 0.1)
