@@ -20,9 +20,8 @@ from typing import Any
 
 import tyro
 
-from mario_checkpoints import find_model, read_model_zip
+from mario_checkpoints import find_model, read_model_zip, steps_of_model
 from mario_cli import exit_code
-from mario_files import parse_json
 from mario_game import with_stages_field
 from mario_values import Checked, parse_flags
 
@@ -55,7 +54,6 @@ def describe(path: Path) -> Iterator[str]:
     content = path.read_bytes()  # its members were looked at by now
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         members = {member.filename: member.file_size for member in archive.infolist()}
-        data = parse_json(archive.read("data"), f"{path}: data") if "data" in members else {}
     # Stable-Baselines3 names one extractor three times.
     apart = {tensor.data_ptr(): name for name, tensor in reversed(tensors.items())}
     parameters = sum(tensors[name].numel() for name in apart.values())
@@ -67,7 +65,7 @@ def describe(path: Path) -> Iterator[str]:
     yield f"size       {path.stat().st_size:,} bytes, {sum(members.values()):,} unpacked"
     yield f"agent      {config.get('agent')}"
     in_name = re.search(r"(\d+)_steps", path.stem)
-    yield f"steps      {data.get('num_timesteps', in_name[1] if in_name else 'unknown')}"
+    yield f"steps      {steps_of_model(path) or (in_name[1] if in_name else 'unknown')}"
     yield f"stage      {with_stages_field(env).get('stages', '?')}"
     yield f"weights    {parameters:,} numbers in {len(tensors)} tensors"
     for name in sorted(apart.values(), key=lambda name: -tensors[name].numel())[:3]:

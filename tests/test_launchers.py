@@ -292,8 +292,11 @@ def test_what_a_checkpoint_is(
         f"signature {config['reward_signature']}",
     ):
         assert part in text
+    for shipped in (REPOSITORY / "pretrained").rglob("best_eval.zip"):
+        assert inspect_checkpoint.main([str(shipped)]) == 0
     torn = tmp_path / "torn.zip"
     torn.write_bytes(checkpoint.read_bytes()[:3000])
+    capsys.readouterr()
     assert inspect_checkpoint.main([str(torn)]) == 2
     assert "is not a whole zip file" in capsys.readouterr().err
 
