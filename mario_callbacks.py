@@ -148,7 +148,8 @@ def save_state(
     Raises:
         OSError: it could not be written; earlier checkpoints are untouched.
     """
-    step = int(state["learner"]["counters"]["num_timesteps"])
+    # The steps of a rollout that was given up are in no state.
+    step = model.num_timesteps = int(state["learner"]["counters"]["num_timesteps"])
     return save_checkpoint(run, step, lambda path: save_model(path, model, content), state)
 
 

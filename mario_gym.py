@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -53,18 +53,27 @@ def env_config(keywords: Mapping[str, Any], n_envs: int = 1) -> EnvConfig:
         UsageError: a keyword that there is not, or a value that does not fit.
     """
     names = {field.name for field in dataclasses.fields(EnvConfig)} - set(CHOSEN_HERE)
+    terms = {field.name for field in dataclasses.fields(RewardConfig)}
     values: dict[str, Any] = {}
     for name, value in keywords.items():
-        if name not in names:
-            close = difflib.get_close_matches(name, [*names, "render_mode"], 1)
-            meant = f"did you mean {close[0]}?" if close else f"there are: {', '.join(names)}"
-            raise UsageError(f"no keyword {name!r}; {meant}")
+        _check_known(name, names, "keyword", "render_mode")
         if isinstance(value, RewardConfig):
             value = dataclasses.asdict(value)
+        if name == "reward" and isinstance(value, Mapping):
+            for term in value:
+                _check_known(term, terms, "key of reward")
         values[name] = value.item() if isinstance(value, np.generic) else value
     if values.get("max_episode_steps", 0) in (None, -1):  # Gymnasium's words for no limit
         del values["max_episode_steps"]
     return dataclasses.replace(with_values(EnvConfig(), values, "keywords"), n_envs=n_envs)
+
+
+def _check_known(name: Any, known: Collection[str], what: str, *elsewhere: str) -> None:
+    """Raise a UsageError if a name is not known, which says what may be meant."""
+    if name not in known:
+        close = difflib.get_close_matches(str(name), [*known, *elsewhere], 1)
+        meant = f"did you mean {close[0]}?" if close else f"there are: {', '.join(sorted(known))}"
+        raise UsageError(f"no {what} {name!r}; {meant}")
 
 
 class MarioEnv(gym.Env[np.ndarray, int]):

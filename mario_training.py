@@ -121,6 +121,8 @@ class StopRequest:
         """Let Ctrl-C and SIGTERM ask, within this block."""
 
         def request(number: int, frame: Any) -> None:
+            with contextlib.suppress(OSError):  # print's buffer may be in use just now
+                os.write(2, b"\nstopping: it saves first\n")
             self.ask(StopKind.SIGNAL, signal.Signals(number).name)
 
         before = {s: signal.signal(s, request) for s in (signal.SIGINT, signal.SIGTERM)}

@@ -14,7 +14,9 @@ import functools
 import io
 import json
 import math
+import os
 import re
+import sys
 import types
 import typing
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
@@ -28,6 +30,8 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 
 from mario_cli import UsageError
 from mario_files import read_file
+
+CALLED_AS = "MARIO_CALLED_AS"  # the front door's command that this process is, if it is one
 
 # Older names to those of today: a mapping, and the names that the dataclass it is meant for knows.
 OlderNames = Callable[[dict[str, Any], Collection[str]], dict[str, Any]]
@@ -65,10 +69,10 @@ def whole_number(text: str) -> int:
     if re.fullmatch(rf"[-+]?\d{{1,{MOST_DIGITS}}}", digits):
         return int(digits) * unit
     if not re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d{1,2})?", digits[:MOST_DIGITS]):
-        raise ValueError(f"{text[:40]!r} is not a whole number")
+        raise ValueError(f"{text[:40]!r} is not a whole number, as 100000 or 100k")
     value = round(float(digits[:MOST_DIGITS]) * unit, 6)
     if not value.is_integer():
-        raise ValueError(f"{text[:40]!r} is not a whole number")
+        raise ValueError(f"{text[:40]!r} is not a whole number, as 100000 or 100k")
     return int(value)
 
 
@@ -157,12 +161,13 @@ def parse_flags[Config](
         UsageError: the arguments do not parse, or a value is out of its range.
         SystemExit: --help.
     """
+    given: dict[str, Any] = {} if default is None else {"default": default}
+    if called_as := os.environ.get(CALLED_AS):
+        given["prog"] = called_as
+        script = rf"python ([\w/]+/)?{re.escape(Path(sys.argv[0]).name)}"
+        description = re.sub(script, called_as, description or "")
     with _FLAGS, _one_line():
-        if default is None:
-            return tyro.cli(kind, args=arguments, description=description, config=markers)
-        return tyro.cli(
-            kind, args=arguments, description=description, config=markers, default=default
-        )
+        return tyro.cli(kind, args=arguments, description=description, config=markers, **given)
 
 
 def parse_known_flags[Config](

@@ -51,8 +51,8 @@ class NoDisplay(OSError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(
-            f"no window can be opened here ({reason}): auto_update_mario_monitor.py shows the "
-            "newest checkpoint playing in a browser, --headless records and replays without"
+            f"no window can be opened here ({reason}): `run_mario.sh monitor` plays in a "
+            "browser, `run_mario.sh eval` films, --headless records and replays without"
         )
 
 

@@ -252,7 +252,7 @@ def run(flags: WatchFlags) -> int:
     if flags.headless and flags.human:
         raise UsageError("--human needs the window")
     if flags.headless and not (flags.record or flags.replay):
-        raise UsageError("--headless needs --record or --replay: there is nothing to see")
+        raise UsageError("--headless needs --record or --replay; `run_mario.sh eval` films")
     if flags.replay:
         demo = load_demo(flags.replay)
         code = 1  # closed before its end, it has shown nothing

@@ -81,6 +81,7 @@ EXAMPLES = (
     "watch --human",
 )
 # Flags whose value is a path, whether there is something at it yet or not.
+CALLED_AS = "MARIO_CALLED_AS"  # mario_values.CALLED_AS, which is not installed here yet
 PATH_FLAGS = {
     *("--run-dir", "--run", "--runs-root", "--model", "--output", "--output-dir", "--html"),
     *("--config", "--demos", "--backward-demos", "--warm-start", "--resume-model", "--teacher"),
@@ -506,6 +507,8 @@ def main(arguments: list[str]) -> int:
     words = [str(REPOSITORY / script) if script.endswith(".py") else script, *first]
     if name == "python":
         os.chdir(folder)
+    else:
+        os.environ[CALLED_AS] = f"run_mario.sh {name}"  # what its --help shows
     return run([str(environment.python), *filter(None, words), *flags])
 
 

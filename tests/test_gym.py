@@ -310,7 +310,7 @@ def test_the_masks_of_infos_are_the_callers() -> None:
         ({"render_mode": "ansi"}, "render_mode"),
         ({"emulator": "nes-py"}, "emulator"),
         ({"noop_max": "many"}, "noop_max"),
-        ({"reward": {"flag_bonuses": 3}}, "flag-bonus"),
+        ({"reward": {"flag_bonuses": 3}}, "did you mean flag_bonus"),
     ],
     ids=str,
 )

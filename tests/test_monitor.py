@@ -355,8 +355,8 @@ def answer(port: int, path: str, host: str = "127.0.0.1") -> int:
 @pytest.mark.slow
 def test_ctrl_c_ends_a_game_that_is_watched_without_a_word(tiny_run: Path) -> None:
     port = free_port()
-    command = ["auto_update_mario_monitor.py", "--run-dir", tiny_run, "--port", str(port)]
-    with process(*command) as server:
+    flags = ("--run-dir", tiny_run, "--port", str(port))
+    with process("auto_update_mario_monitor.py", *flags) as server:
         assert server.stdout
         assert f":{port} shows" in server.stdout.readline()
         watching = http.client.HTTPConnection("127.0.0.1", port, timeout=60)

@@ -113,8 +113,8 @@ def test_a_shipped_student_is_small_and_names_its_teacher(tmp_path: Path) -> Non
     flags += "--student.timesteps 64 --student.end-on-stall-steps 20 --stages 1-1,1-2"
     assert teach([*flags.split(), "--run-dir", str(run), "--device", "cpu"]) == 0
     student, study = run / "student", tmp_path / "results" / "shipped"
-    flags = ["--study", str(study), "--sharpen", "2", *QUICK]
-    assert ship_policy.main([str(student), str(destination), *flags]) == 0
+    shipping = ["--study", str(study), "--sharpen", "2", *QUICK]
+    assert ship_policy.main([str(student), str(destination), *shipping]) == 0
     facts = read_study(study).about.runs["taught/1-2"]
     assert [(one.run, one.told, one.steps) for one in facts.trainings] == [
         ("teacher", "game state", 128),
@@ -134,7 +134,7 @@ def test_a_shipped_student_is_small_and_names_its_teacher(tmp_path: Path) -> Non
     card = (destination / "README.md").read_text()
     assert "Student on 1-2" in card and "configs/taught.yaml" in card
     assert "Its logits are 2 times those that were trained" in card
-    assert ship_policy.main([str(destination), str(destination), *flags]) == 2, "only once"
+    assert ship_policy.main([str(destination), str(destination), *shipping]) == 2, "only once"
 
 
 def test_a_model_too_large_is_refused_and_not_left_there(

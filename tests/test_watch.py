@@ -267,7 +267,7 @@ def test_without_a_display_it_points_to_the_page(
     assert watch_mario.main([]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: no window can be opened here")
-    assert "auto_update_mario_monitor.py" in error
+    assert "`run_mario.sh monitor`" in error
     assert error.count("\n") == 1
     monkeypatch.setenv("DISPLAY", ":4711")
     assert watch_mario.main(["--human"]) == 1

@@ -42,7 +42,8 @@ function table(runs) {
 function card(run) {
   const title = el("h3", {}, run.name);
   title.style.color = colorOf(run.name);
-  const machine = Object.values(run.machine).join(", ");
+  const { cpus, gpu, ...others } = run.machine;
+  const machine = [cpus && `${cpus} cores`, ...Object.values(others), gpu && (gpu === "null" ? "no GPU" : gpu)].filter(Boolean).join(", ");
   const pairs = [
     ["command", run.command.length ? `python ${run.command.map(quoted).join(" ")}` : ""],
     ["commit", run.commit],
