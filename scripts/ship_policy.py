@@ -1,6 +1,6 @@
 """Put a run's best policy under pretrained/: judged under every protocol, with its model card.
 
-    python scripts/ship_policy.py runs/mine pretrained/ppo_levels/1-2
+    python scripts/ship_policy.py runs/mine pretrained/ppo_levels/2-1
 
 Writes best_eval.zip, train_config.json and README.md, the card, there; into the study of all
 shipped policies goes every episode by which it was judged, with every training behind its weights.
