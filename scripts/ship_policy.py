@@ -1,6 +1,6 @@
 """Put a run's best policy under pretrained/: judged under every protocol, with its model card.
 
-    python scripts/ship_policy.py runs/mine pretrained/ppo_levels/2-1
+    python scripts/ship_policy.py runs/mine pretrained/ppo_levels/5-1
 
 Writes best_eval.zip, train_config.json and README.md, the card, there; into the study of all
 shipped policies goes every episode by which it was judged, with every training behind its weights.
@@ -219,7 +219,9 @@ def card(flags: ShipFlags, config: dict[str, Any], facts: RunFacts) -> str:
     run = Path(os.path.relpath(flags.study.resolve(), ROOT), name).as_posix()
     recipe = f"configs/shipped/{name}.yaml"
     if config["agent"] == "student":
-        recipe = "configs/taught.yaml"  # one for all levels
+        # One for all levels, one for those that went on alone.
+        alone = config["run"]["warm_start"]
+        recipe = "configs/taught_alone.yaml" if alone else "configs/taught.yaml"
     place = Path(os.path.relpath(folder, ROOT)).as_posix()
 
     judged = {
