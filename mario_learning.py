@@ -343,7 +343,7 @@ def run_training(
                 reset_num_timesteps=False,
                 log_interval=None,  # type: ignore[arg-type]
             )
-        except Exception:
+        except Exception:  # whatever it is: it is raised again
             keep_what_is_whole(run, model, keep, content)
             raise
         finally:

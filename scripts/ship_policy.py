@@ -34,6 +34,7 @@ from mario_config import EmulatorName, EnvConfig, ProtocolName, in_process
 from mario_game import parse_stages, stages_text, with_stages_field
 from mario_judge import PROTOCOLS, evaluate, summary_lines
 from mario_keeping import keep_run, played_rows, told_by, told_in
+from mario_networks import PPOPolicy
 from mario_policies import PRETRAINED, load_policy
 from mario_results import ROOT, SHIPPED, Played, RunFacts, Training, is_study, read_study
 from mario_reward import reward_signature
@@ -131,17 +132,16 @@ def without_folder(content: Any) -> Any:
     return json.loads(json.dumps(content).replace(f"{Path.cwd().as_posix()}/", ""))
 
 
-def sharpened(weights: dict[str, torch.Tensor], factor: float) -> dict[str, torch.Tensor]:
-    """Return a policy's weights with the logits, which are W h + b, times a factor."""
-    last = {name: weights[name] * factor for name in ("action_net.weight", "action_net.bias")}
-    return weights | last
+def student_weights(source: Path, sharpen: float) -> dict[str, torch.Tensor]:
+    """Return a student's float32 weights, its logits times a factor.
 
-
-def at_half_precision(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return float32 weights rounded to what float16 can say: they compress to two thirds.
-
-    Names that share a tensor share it still.
+    They are rounded to what float16 can say and compress to two thirds. Names that share a tensor
+    share it still.
     """
+    policy = load_policy(source)
+    assert isinstance(policy, PPOPolicy)
+    policy.policy.sharpen(sharpen)
+    weights = policy.policy.state_dict()
     rounded = {one.data_ptr(): one.half().float() for one in weights.values()}
     return {name: rounded[one.data_ptr()] for name, one in weights.items()}
 
@@ -160,10 +160,8 @@ def copy_small(source: Path, target: Path, config: dict[str, Any]) -> None:
                 if name == CONFIG_MEMBER:
                     data = json.dumps(config, indent=2).encode()
                 if name == POLICY_MEMBER and config["agent"] == "student":
-                    weights = load_tensors(io.BytesIO(data), name)
                     buffer = io.BytesIO()
-                    factor = config.get("sharpened", 1.0)
-                    torch.save(at_half_precision(sharpened(weights, factor)), buffer)
+                    torch.save(student_weights(source, config.get("sharpened", 1.0)), buffer)
                     data = buffer.getvalue()
                 if name == OPTIMIZER_MEMBER:
                     optimizer = load_tensors(io.BytesIO(data), name)
