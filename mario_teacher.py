@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
 from torch import nn
 
+from mario_checkpoints import read_model_zip
 from mario_cli import UsageError
+from mario_config import EnvConfig, env_config_from_dict
 from mario_game import StageId
-from mario_runs import BadModelFile
+from mario_runs import BadModelFile, RunFolder
 from mario_scene_flat import (
     HIDDEN_PARTS,
     HIDDEN_SIZE,
@@ -250,3 +253,38 @@ class ScenePolicy:
     def _tensors(self, observations: np.ndarray) -> list[th.Tensor]:
         device = self.network.action_net.weight.device
         return [th.from_numpy(part).to(device) for part in split_scene(observations)]
+
+
+def read_teachers(path: Path, env: EnvConfig, device: th.device | None = None) -> Teachers:
+    """Return who teaches each stage of an environment.
+
+    Args:
+        path: a teacher's model file or run folder, or a folder of <stage>.zip.
+        env: whose stages, and whose actions.
+        device: where the networks compute; None: the CPU.
+
+    Raises:
+        UsageError: nobody teaches a stage, or with other actions.
+        BadModelFile: a file is no whole model.
+    """
+    run = RunFolder(path)
+    networks = {}
+    read: dict[Path, SceneNetwork] = {}
+    for stage in env.stages:
+        own = [path / f"{stage}.zip", path / "stages" / f"{stage}.zip"]
+        candidates = [path] if path.is_file() else [*own, run.best_model, run.final_model]
+        found = next((file for file in candidates if file.is_file()), None)
+        if found is None:
+            raise UsageError(f"{path} has no teacher of {stage}: train one with --phase teacher")
+        if found not in read:
+            content, weights = read_model_zip(found)
+            if content.get("agent") != "teacher":
+                raise UsageError(f"{found} is of agent {content.get('agent')!r}, not a teacher")
+            before = env_config_from_dict(content["env"])
+            if before.action_set != env.action_set:
+                raise UsageError(
+                    f"{found} plays with action set {before.action_set}, not {env.action_set}"
+                )
+            read[found] = network_of_weights(weights, str(found)).to(device or th.device("cpu"))
+        networks[stage] = read[found]
+    return Teachers(networks)

@@ -38,7 +38,7 @@ from mario_checkpoints import (
     write_with_state,
 )
 from mario_cli import UsageError, exit_code, with_stages_flag
-from mario_config import EnvConfig, RewardConfig, env_config_from_dict
+from mario_config import EnvConfig, RewardConfig
 from mario_curriculum import AnywhereStarts, FrontierStarts
 from mario_demos import load_demos
 from mario_game import StageId, stages_label
@@ -60,7 +60,7 @@ from mario_runs import RunFolder, run_of_checkpoint, write_json
 from mario_runtime import MarioVectorEnv
 from mario_scene_ppo import ScenePPO, ScenePPOFlags
 from mario_student import Student, StudentFlags, student_network
-from mario_teacher import SceneNetwork, ScenePolicy, Teachers, network_of_weights
+from mario_teacher import SceneNetwork, ScenePolicy, read_teachers
 from mario_training import (
     BestModel,
     Exam,
@@ -397,44 +397,13 @@ def make_student(config: TeachConfig) -> Student:
     """
     th.manual_seed(config.run.seed)
     env_config = config.env_of("student")
-    teachers = find_teachers(config)
+    where = config.run.teacher or config.run.run_dir / "teacher"
+    teachers = read_teachers(where, env_config, resolve_device(config.run.device))
     demos = load_demos(config.run.demos, env_config.stages)
     starts = AnywhereStarts(env_config, demos, game_share=config.run.game_starts)
     env = MarioVectorEnv(env_config, threads=config.run.threads, starts=starts)
     network = student_network(config.student, env_config).to(resolve_device(config.run.device))
     return Student(network, env, teachers, config.student, config.run.seed)
-
-
-def find_teachers(config: TeachConfig) -> Teachers:
-    """Return who teaches each stage.
-
-    Raises:
-        UsageError: nobody teaches a stage, or with other actions.
-    """
-    path = config.run.teacher or config.run.run_dir / "teacher"
-    run = RunFolder(path)
-    networks = {}
-    read: dict[Path, SceneNetwork] = {}
-    for stage in config.env.stages:
-        own = [path / f"{stage}.zip", path / "stages" / f"{stage}.zip"]
-        candidates = [path] if path.is_file() else [*own, run.best_model, run.final_model]
-        found = next((file for file in candidates if file.is_file()), None)
-        if found is None:
-            raise UsageError(f"{path} has no teacher of {stage}: train one with --phase teacher")
-        if found not in read:
-            content, weights = read_model_zip(found)
-            if content.get("agent") != "teacher":
-                raise UsageError(f"{found} is of agent {content.get('agent')!r}, not a teacher")
-            before = env_config_from_dict(content["env"])
-            if before.action_set != config.env.action_set:
-                raise UsageError(
-                    f"{found} plays with action set {before.action_set}, not "
-                    f"{config.env.action_set}"
-                )
-            network = network_of_weights(weights, str(found))
-            read[found] = network.to(resolve_device(config.run.device))
-        networks[stage] = read[found]
-    return Teachers(networks)
 
 
 def load_weights(network: nn.Module, weights: dict[str, th.Tensor], path: Path) -> None:

@@ -55,14 +55,16 @@ from mario_checkpoints import (
     write_with_state,
 )
 from mario_cli import UsageError, exit_code
-from mario_game import stages_label
+from mario_game import read_facts, stages_label
 from mario_recipes import describe_changes, refuse_another_game, refuse_fewer_steps
 from mario_reward import reward_signature
 from mario_rollout import best_episode
 from mario_runs import RunFolder, run_of_checkpoint, write_json
 from mario_runtime import MarioVectorEnv
 from mario_scene import read_scene
+from mario_scene_flat import flatten_scene
 from mario_scene_grid import scene_grid, sprite_mask
+from mario_teacher import read_teachers
 from mario_training import BestModel, Exam, RunLog, StopRequest, examine, passed, write_preview
 
 EPISODES_AVERAGED = 100  # as SB3's stats_window_size
@@ -85,6 +87,7 @@ class Trainer:
         env, replay = config.env, config.replay
         torch.manual_seed(config.run.seed)
         self.generator = np.random.default_rng([config.run.seed, 2])
+        self.teachers = read_teachers(config.run.teacher, env) if config.run.teacher else None
         self.agent = make_agent(config.model, config.exploration, env)
         self.optimizer = self.agent.make_optimizer()
         venv = MarioVectorEnv(env, starts=config.curriculum.starts(env))
@@ -154,8 +157,13 @@ class Trainer:
             self.state,
             sample=True,
         )
+        if self.teachers and self.step < config.drive_until:
+            is_driven = self.generator.random(len(logits)) >= self.step / config.drive_until
+            said = self.labels(streams.venv.machines.ram_before)
+            logits = torch.where(torch.from_numpy(is_driven)[:, None], said, logits)
         actions = noisy(logits, draw_noise(*logits.shape)).argmax(-1).numpy()
-        if config.behaviour == "random" or self.step < config.prefill:
+        prefills = self.step < config.prefill and not self.teachers
+        if config.behaviour == "random" or prefills:
             actions = self.generator.integers(0, logits.shape[1], len(actions))
         for stream, rows in enumerate(streams.step(actions)):
             self.replay.append(stream, rows)
@@ -203,18 +211,31 @@ class Trainer:
             **self.targets_in(rows),
         )
 
+    def labels(self, ram: np.ndarray) -> torch.Tensor:
+        """Return the teachers' log probabilities float32[n, A] in states of RAM uint8[n, 2048]."""
+        assert self.teachers is not None
+        facts = read_facts(ram)
+        stages = np.stack([facts.world, facts.stage], axis=1)
+        taught = self.config.env.stages
+        # An episode's last state may be of the stage that came after.
+        is_taught = (stages[:, None] == np.array(taught)).all(2).any(1)
+        stages[~is_taught] = taught[0]
+        return self.teachers.label(flatten_scene(read_scene(ram)), stages)[0]
+
     def targets_in(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
         """Return what losses need of the game's own state in rows [T, B]: `Batch`'s last fields."""
         model, env = self.config.model, self.config.env
-        targets: dict[str, np.ndarray] = {}
+        targets: dict[str, np.ndarray | torch.Tensor] = {}
         if self.config.keeps_ram:
             ram = np.ascontiguousarray(rows["ram"]).reshape(-1, RAM_SIZE)
             if model.scene_head != "none":
                 targets["scene"] = scene_grid(read_scene(ram))
             if model.sprite_share:
                 targets["sprites"] = sprite_mask(ram, env.screen_size, env.picture_rows)
+            if self.teachers:
+                targets["labels"] = self.labels(ram)
         return {
-            name: torch.from_numpy(target).unflatten(0, rows.shape)
+            name: torch.as_tensor(target).unflatten(0, rows.shape)
             for name, target in targets.items()
         }
 
@@ -245,6 +266,7 @@ class Trainer:
             "streams": self.streams.state_dict(),
             "replay": self.replay.state_dict(),
             "demos": self.demos.state_dict() if self.demos else None,
+            "teachers": self.teachers.state_dict() if self.teachers else {},
             "state": list(self.state),
             "counters": [self.step, self.updates, self.owed, self.summed],
             "sums": self.sums,
@@ -265,6 +287,8 @@ class Trainer:
         """
         load_optimizer(self.optimizer, state["optimizer"], LaProp.STATE)
         self.optimizer.param_groups[0].update(self.optimizer.defaults)  # flags may have changed
+        if self.teachers:
+            self.teachers.load_state_dict(state["teachers"])
         self.step, self.updates, self.owed, self.summed = state["counters"]
         self.sums = state["sums"]
         for values in state["episodes"]:  # an older version's last value is -1 for the start

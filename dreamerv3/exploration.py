@@ -27,7 +27,10 @@ class ExplorationConfig(Checked):
     """greedy: the actor, for the reward; random: uniform actions; plan2explore: the actor, for
     reward and disagreement."""
     prefill: Amount = 1000
-    """Environment steps by uniform actions before the first update."""
+    """Environment steps before the first update, by uniform actions or the teacher's."""
+    drive_until: Amount = 20_000
+    """Environment steps over which the share of actions that are the teacher's, if there is one,
+    falls from 1 to 0 (DAgger, Ross et al. 2011)."""
     extrinsic_scale: Weight = 1.0
     """Weight of the reward's normalised advantage."""
     intrinsic_scale: Weight = 0.3

@@ -77,6 +77,9 @@ class RunConfig(Checked):
     counts are its own. What the model of these flags has besides begins anew."""
     seed_demos: Path | None = None
     """A folder of episodes (scripts/demos_to_episodes.py) that every batch holds some of."""
+    teacher: Path | None = None
+    """Who says what to do in every played state, for the actor to learn (model.label_scale): a
+    teacher's model file or run folder, or a folder of <stage>.zip (`teach_mario.py`)."""
     log_every: Count = 1000
     """Agent steps between lines of metrics.jsonl."""
     checkpoint_freq: Count = 10_000
@@ -185,7 +188,8 @@ class DreamerConfig:
     @property
     def keeps_ram(self) -> bool:
         """Whether rows of the replay hold the machine's RAM: a loss is made of it."""
-        return self.model.scene_head != "none" or self.model.sprite_share > 0
+        of_model = self.model.scene_head != "none" or self.model.sprite_share > 0
+        return of_model or self.run.teacher is not None
 
 
 def parse_config(arguments: Sequence[str]) -> DreamerConfig:

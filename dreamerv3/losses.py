@@ -1,12 +1,17 @@
-"""What may stand in for the picture's plain loss, or balance it against the others.
+"""The losses, as pure functions; what may stand in for the picture's, or balance them all.
 
-All of it is off by default; docs/dreamer.md, "The ladder", says what each is tried for.
+First those of the paper (Hafner et al. 2025, see networks.py; equation numbers are its), and of
+imitation. The rest is off by default; docs/dreamer.md, "The ladder", says what it is tried for.
+Shapes: T x B replayed steps, H x N imagined ones, A actions.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from dreamerv3.networks import unimix_probs
 
 HARMONY_PACE = 10.0  # an optimiser's step moves log(sigma) by so many times its learning rate
 NORM_EPS = 1e-6
@@ -18,6 +23,118 @@ HARMONY_GROUPS = {
     "reward": ("reward",),
     "dynamics": ("dyn", "rep"),
 }
+
+
+# --------------------------------------------------------------------------------------------
+# World model, actor, imitation
+# --------------------------------------------------------------------------------------------
+
+
+def kl_losses(posterior: Tensor, prior: Tensor, free_nats: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the dynamics loss, the representation loss and the KL divergence (equation 3).
+
+    Both losses are KL(posterior || prior), summed over the S categoricals and at least free_nats;
+    the first trains the prior, the second the posterior.
+
+    Args:
+        posterior: logits [..., S, K].
+        prior: logits [..., S, K].
+        free_nats: nats below which there is no gradient.
+
+    Returns:
+        [...], [...], and the divergence [...] without a gradient and without the limit.
+    """
+    p, q = unimix_probs(posterior), unimix_probs(prior)
+    log_p, log_q = p.log(), q.log()
+    dyn = (p.detach() * (log_p.detach() - log_q)).sum((-2, -1))
+    rep = (p * (log_p - log_q.detach())).sum((-2, -1))
+    return dyn.clamp(min=free_nats), rep.clamp(min=free_nats), dyn.detach()
+
+
+def continue_loss(logits: Tensor, is_terminal: Tensor, discount: float) -> Tensor:
+    """Return the cross entropy [...] of a continuation whose mean is the discount, 0 at the end."""
+    target = (~is_terminal).to(logits.dtype) * discount
+    return F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+
+
+def lambda_return(reward: Tensor, live: Tensor, mix: Tensor, value: Tensor) -> Tensor:
+    """Return R_t = r_t+1 + live_t+1 ((1 - mix_t+1) v_t+1 + mix_t+1 R_t+1), R_T = v_T (equation 6).
+
+    Args:
+        reward: [T + 1, ...]; the first is not read.
+        live: [T + 1, ...], discount times the chance that the episode goes on after t.
+        mix: [T + 1, ...] or a broadcast of it: lambda, or 0 where the next step is of another
+            episode.
+        value: [T + 1, ...].
+
+    Returns:
+        [T, ...].
+    """
+    mix = mix.expand_as(reward)
+    known = reward + live * (1 - mix) * value
+    carried = live * mix
+    returns = [value[-1]]
+    for t in range(len(reward) - 1, 0, -1):
+        returns.append(known[t] + carried[t] * returns[-1])
+    return torch.stack(returns[:0:-1])
+
+
+def actor_loss(
+    logits: Tensor, actions: Tensor, advantage: Tensor, weight: Tensor, entropy_scale: float
+) -> tuple[Tensor, Tensor]:
+    """Return REINFORCE's loss with an entropy bonus, and the entropy (equation 7).
+
+    Args:
+        logits: [H, N, A].
+        actions: int64[H, N], the actions that were sampled.
+        advantage: [H, N], no gradient goes into it.
+        weight: [H, N], the chance that the imagined episode came this far, discounted.
+        entropy_scale: weight of the entropy.
+
+    Returns:
+        the mean loss [] and the mean entropy [].
+    """
+    probs = unimix_probs(logits)
+    log_probs = probs.log()
+    chosen = log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+    entropy = -(probs * log_probs).sum(-1)
+    loss = -weight * (chosen * advantage.detach() + entropy_scale * entropy)
+    return loss.mean(), entropy.detach().mean()
+
+
+def imitation_loss(logits: Tensor, actions: Tensor, counts: Tensor) -> Tensor:
+    """Return the mean negative log likelihood [] of what was done.
+
+    Args:
+        logits: [..., A].
+        actions: int64[...].
+        counts: bool[...], the states that count.
+    """
+    chosen = unimix_probs(logits).log().gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+    return -(chosen * counts).sum() / counts.sum().clamp(min=1)
+
+
+def label_loss(logits: Tensor, labels: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean cross-entropy [] to a teacher's distribution, and what it is above its least.
+
+    Args:
+        logits: [..., A].
+        labels: [..., A], the teacher's log probabilities.
+        counts: bool[...], the states that count.
+
+    Returns:
+        the loss; the mean KL divergence, without a gradient.
+    """
+    n = counts.sum().clamp(min=1)
+    cross_entropy = -(labels.exp() * unimix_probs(logits).log()).sum(-1)
+    entropy = -(labels.exp() * labels).sum(-1)
+    loss = (cross_entropy * counts).sum() / n
+    return loss, loss.detach() - (entropy * counts).sum() / n
+
+
+# --------------------------------------------------------------------------------------------
+# The ladder's
+# --------------------------------------------------------------------------------------------
 
 
 def sprite_weights(sprites: Tensor, share: float) -> Tensor:

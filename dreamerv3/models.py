@@ -1,9 +1,8 @@
 """The world model, and actor and critic that learn in its imagination.
 
 Hafner et al. 2025 ("the paper", see networks.py), equation numbers are its. Symbols of shapes:
-docs/tensor_shapes.md. Losses are pure functions. Time comes first: [T, B, ...] for replayed
-sequences, [H + 1, N, ...] for imagined ones. A reward, like an action, stands with the state that
-it led to.
+docs/tensor_shapes.md, losses: losses.py. Time comes first: [T, B, ...] for replayed sequences,
+[H + 1, N, ...] for imagined ones. A reward, like an action, stands with the state that it led to.
 """
 
 from __future__ import annotations
@@ -20,7 +19,17 @@ import tyro
 from torch import Tensor, nn
 
 from dreamerv3.exploration import Ensemble, ExplorationConfig, disagreement, ensemble_loss
-from dreamerv3.losses import Harmony, redundancy_loss, sprite_weights
+from dreamerv3.losses import (
+    Harmony,
+    actor_loss,
+    continue_loss,
+    imitation_loss,
+    kl_losses,
+    label_loss,
+    lambda_return,
+    redundancy_loss,
+    sprite_weights,
+)
 from dreamerv3.networks import (
     MLP,
     RSSM,
@@ -85,6 +94,9 @@ class ModelConfig(Checked):
     """Tell what the game says is on the screen, as a grid; detached: without teaching the model."""
     scene_scale: Weight = 1.0
     """Times the gradient that this head sends into the model."""
+    told_states: Amount = 0
+    """Replayed states, drawn for each update, whose picture and scene are told; 0: all. Either
+    costs as much as they are many."""
     harmony: bool = False
     """Learn the weights of picture, scene, reward and dynamics (HarmonyDream)."""
 
@@ -98,6 +110,11 @@ class ModelConfig(Checked):
     """Weight of the critic's loss on replayed states, which also trains the model."""
     imitation_scale: Weight = 0.0
     """Weight of the actor's log likelihood of the demos' actions. 0 is off."""
+    label_scale: Weight = 1.0
+    """Weight of the actor's cross-entropy to the teacher's distribution, on all replayed states
+    (--teacher)."""
+    label_gradient: Weight = 1.0
+    """Times the gradient that this loss sends into the model: what decides is kept in its state."""
 
     horizon: Annotated[int, pydantic.Field(ge=2, le=10**6)] = 333
     """Steps that a reward matters for: the discount is 1 - 1 / horizon."""
@@ -147,91 +164,7 @@ class Batch(NamedTuple):
     is_demo: Tensor  # bool[T, B]
     scene: Tensor | None = None  # int8[T, B, PLANES, ROWS, COLUMNS], what was there
     sprites: Tensor | None = None  # bool[T, B, H, W], the pixels of sprites
-
-
-# --------------------------------------------------------------------------------------------
-# Losses
-# --------------------------------------------------------------------------------------------
-
-
-def kl_losses(posterior: Tensor, prior: Tensor, free_nats: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the dynamics loss, the representation loss and the KL divergence (equation 3).
-
-    Both losses are KL(posterior || prior), summed over the S categoricals and at least free_nats;
-    the first trains the prior, the second the posterior.
-
-    Args:
-        posterior: logits [..., S, K].
-        prior: logits [..., S, K].
-        free_nats: nats below which there is no gradient.
-
-    Returns:
-        [...], [...], and the divergence [...] without a gradient and without the limit.
-    """
-    p, q = unimix_probs(posterior), unimix_probs(prior)
-    log_p, log_q = p.log(), q.log()
-    dyn = (p.detach() * (log_p.detach() - log_q)).sum((-2, -1))
-    rep = (p * (log_p - log_q.detach())).sum((-2, -1))
-    return dyn.clamp(min=free_nats), rep.clamp(min=free_nats), dyn.detach()
-
-
-def continue_loss(logits: Tensor, is_terminal: Tensor, discount: float) -> Tensor:
-    """Return the cross entropy [...] of a continuation whose mean is the discount, 0 at the end."""
-    target = (~is_terminal).to(logits.dtype) * discount
-    return F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-
-
-def lambda_return(reward: Tensor, live: Tensor, mix: Tensor, value: Tensor) -> Tensor:
-    """Return R_t = r_t+1 + live_t+1 ((1 - mix_t+1) v_t+1 + mix_t+1 R_t+1), R_T = v_T (equation 6).
-
-    Args:
-        reward: [T + 1, ...]; the first is not read.
-        live: [T + 1, ...], discount times the chance that the episode goes on after t.
-        mix: [T + 1, ...] or a broadcast of it: lambda, or 0 where the next step is of another
-            episode.
-        value: [T + 1, ...].
-
-    Returns:
-        [T, ...].
-    """
-    mix = mix.expand_as(reward)
-    known = reward + live * (1 - mix) * value
-    carried = live * mix
-    returns = [value[-1]]
-    for t in range(len(reward) - 1, 0, -1):
-        returns.append(known[t] + carried[t] * returns[-1])
-    return torch.stack(returns[:0:-1])
-
-
-def actor_loss(
-    logits: Tensor, actions: Tensor, advantage: Tensor, weight: Tensor, entropy_scale: float
-) -> tuple[Tensor, Tensor]:
-    """Return REINFORCE's loss with an entropy bonus, and the entropy (equation 7).
-
-    Args:
-        logits: [H, N, A].
-        actions: int64[H, N], the actions that were sampled.
-        advantage: [H, N], no gradient goes into it.
-        weight: [H, N], the chance that the imagined episode came this far, discounted.
-        entropy_scale: weight of the entropy.
-
-    Returns:
-        the mean loss [] and the mean entropy [].
-    """
-    probs = unimix_probs(logits)
-    log_probs = probs.log()
-    chosen = log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
-    entropy = -(probs * log_probs).sum(-1)
-    loss = -weight * (chosen * advantage.detach() + entropy_scale * entropy)
-    return loss.mean(), entropy.detach().mean()
-
-
-def imitation_loss(logits: Tensor, batch: Batch) -> Tensor:
-    """Return the mean negative log likelihood of the demos' next actions under logits [T, B, A]."""
-    counts = (batch.is_demo[:-1] & ~batch.is_first[1:]).to(logits.dtype)
-    log_probs = unimix_probs(logits[:-1]).log()
-    chosen = log_probs.gather(-1, batch.action[1:].unsqueeze(-1)).squeeze(-1)
-    return -(chosen * counts).sum() / counts.sum().clamp(min=1.0)
+    labels: Tensor | None = None  # float32[T, B, A], the teacher's log probabilities
 
 
 # --------------------------------------------------------------------------------------------
@@ -305,7 +238,12 @@ class WorldModel(nn.Module):
         """Return the losses by name, each a weighted mean [], and metrics (equation 2)."""
         config = self.config
         features = observed.features
-        losses = self.picture_losses(batch, images, observed.tokens, features.flatten(0, 1))
+        told = self.choose_told(len(images))
+        seen = features.flatten(0, 1)[told]
+        sprites = None if batch.sprites is None else batch.sprites.flatten(0, 1)[told]
+        losses = self.picture_losses(
+            images[told], observed.tokens.flatten(0, 1)[told], seen, sprites
+        )
         dyn, rep, kl = kl_losses(
             observed.posterior, self.rssm.prior_logits(observed.deter), config.free_nats
         )
@@ -321,36 +259,41 @@ class WorldModel(nn.Module):
         metrics = {"dreamer/kl": kl.mean()}
         if batch.scene is not None and config.scene_head != "none":
             scale = config.scene_scale if config.scene_head == "informed" else 0.0
-            told = self.scene(scaled_gradient(features.flatten(0, 1), scale))
-            scene_losses, more = scene_loss(told, batch.scene.flatten(0, 1))
+            scene = batch.scene.flatten(0, 1)[told]
+            scene_losses, more = scene_loss(self.scene(scaled_gradient(seen, scale)), scene)
             losses, metrics = losses | scene_losses, metrics | more
         if config.harmony:
             losses, more = self.harmony(losses)
             metrics |= more
         return losses, metrics
 
+    def choose_told(self, states: int) -> Tensor | slice:
+        """Return which of so many replayed states tell their picture and scene, an index."""
+        n = self.config.told_states
+        return torch.randperm(states)[:n] if 0 < n < states else slice(None)
+
     def picture_losses(
-        self, batch: Batch, images: Tensor, tokens: Tensor, features: Tensor
+        self, images: Tensor, tokens: Tensor, features: Tensor, sprites: Tensor | None
     ) -> dict[str, Tensor]:
-        """Return the loss of what the state knows of the picture, by name, or none.
+        """Return the loss of what N states know of the picture, by name, or none.
 
         Args:
-            batch: of T x B steps.
-            images: [T * B, C, H, W], the batch's, centered.
-            tokens: [T, B, tokens], theirs.
-            features: [T * B, F], of the states that saw them.
+            images: [N, C, H, W], centered.
+            tokens: [N, tokens], theirs.
+            features: [N, F], of the states that saw them.
+            sprites: bool[N, H, W], which pixels are sprites', or None.
         """
         config = self.config
         if config.picture == "none":
             return {}
         if config.picture == "redundancy":
             projected = self.projection(features)
-            loss = redundancy_loss(projected, tokens.flatten(0, 1), config.redundancy_off)
+            loss = redundancy_loss(projected, tokens, config.redundancy_off)
             return {"redundancy": config.redundancy_scale * loss}
-        decoded = self.decoder(features).float()  # [T * B, C * patch^2, ...]
+        decoded = self.decoder(features).float()  # [N, C * patch^2, ...]
         patches = self.decoder.to_patches(images)
-        if config.sprite_share and batch.sprites is not None:
-            weights = sprite_weights(batch.sprites.flatten(0, 1), config.sprite_share)
+        if config.sprite_share and sprites is not None:
+            weights = sprite_weights(sprites, config.sprite_share)
             weights = weights.unsqueeze(1).expand_as(images).contiguous()
             errors = (decoded - patches).square() * self.decoder.to_patches(weights)
             return {"image": errors.sum() / len(images)}
@@ -598,8 +541,13 @@ class Agent(nn.Module):
             logits, imagined.actions, advantage, weight, self.config.entropy_scale
         )
         if self.config.imitation_scale:
-            loss = imitation_loss(self.actor(features.detach()), batch)
+            follows = batch.is_demo[:-1] & ~batch.is_first[1:]
+            loss = imitation_loss(self.actor(features[:-1].detach()), batch.action[1:], follows)
             losses["imitation"] = self.config.imitation_scale * loss
+        if batch.labels is not None:
+            heard = self.actor(scaled_gradient(features, self.config.label_gradient))
+            loss, metrics["dreamer/label_gap"] = label_loss(heard, batch.labels, ~batch.is_last)
+            losses["labels"] = self.config.label_scale * loss
         return losses, metrics
 
     def imagined_critic(

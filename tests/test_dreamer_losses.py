@@ -78,8 +78,9 @@ def test_an_error_on_a_sprite_costs_more_than_one_beside_it() -> None:
         images = centered(batch.image.flatten(0, 1))
         observed = agent.world.observe(batch, images)
         images[:, :, row] += 3
-        features = observed.features.flatten(0, 1)
-        found = agent.world.picture_losses(batch, images, observed.tokens, features)
+        features, tokens = observed.features.flatten(0, 1), observed.tokens.flatten(0, 1)
+        assert batch.sprites is not None
+        found = agent.world.picture_losses(images, tokens, features, batch.sprites.flatten(0, 1))
         return found["image"].item()
 
     assert image_loss(1) > 2 * image_loss(20)
@@ -135,6 +136,23 @@ def test_one_thing_among_two_hundred_cells_weighs_as_much_as_all_the_others() ->
     grid[:, TILE] = Tile.UNKNOWN  # beyond the screen
     unknown, _ = scene_loss(torch.zeros_like(told), grid)
     assert unknown["scene_tiles"] == 0
+
+
+def test_some_states_tell_picture_and_scene_and_over_draws_as_much_as_all() -> None:
+    torch.manual_seed(0)
+    few = make_agent(told_states=5, scene_head="informed", sprite_share=0.3)
+    every = make_agent(scene_head="informed", sprite_share=0.3)
+    every.load_state_dict(few.state_dict())
+    batch = with_targets(make_batch())
+    images = centered(batch.image.flatten(0, 1))
+    observed = every.world.observe(batch, images)
+    with torch.no_grad():
+        whole, _ = every.world.losses(batch, images, observed)
+        draws = [few.world.losses(batch, images, observed)[0] for _ in range(400)]
+    assert len({draw["image"].item() for draw in draws}) > 100
+    mean = sum(draw["image"].item() for draw in draws) / len(draws)
+    assert mean == pytest.approx(whole["image"].item(), rel=0.02)
+    assert all(torch.equal(draw["reward"], whole["reward"]) for draw in draws)
 
 
 def test_the_head_gives_a_grid_and_a_scaled_gradient() -> None:

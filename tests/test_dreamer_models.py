@@ -12,18 +12,15 @@ from torch import Tensor
 
 from dreamerv3 import networks
 from dreamerv3.exploration import Ensemble, ExplorationConfig, disagreement, ensemble_loss
-from dreamerv3.models import (
-    Agent,
-    Batch,
-    Critic,
-    ModelConfig,
-    ReturnRange,
+from dreamerv3.losses import (
     actor_loss,
     continue_loss,
     imitation_loss,
     kl_losses,
+    label_loss,
     lambda_return,
 )
+from dreamerv3.models import Agent, Batch, Critic, ModelConfig, ReturnRange
 from dreamerv3.networks import State, unimix_probs
 from dreamerv3.recurrence import NORM_EPS, no_noise
 
@@ -171,10 +168,57 @@ def test_imitation_counts_demos_and_no_step_across_episodes() -> None:
     batch.is_demo[:, 0] = True
     batch.is_first[2, 0] = True
     batch.action[:, 0] = torch.tensor([0, 1, 0, 2])
-    logits = torch.randn(4, 2, N_ACTIONS)
-    log_probs = unimix_probs(logits).log()
+    agent = make_agent(imitation_scale=2.0)
+    heard: list[Tensor] = []
+    agent.actor.register_forward_hook(lambda _, __, logits: heard.append(logits.detach()))
+    losses, _ = agent.losses(batch)
+    log_probs = unimix_probs(heard[-1]).log()  # after the steps that were imagined
     by_hand = -(log_probs[0, 0, 1] + log_probs[2, 0, 2]) / 2
-    torch.testing.assert_close(imitation_loss(logits, batch), by_hand)
+    torch.testing.assert_close(losses["imitation"], 2 * by_hand)
+
+
+def test_imitation_is_the_likelihood_of_what_counts() -> None:
+    logits = torch.randn(2, 2, N_ACTIONS)
+    actions, counts = torch.tensor([[0, 1], [2, 0]]), torch.tensor([[True, False], [True, False]])
+    log_probs = unimix_probs(logits).log()
+    by_hand = -(log_probs[0, 0, 0] + log_probs[1, 0, 2]) / 2
+    torch.testing.assert_close(imitation_loss(logits, actions, counts), by_hand)
+
+
+def test_a_label_costs_its_cross_entropy_and_an_episodes_last_state_has_none() -> None:
+    labels = torch.randn(3, 2, N_ACTIONS).log_softmax(-1)
+    counts = torch.tensor([[True, True], [False, True], [True, False]])
+    logits = torch.randn(3, 2, N_ACTIONS)
+    log_probs = unimix_probs(logits).log()
+    by_hand = torch.stack(
+        [-(labels[t, b].exp() * log_probs[t, b]).sum() for t, b in counts.nonzero().tolist()]
+    ).mean()
+    loss, gap = label_loss(logits, labels, counts)
+    torch.testing.assert_close(loss, by_hand)
+    assert gap > 0
+    _, none = label_loss(labels, labels, counts)
+    assert abs(none.item()) < 0.05, "but for the uniform actions it says the same"
+
+
+@pytest.mark.parametrize("gradient", [0.0, 1.0])
+def test_labels_teach_the_actor_and_if_they_may_the_model(gradient: float) -> None:
+    batch = make_batch()._replace(labels=torch.randn(6, 4, N_ACTIONS).log_softmax(-1))
+    batch.is_last[2] = True
+    agent = make_agent(label_gradient=gradient, label_scale=0.5)
+    losses, metrics = agent.losses(batch)
+    losses["labels"].backward()
+    moved = {
+        name: any(p.grad is not None and bool(p.grad.any()) for p in part.parameters())
+        for name, part in (("actor", agent.actor), ("world", agent.world), ("critic", agent.critic))
+    }
+    assert moved == {"actor": True, "world": gradient > 0, "critic": False}
+    assert 0 < metrics["dreamer/label_gap"] < 2 * losses["labels"]
+    assert batch.labels is not None
+    others = torch.where(batch.is_last.unsqueeze(-1), batch.labels.roll(1, -1), batch.labels)
+    torch.manual_seed(3)
+    once = agent.losses(batch)[0]["labels"]
+    torch.manual_seed(3)
+    assert agent.losses(batch._replace(labels=others))[0]["labels"] == once, "a last state counts in none"
 
 
 def test_return_range_is_torchrls_and_has_a_floor() -> None:
