@@ -151,7 +151,10 @@ def told_by(*configs: dict[str, Any]) -> Told:
     agents = {config.get("agent") for config in configs}
     if "teacher" in agents:
         return "game state"
-    if "student" in agents:
+    models = [config.get("model", {}) for config in configs]
+    if any(one.get("scene_head") == "informed" or one.get("sprite_share") for one in models):
+        return "informed"
+    if "student" in agents or any(config.get("run", {}).get("teacher") for config in configs):
         return "taught"
     demos = ("backward_demos", "seed_demos")
     parts = [config.get(part, {}) for config in configs for part in ("run", "curriculum")]

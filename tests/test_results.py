@@ -217,6 +217,11 @@ def test_what_was_told_is_read_off_the_config() -> None:
     assert told_by({"run": {"backward_demos": None}}) == "pixels only"
     assert told_by({"run": {}}, {"run": {"backward_demos": "demos"}}) == "demos"
     assert told_by({"run": {}, "curriculum": {"backward_demos": "runs/demos"}}) == "demos"
+    dreamer = {"agent": "dreamerv3", "run": {"teacher": None}, "model": {"scene_head": "detached"}}
+    assert told_by(dreamer) == "pixels only"
+    assert told_by(dreamer | {"run": {"teacher": "runs/teacher"}}) == "taught"
+    assert told_by(dreamer | {"model": {"scene_head": "informed"}}) == "informed"
+    assert told_by(dreamer | {"model": {"sprite_share": 0.3}}) == "informed"
 
 
 def test_numbers_of_nested_json_are_named_by_their_path() -> None:
