@@ -23,6 +23,7 @@ from mario_cli import UsageError
 from mario_config import EnvConfig, env_config_from_dict
 from mario_game import StageId
 from mario_runs import BadModelFile, RunFolder
+from mario_runtime import action_space
 from mario_scene_flat import (
     HIDDEN_PARTS,
     HIDDEN_SIZE,
@@ -285,6 +286,9 @@ def read_teachers(path: Path, env: EnvConfig, device: th.device | None = None) -
                 raise UsageError(
                     f"{found} plays with action set {before.action_set}, not {env.action_set}"
                 )
-            read[found] = network_of_weights(weights, str(found)).to(device or th.device("cpu"))
+            network = network_of_weights(weights, str(found))
+            if network.n_actions != action_space(env).n:
+                raise BadModelFile(f"{found}: weights and config disagree on the actions")
+            read[found] = network.to(device or th.device("cpu"))
         networks[stage] = read[found]
     return Teachers(networks)

@@ -218,7 +218,9 @@ def test_labels_teach_the_actor_and_if_they_may_the_model(gradient: float) -> No
     torch.manual_seed(3)
     once = agent.losses(batch)[0]["labels"]
     torch.manual_seed(3)
-    assert agent.losses(batch._replace(labels=others))[0]["labels"] == once, "a last state counts in none"
+    assert agent.losses(batch._replace(labels=others))[0]["labels"] == once, (
+        "a last state counts in none"
+    )
 
 
 def test_return_range_is_torchrls_and_has_a_floor() -> None:

@@ -382,7 +382,8 @@ def test_a_rung_changes_one_thing_and_makes_a_model() -> None:
     for name in (name for name in yaml.safe_load(CONFIGS.read_text()) if name.startswith("rung")):
         config = parse_config(["--config", "scratch_base", name])
         changes = describe_changes(base, config, {"run.config", "model.mults"})
-        assert 1 <= len(changes) <= 3, (name, changes)
+        most = 8 if name == "rung1_large" else 3  # an update of another size, and what goes with it
+        assert 1 <= len(changes) <= most, (name, changes)
         with torch.device("meta"):
             make_agent(config.model, config.exploration, config.env)
 
