@@ -106,7 +106,7 @@ def test_it_learns_what_the_teacher_says_and_goes_on_to_the_same_bits(
     one, other = (read_model_zip(run.final_model)[1] for run in (whole, broken))
     assert all(torch.equal(one[name], other[name]) for name in one)
     gaps = [line["dreamer/label_gap"] for line in read_metrics(whole.metrics_path)[1:]]
-    assert gaps[-1] < 0.7 * gaps[0]  # type: ignore[operator]
+    assert gaps[-1] < 0.7 * gaps[0]
     capsys.readouterr()
 
 
