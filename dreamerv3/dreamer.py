@@ -175,6 +175,7 @@ class Trainer:
 
     def learn(self) -> None:
         """Do the updates that are due."""
+        self.optimizer.param_groups[0]["lr"] = self.learning_rate()
         while self.owed >= 1:
             metrics = self.agent.update(self.make_batch(), self.optimizer)
             for name, value in metrics.items():
@@ -182,6 +183,12 @@ class Trainer:
             self.summed += 1
             self.updates += 1
             self.owed -= 1
+
+    def learning_rate(self) -> float:
+        """Return the optimiser's step size after its warm-up: it falls over the run, or stays."""
+        first, final = self.config.model.learning_rate, self.config.model.learning_rate_final
+        done = min(1.0, self.step / self.config.run.timesteps)
+        return first if final is None else first + done * (final - first)
 
     def make_batch(self) -> Batch:
         """Return sequences of the replay and, while they help, of the demos."""

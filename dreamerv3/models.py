@@ -141,6 +141,8 @@ class ModelConfig(Checked):
     """torch.compile what an update computes: minutes of warm-up, and other random numbers."""
     learning_rate: Annotated[float, pydantic.Field(gt=0, le=1)] = 4e-5
     """LaProp's step size, for all networks."""
+    learning_rate_final: Annotated[float, pydantic.Field(gt=0, le=1)] | None = None
+    """It falls linearly to this over the run. Unset: it stays."""
     agc: Positive = 0.3
     """A gradient's norm is at most this share of its tensor's."""
     warmup_steps: Amount = 1000

@@ -98,7 +98,8 @@ def test_labels_are_of_the_state_that_the_actor_sees(tmp_path: Path, teacher: Pa
 def test_it_learns_what_the_teacher_says_and_goes_on_to_the_same_bits(
     tmp_path: Path, teacher: Path, capsys: pytest.CaptureFixture[str], one_thread: None
 ) -> None:
-    quick = ["--model.learning-rate", "1e-2", "--model.warmup-steps", "2"]
+    rate = ["--model.learning-rate", "1e-2", "--model.learning-rate-final", "1e-2"]
+    quick = [*rate, "--model.warmup-steps", "2"]
     flags = [*DEBUG, *quick, "--teacher", str(teacher), "--checkpoint-freq", "100"]
     whole, broken = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "broken")
     for run, steps in ((whole, "300"), (broken, "150"), (broken, "300")):

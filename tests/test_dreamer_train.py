@@ -275,6 +275,22 @@ def test_a_run_goes_on_with_changed_flags(tmp_path: Path, dreamer: Callable[...,
     assert rates[-2:] == [4e-5, 1e-3]
 
 
+def test_the_learning_rate_falls_over_the_run_or_stays(tmp_path: Path) -> None:
+    flags = [*DEBUG, "--run-dir", str(tmp_path / "run"), "--timesteps", "200"]
+    flags += ["--model.warmup-steps", "0", "--model.learning-rate", "1e-3", "--exploration.prefill"]
+    for final, at_half in (([], 1e-3), (["--model.learning-rate-final", "1e-4"], 5.5e-4)):
+        trainer = Trainer(parse_config([*flags, "0", *final]))
+        trainer.replay.clear()
+        trainer.begin()
+        while trainer.step < 100:
+            trainer.collect()
+            trainer.learn()
+        assert trainer.updates > 0
+        assert trainer.optimizer.learning_rate() == pytest.approx(at_half)
+        trainer.step = 1000  # a target that was lowered
+        assert trainer.learning_rate() == pytest.approx(1e-4 if final else 1e-3)
+
+
 def test_another_reward_is_refused_or_paid_anew(
     tmp_path: Path, dreamer: Callable[..., Done]
 ) -> None:
