@@ -37,7 +37,8 @@ KEPT_EVERY = 10_000  # agent steps between the points that a study keeps of a cu
 # What a curve keeps of metrics.jsonl beside step and wall_s.
 CURVE_METRICS = (
     *("env_steps_per_s", "episode_return", "episode_length", "max_x", "clear_rate", "entropy"),
-    *("approx_kl", "clip_fraction", "value_loss", "explained_variance"),
+    *("approx_kl", "clip_fraction", "value_loss", "explained_variance", "intrinsic_reward"),
+    *("student/gap", "dreamer/label_gap", "dreamer/latent_recall", "dreamer/foretold_recall"),
 )
 
 

@@ -45,6 +45,7 @@ from mario_results import (
     Evaluation,
     Judgement,
     Mode,
+    Point,
     Study,
     Turn,
     is_study,
@@ -400,6 +401,44 @@ def ablations(path: Path) -> Iterator[str]:
         )
 
 
+PROGRESS = {  # a metric's heading
+    "max_x": "max-x, mean of the last episodes",
+    "dreamer/label_gap": "gap to the teacher",
+    "dreamer/latent_recall": "things known",
+    "dreamer/foretold_recall": "things foretold",
+}
+
+
+def progress(path: Path) -> Iterator[str]:
+    """Yield a row an evaluation, and one of where it ended for a run that had none."""
+    study = read_study(path)
+    points = [point for run in study.about.runs for point in study.of(Point, run)]
+    metrics = [name for name in PROGRESS if any(name in one.metrics for one in points)]
+    names = [PROGRESS[name] for name in metrics]
+    yield from head("run", "steps", "minutes", *names, "argmax", "sampled", "median max-x")
+    for run in study.about.runs:
+        curve = study.of(Point, run)
+        judged: dict[int, dict[Mode, Evaluation]] = {}
+        for one in study.of(Evaluation, run):
+            judged.setdefault(one.step, {})[one.mode] = one
+        for step in sorted(judged) or [curve[-1].step]:
+            before = [point for point in curve if point.step <= step]
+            known = {name: value for point in before for name, value in point.metrics.items()}
+            modes = [judged.get(step, {}).get(mode) for mode in MODES]
+            clears = [
+                f"{one.clear_rate * one.episodes:.0f}/{one.episodes}" if one else ""
+                for one in modes
+            ]
+            median = " / ".join(number(one.median_max_x) for one in modes if one)
+            yield row(
+                [
+                    *(run, number(step), minutes(before[-1].wall_s if before else None)),
+                    *(f"{known[name]:,.3g}" if name in known else "" for name in metrics),
+                    *(*clears, median),
+                ]
+            )
+
+
 # --------------------------------------------------------------------------------------------
 # Tools
 # --------------------------------------------------------------------------------------------
@@ -495,6 +534,7 @@ KINDS: dict[str, Callable[..., Iterator[str]]] = {
     **{"comparison": comparison, "milestones": milestones},
     **{"curiosity": curiosity, "played": played},
     **{"ablations": ablations, "chains": chains, "over_seeds": over_seeds},
+    "progress": progress,
 }
 
 
