@@ -409,6 +409,11 @@ PROGRESS = {  # a metric's heading
 }
 
 
+def measured(value: float | None) -> str:
+    """Return "1,930", "0.337", or nothing."""
+    return number(value) if value is None or value >= 100 else f"{value:.3g}"
+
+
 def progress(path: Path) -> Iterator[str]:
     """Yield a row an evaluation, and one of where it ended for a run that had none."""
     study = read_study(path)
@@ -433,7 +438,7 @@ def progress(path: Path) -> Iterator[str]:
             yield row(
                 [
                     *(run, number(step), minutes(before[-1].wall_s if before else None)),
-                    *(f"{known[name]:,.3g}" if name in known else "" for name in metrics),
+                    *(measured(known.get(name)) for name in metrics),
                     *(*clears, median),
                 ]
             )
