@@ -281,7 +281,10 @@ def read_teachers(path: Path, env: EnvConfig, device: th.device | None = None) -
             content, weights = read_model_zip(found)
             if content.get("agent") != "teacher":
                 raise UsageError(f"{found} is of agent {content.get('agent')!r}, not a teacher")
-            before = env_config_from_dict(content["env"])
+            try:
+                before = env_config_from_dict(content["env"])
+            except (KeyError, TypeError) as error:
+                raise BadModelFile(f"{found}: its config is incomplete: {error}") from error
             if before.action_set != env.action_set:
                 raise UsageError(
                     f"{found} plays with action set {before.action_set}, not {env.action_set}"
