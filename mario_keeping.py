@@ -38,7 +38,9 @@ KEPT_EVERY = 10_000  # agent steps between the points that a study keeps of a cu
 CURVE_METRICS = (
     *("env_steps_per_s", "episode_return", "episode_length", "max_x", "clear_rate", "entropy"),
     *("approx_kl", "clip_fraction", "value_loss", "explained_variance", "intrinsic_reward"),
-    *("student/gap", "dreamer/label_gap", "dreamer/latent_recall", "dreamer/foretold_recall"),
+    *("student/gap", "dreamer/label_gap"),
+    *("dreamer/latent_recall", "dreamer/latent_precision", "dreamer/latent_place_px"),
+    *("dreamer/foretold_recall", "dreamer/foretold_precision", "dreamer/foretold_place_px"),
 )
 
 

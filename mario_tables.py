@@ -404,8 +404,12 @@ def ablations(path: Path) -> Iterator[str]:
 PROGRESS = {  # a metric's heading
     "max_x": "max-x, mean of the last episodes",
     "dreamer/label_gap": "gap to the teacher",
-    "dreamer/latent_recall": "things known",
-    "dreamer/foretold_recall": "things foretold",
+    "dreamer/latent_recall": "things known: recall",
+    "dreamer/latent_precision": "precision",
+    "dreamer/latent_place_px": "place, px",
+    "dreamer/foretold_recall": "things foretold: recall",
+    "dreamer/foretold_precision": "foretold: precision",
+    "dreamer/foretold_place_px": "foretold: place, px",
 }
 
 

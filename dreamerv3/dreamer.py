@@ -336,7 +336,6 @@ class Loop:
         self.config, self.run, self.trainer = config, run, trainer
         self.content = config_as_dict(config)
         self.best = BestModel(run, trainer.step)
-        self.told: dict[str, float | None] = {}  # what the last probe found, for the next line
 
     def train(self) -> int:
         """Collect and learn to the target, or to a request to stop; return the exit code."""
@@ -349,12 +348,11 @@ class Loop:
                     before = trainer.step
                     trainer.collect()
                     trainer.learn()
-                    if passed(before, trainer.step, flags.log_every):
-                        metrics = trainer.take_metrics() | self.told
-                        self.told = {}
+                    is_judged = passed(before, trainer.step, flags.eval_freq)
+                    told = self.evaluate() if is_judged else {}
+                    if told or passed(before, trainer.step, flags.log_every):
+                        metrics = trainer.take_metrics() | told
                         log.write(trainer.step, metrics, self._note(metrics))
-                    if passed(before, trainer.step, flags.eval_freq):
-                        self.evaluate()
                     # After all that is due at its step: what a kill takes with it is done again.
                     if passed(before, trainer.step, flags.checkpoint_freq):
                         self.save_checkpoint()
@@ -382,11 +380,11 @@ class Loop:
         ]
         return ", ".join(notes)
 
-    def evaluate(self) -> None:
+    def evaluate(self) -> dict[str, float]:
         """Play argmax and sampled episodes and keep the model whose worse half is the best.
 
         Samples are the actor's own, without the uniform actions that training explores with. The
-        best sampled episode is the preview.
+        best sampled episode is the preview. Return what a probe found, if it is asked for.
         """
         flags, env, step = self.config.run, self.config.env, self.trainer.step
         exam = Exam(
@@ -402,16 +400,17 @@ class Loop:
         found = examine(policy, exam, f"{self.run.path.name} at {step} steps", step)
         self.best.offer(found.evaluation, self._write_best)
         write_preview(self.run, step, best_episode(found.episodes), found.config)
-        if flags.eval_probe:
-            self.probe(self.run.evaluations / f"step_{step}" / "probe.json")
+        if not flags.eval_probe:
+            return {}
+        return self.probe(self.run.evaluations / f"step_{step}" / "probe.json")
 
-    def probe(self, path: Path) -> None:
+    def probe(self, path: Path) -> dict[str, float]:
         """Look at what the model's state tells of the things on the screen, and write it down."""
         stages = self.config.env.stages
         look = Look(stages, stages, DEMOS if DEMOS.is_dir() else None, fit_rounds=6, judge_rounds=3)
         found = look_at(self.trainer.agent, self.config.env, look)
         write_json(path, found)
-        self.told = dict(shares(found))
+        return shares(found)
 
     def _write_best(self, path: Path) -> None:
         """Write the weights that were judged, and the state with which they can be resumed."""

@@ -436,6 +436,12 @@ class Agent(nn.Module):
             params, config.learning_rate, agc=config.agc, warmup_steps=config.warmup_steps
         )
 
+    def sharpen(self, factor: float) -> None:
+        """Multiply the actor's logits: a sampling temperature of 1 / factor, in the weights."""
+        with torch.no_grad():
+            for parameter in self.actor[-1].parameters():
+                parameter.mul_(factor)
+
     # -- acting --------------------------------------------------------------------------------
 
     @torch.no_grad()

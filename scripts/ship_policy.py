@@ -22,6 +22,7 @@ from typing import Any
 import torch
 import tyro
 
+from dreamerv3.policy import DreamerPolicy
 from mario_checkpoints import (
     OPTIMIZER_MEMBER,
     POLICY_MEMBER,
@@ -43,6 +44,7 @@ from mario_tables import with_tables
 from mario_values import Checked, Episodes, Positive, parse_flags
 
 AGENTS = {"ppo": "PPO", "dreamerv3": "DreamerV3", "student": "Student"}
+ROUNDED = ("dreamerv3", "student")  # PPO's files stay what PPO.load goes on from
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +63,8 @@ class ShipFlags(Checked):
     reference_episodes: Episodes = 10
     """Episodes replayed through nes-py, which is slow."""
     sharpen: Positive = 1.0
-    """Multiply a student's logits by this, which argmax does not notice: its samples are surer than
-    its teacher's were, as with a --student.temperature so many times lower."""
+    """Multiply a taught policy's logits by this, which argmax does not notice: its samples are
+    surer than its teacher's were, as with a --student.temperature so many times lower."""
     max_mb: Positive = 3.0
     """The most that best_eval.zip may take."""
 
@@ -132,16 +134,17 @@ def without_folder(content: Any) -> Any:
     return json.loads(json.dumps(content).replace(f"{Path.cwd().as_posix()}/", ""))
 
 
-def student_weights(source: Path, sharpen: float) -> dict[str, torch.Tensor]:
-    """Return a student's float32 weights, its logits times a factor.
+def rounded_weights(source: Path, sharpen: float) -> dict[str, torch.Tensor]:
+    """Return the float32 weights of a student or a DreamerV3, its logits times a factor.
 
     They are rounded to what float16 can say and compress to two thirds. Names that share a tensor
     share it still.
     """
     policy = load_policy(source)
-    assert isinstance(policy, PPOPolicy)
-    policy.policy.sharpen(sharpen)
-    weights = policy.policy.state_dict()
+    assert isinstance(policy, PPOPolicy | DreamerPolicy)
+    network = policy.agent if isinstance(policy, DreamerPolicy) else policy.policy
+    network.sharpen(sharpen)
+    weights = network.state_dict()
     rounded = {one.data_ptr(): one.half().float() for one in weights.values()}
     return {name: rounded[one.data_ptr()] for name, one in weights.items()}
 
@@ -150,7 +153,7 @@ def copy_small(source: Path, target: Path, config: dict[str, Any]) -> None:
     """Copy a model zip with another config, without what only training needs.
 
     That is PPO's optimiser's moments, two thirds of it (PPO.load still works), and the last bits of
-    a student's weights, which are sharpened as its config says.
+    another's weights, which are sharpened as its config says.
     """
 
     def write(temporary: Path) -> None:
@@ -159,9 +162,9 @@ def copy_small(source: Path, target: Path, config: dict[str, Any]) -> None:
                 data = old.read(name)
                 if name == CONFIG_MEMBER:
                     data = json.dumps(config, indent=2).encode()
-                if name == POLICY_MEMBER and config["agent"] == "student":
+                if name == POLICY_MEMBER and config["agent"] in ROUNDED:
                     buffer = io.BytesIO()
-                    torch.save(student_weights(source, config.get("sharpened", 1.0)), buffer)
+                    torch.save(rounded_weights(source, config.get("sharpened", 1.0)), buffer)
                     data = buffer.getvalue()
                 if name == OPTIMIZER_MEMBER:
                     optimizer = load_tensors(io.BytesIO(data), name)
@@ -222,10 +225,11 @@ def card(flags: ShipFlags, config: dict[str, Any], facts: RunFacts) -> str:
         recipe = "configs/taught_alone.yaml" if alone else "configs/taught.yaml"
     place = Path(os.path.relpath(folder, ROOT)).as_posix()
 
-    judged = {
-        "dreamerv3": "- Samples are the actor's own, without the uniform actions of training.\n",
-        "student": "- Its weights are rounded to half precision, and judged so.\n",
-    }.get(config["agent"], "")
+    judged = ""
+    if config["agent"] in ROUNDED:
+        judged += "- Its weights are rounded to half precision, and judged so.\n"
+    if config["agent"] == "dreamerv3":
+        judged += "- Samples are the actor's own, without the uniform actions of training.\n"
     if factor := config.get("sharpened"):
         judged += (
             f"- Its logits are {factor:g} times those that were trained, and judged so: samples "
@@ -262,8 +266,8 @@ def ship(flags: ShipFlags) -> None:
     """Copy, judge, and write the card.
 
     Raises:
-        UsageError: the model takes more than flags.max_mb, or is to be sharpened and no student;
-            nothing is judged.
+        UsageError: the model takes more than flags.max_mb, or is to be sharpened and learnt from no
+            labels; nothing is judged.
     """
     model = find_model(flags.run)
     config, _ = read_model_zip(model)
@@ -271,8 +275,9 @@ def ship(flags: ShipFlags) -> None:
     trainings = trainings_behind(model, flags.study)
     page = flags.destination / "README.md"
     is_new = flags.run.resolve() != flags.destination.resolve()
-    if flags.sharpen != 1 and not (is_new and config["agent"] == "student"):
-        raise UsageError("--sharpen is for a student's run that is shipped for the first time")
+    taught = config["agent"] == "student" or bool(config["run"].get("teacher"))
+    if flags.sharpen != 1 and not (is_new and taught):
+        raise UsageError("--sharpen is for a taught run that is shipped for the first time")
     if is_new:
         of_stage = with_stages_field(config["env"]) | {"stages": stages_text(env.stages)}
         signature = reward_signature(env)  # of this stage's goal alone

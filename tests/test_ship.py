@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import TINY_RUN
@@ -15,7 +16,7 @@ import mario_tables
 from mario_checkpoints import read_model_zip
 from mario_game import StageId
 from mario_keeping import keep_run
-from mario_policies import load_policy
+from mario_policies import PRETRAINED, load_policy
 from mario_results import Figure, Played, RunFacts, read_study
 from scripts import ship_policy
 from teach_mario import main as teach
@@ -135,6 +136,29 @@ def test_a_shipped_student_is_small_and_names_its_teacher(tmp_path: Path) -> Non
     assert "Student on 1-2" in card and "configs/taught.yaml" in card
     assert "Its logits are 2 times those that were trained" in card
     assert ship_policy.main([str(destination), str(destination), *shipping]) == 2, "only once"
+
+
+def test_a_taught_dreamer_is_sharpened_and_no_untaught_policy(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = PRETRAINED / "dreamerv3_mario_1-1_taught" / "best_eval.zip"
+    config, before = read_model_zip(source)
+    target = tmp_path / "best_eval.zip"
+    ship_policy.copy_small(source, target, config | {"sharpened": 2.0})
+    after = read_model_zip(target)[1]
+    last = max(name for name in before if name.startswith("actor.") and name.endswith(".weight"))
+    is_doubled = {last, last.replace("weight", "bias")}
+    for name, trained in before.items():
+        weights = 2 * trained if name in is_doubled else trained
+        torch.testing.assert_close(after[name], weights, rtol=2**-10, atol=1e-7)
+    screen = np.random.default_rng(0).integers(0, 256, (8, 1, 64, 64), dtype=np.uint8)
+    said = []
+    for path in (source, target):
+        policy = load_policy(path)
+        said.append(policy.logits(screen, np.full(8, -1), policy.initial_state(8))[0])
+    assert said[1].max(1).mean() > said[0].max(1).mean() + 0.05, "surer"
+    assert ship_policy.main([str(tiny_run), str(tmp_path / "new"), "--sharpen", "2"]) == 2
+    assert "--sharpen is for a taught run" in capsys.readouterr().err
 
 
 def test_a_model_too_large_is_refused_and_not_left_there(
