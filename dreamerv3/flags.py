@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pydantic
 import tyro
@@ -16,7 +16,7 @@ from dreamerv3.models import ModelConfig
 from mario_checkpoints import find_checkpoint, newest_checkpoint, read_model_zip
 from mario_cli import UsageError, with_stages_flag
 from mario_config import EnvConfig
-from mario_curriculum import STEPS, BackwardPace, BackwardStarts
+from mario_curriculum import STEPS, AnywhereStarts, BackwardPace, BackwardStarts
 from mario_demos import load_demos
 from mario_help import FirstPage, answer_help
 from mario_recipes import config_content, config_of_content, with_file_values, with_newer_flags
@@ -123,10 +123,13 @@ class ReplayConfig(Checked):
 
 @dataclasses.dataclass(frozen=True)
 class CurriculumConfig(Checked):
-    """Starts along demos, from the goal backward (`mario_curriculum.BackwardStarts`)."""
+    """Starts along demos (`mario_curriculum`)."""
 
     backward_demos: Path | None = None
     """A demo file or a folder of them. Unset: every episode begins at the level's start."""
+    demo_starts: Literal["backward", "anywhere"] = "backward"
+    """Where along them: first near the goal and moving back, or anywhere with half of the episodes.
+    The other flags are for backward."""
     backward_share: Share = 0.5
     """Share of episodes that begin along a demo, until its start is reached."""
     backward_steps: Annotated[int, pydantic.Field(ge=1, le=10**6)] = STEPS
@@ -146,6 +149,9 @@ class CurriculumConfig(Checked):
         """
         if self.backward_demos is None:
             return None
+        demos = load_demos(self.backward_demos, env.stages)
+        if self.demo_starts == "anywhere":
+            return AnywhereStarts(env, demos)
         pace = BackwardPace(
             share=self.backward_share,
             steps=self.backward_steps,
@@ -153,7 +159,7 @@ class CurriculumConfig(Checked):
             episodes=self.backward_episodes,
             threshold=self.backward_threshold,
         )
-        return BackwardStarts(env, load_demos(self.backward_demos, env.stages), pace)
+        return BackwardStarts(env, demos, pace)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -144,15 +144,18 @@ def test_rewards_are_recomputed_from_the_facts(
     np.testing.assert_array_equal(without_start[second:], rows["reward"][5 + second :])
 
 
-def curriculum_streams(seed: int = 0, n_envs: int = 2, **pace: float) -> MarioStreams:
+def curriculum_streams(seed: int = 0, n_envs: int = 2, **pace: Any) -> MarioStreams:
     config = dataclasses.replace(CONFIG, n_envs=n_envs)
-    curriculum = CurriculumConfig(backward_demos=DEMO, **pace)  # type: ignore[arg-type]
+    curriculum = CurriculumConfig(backward_demos=DEMO, **pace)
     return MarioStreams(MarioVectorEnv(config, starts=curriculum.starts(config)), seed=seed)
 
 
-def test_streams_continue_exactly_from_their_state() -> None:
+@pytest.mark.parametrize("where", ["backward", "anywhere"])
+def test_streams_continue_exactly_from_their_state(where: str) -> None:
     actions = np.random.default_rng(0).integers(0, 7, (400, 2))
-    one, other = (curriculum_streams(seed, backward_episodes=2) for seed in (0, 5))
+    one, other = (
+        curriculum_streams(seed, demo_starts=where, backward_episodes=2) for seed in (0, 5)
+    )
     play(one, actions[:200])
     other.reset()
     other.load_state_dict(one.state_dict())
@@ -163,6 +166,15 @@ def test_streams_continue_exactly_from_their_state() -> None:
     assert states[0].keys() == states[1].keys()
     for name, value in states[0].items():
         np.testing.assert_array_equal(value, states[1][name])
+
+
+def test_episodes_begin_anywhere_along_a_demo_when_asked() -> None:
+    starts = curriculum_streams(n_envs=64, demo_starts="anywhere").venv.starts
+    generator = np.random.default_rng(0)
+    numbers = [starts.draw(generator).number for _ in range(400)]
+    is_level = np.array(numbers) == starts.places[0]  # type: ignore[attr-defined]
+    assert 0.4 < is_level.mean() < 0.6
+    assert len(set(numbers)) > 20, "from the first draw on, near the goal and far from it"
 
 
 def test_a_state_of_the_older_curriculum_goes_on() -> None:
