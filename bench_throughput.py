@@ -62,13 +62,14 @@ from mario_runtime import MarioVectorEnv, action_space
 from mario_sb3 import MarioVecEnv, make_vec_env
 from mario_tables import reached, with_unit
 from mario_values import Checked, parse_flags
+from teach_mario import TeachConfig, make_teacher
 
 try:  # its pyglet is not nes-py's: pip install --no-deps --target DIR, and PYTHONPATH=DIR
     import stable_retro
 except ImportError:
     stable_retro = None
 
-Part = Literal["emulator", "gym", "ppo", "dreamer"]
+Part = Literal["emulator", "gym", "ppo", "dreamer", "teacher"]
 SUBPROCESSES = 8
 BATCH = 16
 GYM_BATCHES = (1, 8, 64, 1024)
@@ -82,7 +83,7 @@ class BenchFlags(Checked):
 
     parts: tuple[Part, ...] = ("emulator",)
     """emulator: half a minute a repeat; gym: a minute a repeat; ppo: end-to-end training, minutes
-    a repeat; dreamer: up to half a minute a repeat."""
+    a repeat; dreamer: up to half a minute a repeat; teacher: ten seconds a repeat."""
     repeats: Annotated[int, pydantic.Field(ge=1, le=1000)] = 5
     """Turns of each side; the median counts."""
     seconds: Annotated[float, pydantic.Field(gt=0, le=3600)] = 2.0
@@ -264,9 +265,9 @@ def gym_stepper(envs: VectorEnv) -> Callable[[], int]:
     return step
 
 
-def machines_stepper(size: int) -> Callable[[], int]:
-    """Step machines with the buttons of random actions: pixels, no reward, no stack, no info."""
-    machines = BatchMachine(size)
+def machines_stepper(size: int, draw: bool = True, threads: int | None = None) -> Callable[[], int]:
+    """Step machines with the buttons of random actions: no reward, no stack, no info."""
+    machines = BatchMachine(size, threads=threads)
     for i in range(size):
         machines.restore(i, start_snapshot(1, 1))
     screens = np.zeros((size, 84, 84), dtype=np.uint8)
@@ -274,7 +275,7 @@ def machines_stepper(size: int) -> Callable[[], int]:
     buttons = itertools.cycle(rng.choice(buttons_of_actions(EnvConfig()), (500, size)))
 
     def step() -> int:
-        machines.step(next(buttons), observation=screens)
+        machines.step(next(buttons), observation=screens, draw=draw)
         for i in np.flatnonzero(machines.terminated):
             machines.restore(int(i), start_snapshot(1, 1))
         return size
@@ -467,6 +468,24 @@ def dreamer_measures(folder: Path) -> list[Measure]:
     return measures
 
 
+def teacher_measures(seconds: float) -> list[Measure]:
+    """A teacher's whole training, a rollout and its updates a turn, over its emulators alone."""
+    config = TeachConfig()
+    n_envs, threads = config.env_of("teacher").n_envs, config.run.threads
+    torch.set_num_threads(threads)  # as teach_mario.py does; nothing is measured after it
+    learner = make_teacher(config)
+    step = machines_stepper(n_envs, draw=False, threads=threads)
+
+    def turn() -> float:
+        before, started = learner.steps, time.perf_counter()
+        learner.update()
+        return (learner.steps - before) / (time.perf_counter() - started)
+
+    turn()  # first allocations
+    name = f"a teacher's training over its {n_envs} undrawn emulators alone, threads: {threads}"
+    return [Measure(name, "agent steps/s", turn, lambda: rate(step, seconds))]
+
+
 def run(measures: Sequence[Measure], repeats: int) -> list[dict[str, Any]]:
     """Take turns, print a line a measure, return the figures."""
     results = []
@@ -501,6 +520,7 @@ def bench(flags: BenchFlags) -> None:
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if load > 0.5:
         print(f"warning: load is {load:.1f}: something else is running, figures will be low")
+    facts = {"repeats": flags.repeats, "load_before": load, "threads": torch.get_num_threads()}
     results = []
     if "emulator" in flags.parts:
         results += run(emulator_measures(flags.seconds), flags.repeats)
@@ -513,7 +533,8 @@ def bench(flags: BenchFlags) -> None:
         keep_freed_memory()  # as dreamer.py does; the peer profits too
         with tempfile.TemporaryDirectory() as folder:
             results += run(dreamer_measures(Path(folder)), flags.repeats)
-    facts = {"repeats": flags.repeats, "load_before": load, "threads": torch.get_num_threads()}
+    if "teacher" in flags.parts:
+        results += run(teacher_measures(flags.seconds), flags.repeats)
     if flags.json:
         write_json(flags.json, {"measures": results, **facts, **provenance()})
     if flags.keep:
