@@ -131,11 +131,15 @@ def test_no_teacher_or_one_of_other_actions_is_one_line(
 ) -> None:
     other = write_teacher(tmp_path / "fast.zip", action_set="fast", actions=5)
     liar = write_teacher(tmp_path / "liar.zip", actions=5)
+    content, weights = read_model_zip(liar)
+    del content["env"]
+    write_weights(tmp_path / "bare.zip", weights, 0, content)
     policy = Path(__file__).parents[1] / "pretrained" / "ppo_mario_1-1_speedrun"
     for given, message in (
         (tmp_path / "nobody", "has no teacher of 1-1"),
         (other, "plays with action set fast, not agile"),
         (liar, "weights and config disagree on the actions"),
+        (tmp_path / "bare.zip", "its config is incomplete: 'env'"),
         (next(policy.glob("*.zip")), "is of agent 'ppo', not a teacher"),
     ):
         assert main([*DEBUG, "--run-dir", str(tmp_path / "run"), "--teacher", str(given)]) == 2
