@@ -185,6 +185,8 @@ class DreamerConfig:
             )
         if 0 < self.model.imagined_starts < self.replay.batch:
             raise UsageError("model.imagined_starts must be at least replay.batch, or 0 for all")
+        if self.model.burn_in > self.replay.length - 2:
+            raise UsageError("model.burn_in must leave two steps of replay.length")
         if self.model.deter % self.model.blocks:
             raise UsageError(
                 f"model.deter {self.model.deter} is not a multiple of model.blocks "

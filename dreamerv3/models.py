@@ -100,6 +100,9 @@ class ModelConfig(Checked):
     harmony: bool = False
     """Learn the weights of picture, scene, reward and dynamics (HarmonyDream)."""
 
+    burn_in: Amount = 0
+    """Steps at the beginning of a replayed sequence that only warm up the state: no loss counts
+    there (Kapturowski et al. 2019, R2D2). What was before them is not known."""
     free_nats: Weight = 1.0
     """Below this a KL divergence is not pushed further."""
     dyn_scale: Weight = 1.0
@@ -168,6 +171,10 @@ class Batch(NamedTuple):
     sprites: Tensor | None = None  # bool[T, B, H, W], the pixels of sprites
     labels: Tensor | None = None  # float32[T, B, A], the teacher's log probabilities
 
+    def later(self, steps: int) -> Batch:
+        """Return the batch without its first steps."""
+        return Batch(*(None if part is None else part[steps:] for part in self))
+
 
 # --------------------------------------------------------------------------------------------
 # World model
@@ -181,6 +188,10 @@ class Observed(NamedTuple):
     stoch: Tensor  # [T, B, S * K], straight-through
     posterior: Tensor  # logits [T, B, S, K]
     tokens: Tensor  # [T, B, tokens]
+
+    def later(self, steps: int) -> Observed:
+        """Return what was made of the batch without its first steps."""
+        return Observed(*(part[steps:] for part in self))
 
     @property
     def features(self) -> Tensor:
@@ -516,6 +527,9 @@ class Agent(nn.Module):
     def _losses(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         images = centered(batch.image.flatten(0, 1))  # [T * B, C, H, W]
         observed = self.world.observe(batch, images)
+        if steps := self.config.burn_in:
+            images = images[steps * batch.action.shape[1] :]
+            batch, observed = batch.later(steps), observed.later(steps)
         losses, metrics = self.world.losses(batch, images, observed)
         features = observed.features
         starts = self.choose_starts(*batch.action.shape)

@@ -402,6 +402,27 @@ def test_bf16_has_the_losses_and_gradients_of_float32() -> None:
     assert cosine > 0.98
 
 
+def test_the_first_steps_of_a_sequence_may_only_warm_up_the_state() -> None:
+    agent, batch = make_agent(burn_in=2), make_batch()
+    torch.nn.init.normal_(last_layer(agent.world.reward).weight)  # zeros at first: all is alike
+
+    def losses(batch: Batch) -> dict[str, float]:
+        torch.manual_seed(3)
+        found = agent.losses(batch)[0]
+        return {name: loss.item() for name, loss in found.items() if name != "policy"}
+
+    once = losses(batch)
+    paid, late, images = batch.reward.clone(), batch.reward.clone(), batch.image.clone()
+    paid[:2] += 1
+    late[2:] += 1
+    images[0] = 255 - images[0]
+    assert losses(batch._replace(reward=paid)) == once, "no loss counts there"
+    assert losses(batch._replace(reward=late))["reward"] != once["reward"]
+    assert losses(batch._replace(image=images))["reward"] != once["reward"], (
+        "the state is from there"
+    )
+
+
 def test_an_update_reports_and_a_loss_that_is_not_finite_changes_nothing() -> None:
     agent, batch = make_agent("plan2explore", imagined_starts=8), make_batch()
     optimizer = agent.make_optimizer()
