@@ -173,7 +173,8 @@ class Batch(NamedTuple):
 
     def later(self, steps: int) -> Batch:
         """Return the batch without its first steps."""
-        return Batch(*(None if part is None else part[steps:] for part in self))
+        parts = {name: part[steps:] for name, part in self._asdict().items() if part is not None}
+        return self._replace(**parts)
 
 
 # --------------------------------------------------------------------------------------------
