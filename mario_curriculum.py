@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -256,3 +256,25 @@ class FrontierStarts(DemoStarts):
         """Continue from what `state_dict` returned."""
         fill(self.rates, state["rates"], "the places' rates", 0, 1)
         super().load_state_dict(state)
+
+
+def starts_along(
+    demos: Sequence[Demo],
+    config: EnvConfig,
+    where: Literal["backward", "anywhere"],
+    pace: BackwardPace | None = None,
+) -> DemoStarts:
+    """Return starts along demos, for a trainer's --demo-starts.
+
+    Args:
+        demos: of each stage of config, one or several.
+        config: what is played.
+        where: first near the goal and moving back, or anywhere with half of the episodes.
+        pace: of moving back.
+
+    Raises:
+        UsageError: as `DemoStarts` and `BackwardStarts`.
+    """
+    if where == "anywhere":
+        return AnywhereStarts(config, demos)
+    return BackwardStarts(config, demos, pace)

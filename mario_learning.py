@@ -41,7 +41,7 @@ from mario_checkpoints import (
 )
 from mario_cli import UsageError
 from mario_config import buttons_of_actions, env_config_from_dict
-from mario_curriculum import AnywhereStarts, BackwardStarts
+from mario_curriculum import starts_along
 from mario_demos import demo_samples, load_demos
 from mario_flags import AGENT, TrainConfig, config_as_dict, config_from_dict, phases_of, plain_note
 from mario_game import stages_label
@@ -78,8 +78,7 @@ def make_training_env(config: TrainConfig) -> VecEnv:
     starts: Starts | None = None
     if config.run.backward_demos:
         demos = load_demos(config.run.backward_demos, config.env.stages)
-        is_backward = config.run.demo_starts == "backward"
-        starts = (BackwardStarts if is_backward else AnywhereStarts)(config.env, demos)
+        starts = starts_along(demos, config.env, config.run.demo_starts)
     venv: VecEnv = VecMonitor(
         make_vec_env(config.env, config.run.seed, starts),
         info_keywords=("max_x", "is_success", "from_start"),

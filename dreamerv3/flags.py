@@ -16,7 +16,7 @@ from dreamerv3.models import ModelConfig
 from mario_checkpoints import find_checkpoint, newest_checkpoint, read_model_zip
 from mario_cli import UsageError, with_stages_flag
 from mario_config import EnvConfig
-from mario_curriculum import STEPS, AnywhereStarts, BackwardPace, BackwardStarts
+from mario_curriculum import STEPS, BackwardPace, starts_along
 from mario_demos import load_demos
 from mario_help import FirstPage, answer_help
 from mario_recipes import config_content, config_of_content, with_file_values, with_newer_flags
@@ -149,9 +149,6 @@ class CurriculumConfig(Checked):
         """
         if self.backward_demos is None:
             return None
-        demos = load_demos(self.backward_demos, env.stages)
-        if self.demo_starts == "anywhere":
-            return AnywhereStarts(env, demos)
         pace = BackwardPace(
             share=self.backward_share,
             steps=self.backward_steps,
@@ -159,7 +156,8 @@ class CurriculumConfig(Checked):
             episodes=self.backward_episodes,
             threshold=self.backward_threshold,
         )
-        return BackwardStarts(env, demos, pace)
+        demos = load_demos(self.backward_demos, env.stages)
+        return starts_along(demos, env, self.demo_starts, pace)
 
 
 @dataclasses.dataclass(frozen=True)
