@@ -97,7 +97,7 @@ class ImageRolloutBuffer(RolloutBuffer):
         value: th.Tensor,
         log_prob: th.Tensor,
     ) -> None:
-        """As SB3's; `obs` is None when `put_observations` has stored it already."""
+        """Store a step, SB3's arguments; obs is None if `put_observations` has stored it."""
         if obs is not None:
             self.put_observations(obs)
         self.actions[self.pos] = action.reshape(self.n_envs, self.action_dim)

@@ -196,13 +196,8 @@ def in_process(config: EnvConfig, emulator: EmulatorName | None = None) -> EnvCo
     return dataclasses.replace(config, emulator=emulator, vec_backend=backend)
 
 
-def env_config_as_dict(config: EnvConfig) -> dict[str, Any]:
-    """Return config as JSON holds it; `env_config_from_dict` reads it."""
-    return dataclasses.asdict(config) | {"stages": stages_text(config.stages)}
-
-
 def env_config_from_dict(values: dict[str, Any]) -> EnvConfig:
-    """Return the `EnvConfig` that `env_config_as_dict` wrote, in this version or an older one.
+    """Return the `EnvConfig` that a train_config.json holds, of this version or an older one.
 
     Raises:
         UsageError: a key or a value does not fit.

@@ -183,11 +183,6 @@ class Summary(Figures):
         """How actions were chosen."""
         return "argmax" if self.deterministic else "sampled"
 
-    @property
-    def stage_names(self) -> str:
-        """The stages it was judged in: "1-1,1-2"."""
-        return ",".join(str(one.stage) for one in self.stages)
-
     def endings(self, stage: StageId) -> Iterator[tuple[int, bool]]:
         """Yield of each episode of a stage where it ended, in px, and whether it cleared."""
         begin = 0

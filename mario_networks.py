@@ -197,7 +197,7 @@ class TwoHeadCnnPolicy(ActorCriticCnnPolicy):
     def forward(
         self, obs: th.Tensor, deterministic: bool = False
     ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-        """As SB3: actions [B], extrinsic values [B, 1] and log-probabilities [B]."""
+        """Return actions [B], extrinsic values [B, 1] and log-probabilities [B]."""
         distribution, values = self._actor_critic(obs)
         actions = distribution.get_actions(deterministic=deterministic)
         return actions, values[:, :1], distribution.log_prob(actions)
@@ -214,7 +214,7 @@ class TwoHeadCnnPolicy(ActorCriticCnnPolicy):
     def evaluate_actions(
         self, obs: PyTorchObs, actions: th.Tensor
     ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-        """As SB3: extrinsic values [B, 1], log-probabilities [B], entropies [B]."""
+        """Return extrinsic values [B, 1], log-probabilities [B] and entropies [B]."""
         found = self.evaluate_all(obs, actions)
         return found.values[:, :1], found.log_prob, found.entropy
 
@@ -225,7 +225,7 @@ class TwoHeadCnnPolicy(ActorCriticCnnPolicy):
                 parameter.mul_(factor)
 
     def get_distribution(self, obs: PyTorchObs) -> Distribution:
-        """As SB3: the action distribution of each observation."""
+        """Return the action distribution of each observation."""
         return self._actor_critic(obs)[0]
 
     def predict_all_values(self, obs: PyTorchObs) -> th.Tensor:
@@ -233,7 +233,7 @@ class TwoHeadCnnPolicy(ActorCriticCnnPolicy):
         return self.logits_and_values(obs)[1]
 
     def predict_values(self, obs: PyTorchObs) -> th.Tensor:
-        """As SB3: extrinsic values [B, 1]."""
+        """Return extrinsic values [B, 1]."""
         return self.predict_all_values(obs)[:, :1]
 
 

@@ -257,7 +257,7 @@ class MarioPPO(PPO):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
-        """As SB3, but `total_timesteps` is always the target on the run's own counter.
+        """Learn, but unlike SB3's to `total_timesteps` on the run's own counter.
 
         SB3 adds it to the steps already done when `reset_num_timesteps=False`, so that a resumed
         run would get other schedules than the uninterrupted one.
@@ -300,7 +300,7 @@ class MarioPPO(PPO):
         rollout_buffer: RolloutBuffer,
         n_rollout_steps: int,
     ) -> bool:
-        """As SB3's, step for step; RND's rewards are computed once, when the rollout is complete.
+        """Play a rollout as SB3 does; RND's rewards are computed once, when it is complete.
 
         Returns:
             False if a callback stopped the training

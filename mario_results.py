@@ -18,6 +18,7 @@ import gzip
 import io
 import json
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -446,10 +447,13 @@ def write_study(folder: Path, study: Study) -> None:
     """Write study.csv.gz and study.json; a README.md is made if there is none, else left.
 
     Raises:
-        UsageError: a row is of a run that study.json does not know.
+        UsageError: a row is of a run that study.json does not know, or stands there twice.
     """
     if unknown := sorted({row.run for row in study.rows} - study.about.runs.keys()):
         raise UsageError(f"{folder / ABOUT} would not say what the run {unknown[0]!r} is")
+    counts = Counter(tuple(cells(row).items()) for row in study.rows)
+    if twice := [dict(found) for found, count in counts.items() if count > 1]:
+        raise UsageError(f"{folder / TABLE} would say twice: {twice[0]}")
     about = ADAPTERS[About].dump_python(study.about, mode="json", exclude_defaults=True)
     atomic_write(folder / TABLE, table_bytes(study.rows))
     write_json(folder / ABOUT, about)

@@ -359,6 +359,12 @@ class Scene(NamedTuple):
     mario: Mario
     machine: Machine
 
+    @property
+    def left(self) -> np.ndarray:
+        """int64[n], px from the screen's left edge to the first column's."""
+        mario = self.mario
+        return mario.x_on_screen.astype(np.int64) - mario.x % CELL_PX - COLUMNS_BEHIND * CELL_PX
+
     def shown_tiles(self) -> np.ndarray:
         """Return uint8[n, ROWS, COLUMNS]: the Tiles as a screen shows them, UNKNOWN beyond it."""
         return np.where(self.on_screen, SHOWN_AS[self.tiles], Tile.UNKNOWN).astype(np.uint8)

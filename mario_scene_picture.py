@@ -9,7 +9,6 @@ from fastnes.ram import TILE_MAP_TOP
 from mario_scene import (
     BOXES,
     CELL_PX,
-    COLUMNS_BEHIND,
     ENEMY_SLOTS,
     FIRE_PX,
     POWER_UPS,
@@ -137,15 +136,9 @@ class _Pen:
             cv2.line(self.picture, start, end, color, self.line_px, cv2.LINE_AA)
 
 
-def _left_of(scene: Scene, i: int) -> int:
-    """Return where the first column of cells begins on the screen, px."""
-    behind = COLUMNS_BEHIND * CELL_PX + int(scene.mario.x[i]) % CELL_PX
-    return int(scene.mario.x_on_screen[i]) - behind
-
-
 def _tint(screen: np.ndarray, scene: Scene, i: int) -> np.ndarray:
     """Return the screen with each cell in its colour."""
-    x = _left_of(scene, i)
+    x = int(scene.left[i])
     cells = scene.tiles[i].repeat(CELL_PX, axis=0).repeat(CELL_PX, axis=1)
     cells[CELL_PX - 1 :: CELL_PX] = cells[:, CELL_PX - 1 :: CELL_PX] = Tile.EMPTY  # a gap between
     start, end = max(x, 0), min(x + cells.shape[1], screen.shape[1])
@@ -157,7 +150,7 @@ def _tint(screen: np.ndarray, scene: Scene, i: int) -> np.ndarray:
 
 
 def _draw_letters(pen: _Pen, scene: Scene, i: int) -> None:
-    x = _left_of(scene, i)
+    x = int(scene.left[i])
     for tile, text in TILE_LETTERS.items():
         for row, column in np.argwhere(scene.tiles[i] == tile).tolist():
             place = x + CELL_PX * column + 4, TILE_MAP_TOP + CELL_PX * row + 10

@@ -91,9 +91,13 @@ class ReturnScale:
         weight = max(1 / self.count, self.MEMORY)
         self.mean += weight * (float(self.returns.mean()) - self.mean)
         self.square += weight * (float((self.returns**2).mean()) - self.square)
-        scale = np.sqrt(max(self.square - self.mean**2, 0.0)) + 1e-4
         self.returns[ended] = 0.0
-        return np.clip(rewards / scale, -self.CLIP, self.CLIP).astype(np.float32)
+        return np.clip(rewards / (self.scale + 1e-4), -self.CLIP, self.CLIP).astype(np.float32)
+
+    @property
+    def scale(self) -> float:
+        """The running deviation of the discounted sums."""
+        return float(np.sqrt(max(self.square - self.mean**2, 0.0)))
 
     STATE = ("returns", "mean", "square", "count")
 
@@ -103,7 +107,11 @@ class ReturnScale:
         return state | {"returns": self.returns.copy()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned."""
+        """Continue from what `state_dict` returned.
+
+        Raises:
+            UsageError: it is not finite, or of another size.
+        """
         fill(self.returns, state["returns"], "scale.returns")
         self.mean, self.square = float(state["mean"]), float(state["square"])
         self.count = int(state["count"])
@@ -219,7 +227,7 @@ class ScenePPO(Learner):
         return {name: float(np.mean(values)) for name, values in metrics.items()} | {
             "explained_variance": float(1 - (returns - played.values).var() / (variance + 1e-8)),
             "learning_rate": learning_rate,
-            "ppo/reward_scale": float(np.sqrt(max(self.scale.square - self.scale.mean**2, 0.0))),
+            "ppo/reward_scale": self.scale.scale,
             **self.episodes.means(),
         }
 

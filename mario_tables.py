@@ -430,9 +430,12 @@ def progress(path: Path) -> Iterator[str]:
         judged: dict[int, dict[Mode, Evaluation]] = {}
         for one in study.of(Evaluation, run):
             judged.setdefault(one.step, {})[one.mode] = one
+        last = -1  # a metric counts until the evaluation after it
         for step in sorted(judged) or [curve[-1].step]:
             before = [point for point in curve if point.step <= step]
-            known = {name: value for point in before for name, value in point.metrics.items()}
+            since = [point for point in before if point.step > last]
+            known = {name: value for point in since for name, value in point.metrics.items()}
+            last = step
             modes = [judged.get(step, {}).get(mode) for mode in MODES]
             clears = [
                 f"{one.clear_rate * one.episodes:.0f}/{one.episodes}" if one else ""

@@ -256,11 +256,24 @@ class ScenePolicy:
         return [th.from_numpy(part).to(device) for part in split_scene(observations)]
 
 
+def teacher_file(path: Path, stage: StageId) -> Path | None:
+    """Return the model of who teaches a stage, or None.
+
+    Args:
+        path: a teacher's model file or run folder, or a folder of <stage>.zip.
+        stage: which.
+    """
+    run = RunFolder(path)
+    own = [path / f"{stage}.zip", path / "stages" / f"{stage}.zip"]
+    candidates = [path] if path.is_file() else [*own, run.best_model, run.final_model]
+    return next((file for file in candidates if file.is_file()), None)
+
+
 def read_teachers(path: Path, env: EnvConfig, device: th.device | None = None) -> Teachers:
     """Return who teaches each stage of an environment.
 
     Args:
-        path: a teacher's model file or run folder, or a folder of <stage>.zip.
+        path: as of `teacher_file`.
         env: whose stages, and whose actions.
         device: where the networks compute; None: the CPU.
 
@@ -268,13 +281,10 @@ def read_teachers(path: Path, env: EnvConfig, device: th.device | None = None) -
         UsageError: nobody teaches a stage, or with other actions.
         BadModelFile: a file is no whole model.
     """
-    run = RunFolder(path)
     networks = {}
     read: dict[Path, SceneNetwork] = {}
     for stage in env.stages:
-        own = [path / f"{stage}.zip", path / "stages" / f"{stage}.zip"]
-        candidates = [path] if path.is_file() else [*own, run.best_model, run.final_model]
-        found = next((file for file in candidates if file.is_file()), None)
+        found = teacher_file(path, stage)
         if found is None:
             raise UsageError(f"{path} has no teacher of {stage}: train one with --phase teacher")
         if found not in read:

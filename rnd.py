@@ -82,7 +82,7 @@ def pixel_moments(frames: th.Tensor) -> tuple[np.ndarray, np.ndarray, int]:
     return mean.numpy(), variance.numpy(), n
 
 
-def _convolutions(frame_shape: tuple[int, int], feature_dim: int) -> tuple[nn.Sequential, int]:
+def _convolutions(frame_shape: tuple[int, int]) -> tuple[nn.Sequential, int]:
     """The trunk that both networks share in shape: 16-32-32 convolutions, flattened."""
     trunk = nn.Sequential(
         nn.Conv2d(1, 16, kernel_size=8, stride=4),
@@ -112,9 +112,9 @@ class RNDNetworks(nn.Module):
 
     def __init__(self, frame_shape: tuple[int, int], feature_dim: int) -> None:
         super().__init__()
-        trunk, n_flatten = _convolutions(frame_shape, feature_dim)
+        trunk, n_flatten = _convolutions(frame_shape)
         self.target = nn.Sequential(trunk, nn.Linear(n_flatten, feature_dim))
-        trunk, n_flatten = _convolutions(frame_shape, feature_dim)
+        trunk, n_flatten = _convolutions(frame_shape)
         self.predictor = nn.Sequential(
             trunk,
             nn.Linear(n_flatten, feature_dim),

@@ -1,9 +1,9 @@
 """A run's post-mortem: did it reach the flag, where does it die, what drives and deceives it?
 
-    python dreamerv3/diagnose.py logs/run --compare-reward death_penalty=50 flag_bonus=100
-    python dreamerv3/diagnose.py logs/run --curiosity
-    python dreamerv3/diagnose.py logs/run --play 100
-    python dreamerv3/diagnose.py logs/run0 logs/run1 logs/run2
+    python dreamerv3/diagnose.py runs/dreamer --compare-reward death_penalty=50 flag_bonus=100
+    python dreamerv3/diagnose.py runs/dreamer --curiosity
+    python dreamerv3/diagnose.py runs/dreamer --play 100
+    python dreamerv3/diagnose.py runs/dreamer0 runs/dreamer1 runs/dreamer2
 
 Reads the replay (also while the run goes on), metrics.jsonl and the newest model. Writes
 <run>/diagnosis/diagnosis.json, and open_loop.mp4 and .png, in which the model sees a sequence's

@@ -1,6 +1,6 @@
 """Train DreamerV3, with Plan2Explore or without, on stages of Super Mario Bros.
 
-    python dreamer.py --config mario_plan2explore --run-dir logs/run --timesteps 7e5
+    python dreamerv3/dreamer.py --config mario_fast --run-dir runs/dreamer --timesteps 7e5
 
 Overlays of configs.yaml come first, then any flag: `--model.deter 1024 --stages 1-2`. The same
 command again goes on where the run stopped. Writes the run folder of mario_runs.py, and replay/.

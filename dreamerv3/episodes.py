@@ -86,7 +86,12 @@ def open_run(run: Path) -> tuple[DreamerConfig, Replay]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Return a train_config.json's content."""
+    """Return a train_config.json's content.
+
+    Raises:
+        UsageError: it is not JSON.
+        OSError: it cannot be read.
+    """
     try:
         return json.loads(path.read_text())
     except ValueError as error:

@@ -48,7 +48,7 @@ PAGE = FirstPage(
     (
         "--run-dir runs/dreamer",
         "--config mario_fast --run-dir runs/scratch",
-        "--config mario_plan2explore --run-dir runs/curious",
+        "--config taught --teacher pretrained/teachers --run-dir runs/taught",
     ),
     prefixes=("curriculum", "exploration", "replay"),
 )
@@ -60,7 +60,7 @@ CONFIGS = Path(__file__).with_name("configs.yaml")
 class RunConfig(Checked):
     """The run: where it writes, how often it looks at itself."""
 
-    run_dir: Path = Path("logs/dreamer")
+    run_dir: Path = Path("runs/dreamer")
     """The run folder; one that holds a run is continued."""
     config: tuple[str, ...] = ()
     """Overlays of dreamerv3/configs.yaml by name, or YAML files of any of these flags, in order."""

@@ -37,17 +37,12 @@ TOP_RESOLUTION = 4  # height and width in px of the deepest feature map
 TOP_RESOLUTIONS = (TOP_RESOLUTION, 6)  # what it may be: 6 of a screen of 96 px
 
 # --------------------------------------------------------------------------------------------
-# Symlog, symexp two-hot, unimix categoricals
+# Symexp two-hot, unimix categoricals
 # --------------------------------------------------------------------------------------------
 
 
-def symlog(x: Tensor) -> Tensor:
-    """Return sign(x) log(1 + |x|) (the paper, equation 9)."""
-    return torch.sign(x) * torch.log1p(torch.abs(x))
-
-
 def symexp(x: Tensor) -> Tensor:
-    """Return the inverse of `symlog`."""
+    """Return sign(x) (exp |x| - 1), the inverse of symlog (the paper, equation 9)."""
     return torch.sign(x) * torch.expm1(torch.abs(x))
 
 
@@ -96,7 +91,7 @@ def two_hot_cross_entropy(log_probs: Tensor, target: Tensor, bins: Tensor) -> Te
 
 
 def unimix_probs(logits: Tensor, unimix: float = UNIMIX) -> Tensor:
-    """Return softmax(logits) mixed with the uniform distribution over the last dimension."""
+    """Return softmax(logits), [..., K] -> [..., K], with a share of the uniform distribution."""
     return torch.softmax(logits, -1) * (1 - unimix) + unimix / logits.shape[-1]
 
 

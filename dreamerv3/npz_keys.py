@@ -1,6 +1,6 @@
 """What a file of data holds: keys, types, shapes, ranges of an .npz, a .rows file or a replay.
 
-    python dreamerv3/npz_keys.py demos/1-1.npz logs/run/replay
+    python dreamerv3/npz_keys.py demos/1-1.npz runs/dreamer/replay
 
 Runs no code from a file.
 """

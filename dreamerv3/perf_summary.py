@@ -1,7 +1,7 @@
 """How fast a run went: environment steps and updates a second, and when it reached what.
 
-python dreamerv3/perf_summary.py logs/run
-python dreamerv3/perf_summary.py logs/run0 logs/run1 logs/run2
+python dreamerv3/perf_summary.py runs/dreamer
+python dreamerv3/perf_summary.py runs/dreamer0 runs/dreamer1 runs/dreamer2
 """
 
 from __future__ import annotations

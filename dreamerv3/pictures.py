@@ -22,15 +22,15 @@ from dreamerv3.scene_head import OFFSET_PX
 from mario_config import EnvConfig, in_process
 from mario_game import GameFacts, StageId
 from mario_runtime import MarioVectorEnv
-from mario_scene import CELL_PX, COLUMNS_BEHIND, TILE_TOP, Mario, read_scene
+from mario_scene import CELL_PX, TILE_TOP, read_scene
 from mario_scene_grid import THINGS, Thing
+from mario_scene_picture import ENEMY, FRIEND, LIFT, MARIO
 
 Color = tuple[int, int, int]
 
 PANEL_PX = 240  # height of everything that stands side by side: the real screen's
 SEEN_STEPS = 8  # of an open-loop prediction's sequence
 SEEN_COLOR: Color = (0, 200, 0)  # of the bar above what the model sees
-FRIEND, MARIO, LIFT, ENEMY = (74, 222, 128), (56, 189, 248), (192, 132, 252), (255, 64, 64)
 COLORS: dict[Thing, Color] = {
     Thing.MARIO: MARIO,
     Thing.LIFT: LIFT,
@@ -95,8 +95,7 @@ def _env(config: EnvConfig, stage: StageId, n: int) -> MarioVectorEnv:
 
 def _left_of(env: MarioVectorEnv) -> int:
     """Return how far right of the screen's left edge the first environment's grid begins, px."""
-    mario: Mario = read_scene(env.machines.ram_before[:1]).mario
-    return int(mario.x_on_screen[0] - mario.x[0] % CELL_PX) - COLUMNS_BEHIND * CELL_PX
+    return int(read_scene(env.machines.ram_before[:1]).left[0])
 
 
 def _noops_of(rows: np.ndarray, config: EnvConfig, stage: StageId) -> int | None:
@@ -178,7 +177,14 @@ def as_panel(picture: np.ndarray) -> np.ndarray:
 
 
 def draw_things(screen: np.ndarray, told: Told, t: int, left: int) -> np.ndarray:
-    """Return a copy of a screen with a box around each thing that a head tells of step t."""
+    """Return a copy of a screen with a box around each thing that a head tells of step t.
+
+    Args:
+        screen: uint8[240, 256, 3].
+        told: what the head says of T steps.
+        t: which.
+        left: px from the screen's left edge to the grid's.
+    """
     picture = np.ascontiguousarray(screen).copy()
     for row, column in np.argwhere(told.thing[t] != Thing.NOTHING).tolist():
         thing = Thing(int(told.thing[t, row, column]))

@@ -34,9 +34,9 @@ class ProbeFlags(Checked):
     run_dir: Path
     """The run folder, or a model file."""
     fit_stages: StagesFlag = ()
-    """Stages that the probe is fitted on. None: the run's."""
+    """Stages that the probe is fitted on. Empty: the run's."""
     judge_stages: StagesFlag = ()
-    """Stages that it is judged on, under other seeds. None: the run's."""
+    """Stages that it is judged on, under other seeds. Empty: the run's."""
     demos: Path = DEMOS
     """Demos of these stages, along which episodes begin."""
     fit_rounds: Count = 12

@@ -107,7 +107,7 @@ class Normed(NamedTuple):
 
 
 def norm_silu(x: Tensor, scale: Tensor) -> Normed:
-    """Return RMSNorm over the last dimension, then SiLU, and what the gradient needs."""
+    """Return [..., N] after RMSNorm, scale [N] and SiLU, and what the gradient needs."""
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     r = torch.addcmul(norm.new_tensor(NORM_EPS), norm, norm, value=1 / x.shape[-1]).rsqrt_()
     n = x * r
@@ -116,7 +116,7 @@ def norm_silu(x: Tensor, scale: Tensor) -> Normed:
 
 
 def norm_silu_backward(grad: Tensor, normed: Normed, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the gradients of x and of z; the scale's is the sum of z's times n."""
+    """Return the gradients of x and z, [..., N] each; the scale's is the sum of z's times n."""
     grad_z = torch.ops.aten.silu_backward(grad, normed.z)
     grad_n = grad_z * scale
     inner = (grad_n * normed.n).mean(-1, keepdim=True)

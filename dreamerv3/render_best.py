@@ -1,9 +1,9 @@
 """The best episode of a run's replay, the real screen beside what the agent saw of it.
 
-    python dreamerv3/render_best.py logs/run
+    python dreamerv3/render_best.py runs/dreamer
 
 Writes best.mp4 and best.gif into the run folder; a model that tells things has them drawn in. For
-the game's own picture of the best model: render_best_checkpoint.py --model logs/run.
+the game's own picture of the best model: render_best_checkpoint.py --model runs/dreamer.
 """
 
 from __future__ import annotations

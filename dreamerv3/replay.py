@@ -223,7 +223,11 @@ class Replay:
     # -- sampling ----------------------------------------------------------------------------------
 
     def read(self, stream: int, start: int, count: int) -> np.ndarray:
-        """Return rows [count] of a stream, the first one numbered `start`."""
+        """Return rows [count] of a stream, the first one numbered `start`.
+
+        Raises:
+            OSError: some of them are gone.
+        """
         parts = []
         while count > 0:
             if self.circular and start >= self.end[stream]:

@@ -111,8 +111,7 @@ OP_WAIT_HIT_SET = 0x12  # LDA $2002, AND #$40, BEQ back: until the sprite 0 hit 
 OP_WAIT_HIT_CLEAR = 0x22  # the same with BNE: until it is clear
 OP_ILLEGAL = 0x03  # every unofficial opcode
 
-# Fields of a pre-decoded instruction (uint32)
-OPCODE_BITS = 8  # bits 0-7: opcode
+# Fields of a pre-decoded instruction (uint32); bits 0-7: opcode
 OPERAND_SHIFT = 8  # bits 8-23: operand; of a branch, the address it goes to
 EXTRA_SHIFT = 24  # bits 24-31: of a taken branch, its cycles; of a wait loop, one round's cycles
 

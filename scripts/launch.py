@@ -38,22 +38,19 @@ class Recipe:
     """A trainer and the flags that it starts with."""
 
     program: str
-    run_flag: str  # what the trainer calls its run folder
     run_dir: str
     flags: tuple[str, ...]
 
 
 RECIPES = {
-    "detached": Recipe("train_mario.py", "--run-dir", "runs/detached", ()),
+    "detached": Recipe("train_mario.py", "runs/detached", ()),
     "overnight": Recipe(
         "train_mario.py",
-        "--run-dir",
         "runs/overnight",
         ("--timesteps", "5000000", "--preview-freq", "250000"),
     ),
     "finetune_1-2": Recipe(
         "train_mario.py",
-        "--run-dir",
         "runs/ppo_1-2_finetune",
         (
             *("--config", "configs/ppo_level.yaml", "--world", "1", "--stage", "2"),
@@ -62,9 +59,8 @@ RECIPES = {
     ),
     "plan2explore": Recipe(
         "dreamerv3/dreamer.py",
-        "--logdir",
         "runs/plan2explore",
-        ("--configs", "mario_plan2explore", "--steps", "7e5"),
+        ("--config", "mario_plan2explore", "--timesteps", "7e5"),
     ),
 }
 
@@ -84,7 +80,7 @@ def command_of(recipe: Recipe, run: RunFolder, extra: Sequence[str]) -> list[str
     flags = list(recipe.flags)
     if recipe.program == "train_mario.py" and run.checkpoints():
         flags = ["--resume-model", str(run.path)]
-    return [sys.executable, recipe.program, recipe.run_flag, str(run.path), *flags, *extra]
+    return [sys.executable, recipe.program, "--run-dir", str(run.path), *flags, *extra]
 
 
 def start(command: list[str], log: Path) -> subprocess.Popen[bytes]:

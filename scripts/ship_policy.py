@@ -29,6 +29,7 @@ from mario_checkpoints import (
     find_model,
     load_tensors,
     read_model_zip,
+    steps_of_model,
 )
 from mario_cli import UsageError, exit_code
 from mario_config import EmulatorName, EnvConfig, ProtocolName, in_process
@@ -41,6 +42,7 @@ from mario_results import ROOT, SHIPPED, Played, RunFacts, Training, is_study, r
 from mario_reward import reward_signature
 from mario_runs import CONFIG_MEMBER, RunFolder, atomic_write, read_metrics, write_json
 from mario_tables import with_tables
+from mario_teacher import teacher_file
 from mario_values import Checked, Episodes, Positive, parse_flags
 
 AGENTS = {"ppo": "PPO", "dreamerv3": "DreamerV3", "student": "Student"}
@@ -91,16 +93,16 @@ def trainings_behind(model: Path, study: Path) -> tuple[Training, ...]:
     if (name := name_in_study(model.parent)) in shipped:
         return shipped[name].trainings
     run = RunFolder(model.parents[2 if model.parent.name == "checkpoints" else 1])
-    rows = read_metrics(run.metrics_path)
-    if not (model.is_file() and rows):
+    if not model.is_file():
         return (Training(without_folder(model.as_posix())),)
     config, _ = read_model_zip(model)
+    rows = read_metrics(run.metrics_path)  # none of a file that has left its run
     env, came_from = config["env"], config["provenance"]
     own = Training(
-        run=run.path.name,
+        run=run.path.name if rows else Path(config["run"]["run_dir"]).name,
         stages=with_stages_field(env)["stages"],
-        steps=rows[-1]["step"],
-        wall_s=round(rows[-1]["wall_s"], 1),
+        steps=rows[-1]["step"] if rows else steps_of_model(model),
+        wall_s=round(rows[-1]["wall_s"], 1) if rows else None,
         seed=config["run"]["seed"],
         git_commit=came_from["git_commit"],
         command=tuple(without_folder(came_from["command"])),
@@ -113,7 +115,8 @@ def trainings_behind(model: Path, study: Path) -> tuple[Training, ...]:
 def models_before(config: dict[str, Any], run: RunFolder) -> Iterator[Path]:
     """Yield what a run's model came from: who taught it, and whose weights it began with."""
     if named := config["run"].get("teacher"):
-        yield Path(named)
+        stages = parse_stages(with_stages_field(config["env"])["stages"])
+        yield from dict.fromkeys(teacher_file(Path(named), one) or Path(named) for one in stages)
     elif config["agent"] == "student":
         yield find_model(run.path.parent / "teacher")
     if named := config["run"].get("warm_start"):
@@ -258,7 +261,7 @@ def card(flags: ShipFlags, config: dict[str, Any], facts: RunFacts) -> str:
 
 Steps are agent steps (4 frames) to the goal ([protocol]({link("docs/protocol.md")})). Judge it:
 
-    python evaluate_mario.py --model {place} --episodes {flags.episodes}
+    scripts/run_mario.sh eval --model {place} --episodes {flags.episodes}
 """
 
 

@@ -173,7 +173,7 @@ def check_parses(script: str, flags: list[str], monkeypatch: pytest.MonkeyPatch)
         known, others = result
         recipe = launch.RECIPES[known.recipe] if script == "scripts/launch.py" else None
         if recipe:
-            others = [recipe.run_flag, "runs/new", *recipe.flags, *others]
+            others = ["--run-dir", "runs/new", *recipe.flags, *others]
         check_parses(recipe.program if recipe else "dreamerv3/dreamer.py", others, monkeypatch)
 
 

@@ -86,13 +86,16 @@ def test_labels_are_of_the_state_that_the_actor_sees(tmp_path: Path, teacher: Pa
     """What a row's label is made of is the machine as it stood when its picture was drawn."""
     trainer = make_trainer(tmp_path, teacher)
     env: MarioVectorEnv = trainer.streams.venv
+    seen = []
     for _ in range(30):
-        said = trainer.labels(env.machines.ram_before)
+        seen.append((trainer.streams.images.copy(), trainer.labels(env.machines.ram_before)))
         trainer.collect()
-        [row] = trainer.streams._first_rows(np.arange(1))
-        assert np.array_equal(row["ram"][0], env.machines.ram_before[0])
-        assert np.array_equal(row["image"][0], trainer.streams.images[0])
-        assert said.shape == (2, int(action_space(trainer.config.env).n))
+    images, said = np.stack([one for one, _ in seen]), torch.stack([one for _, one in seen])
+    assert said.shape == (30, 2, int(action_space(trainer.config.env).n))
+    assert np.any(images[1:] != images[:-1], axis=(2, 3, 4)).mean() > 0.5, "it moves"
+    rows = np.stack([trainer.replay.read(stream, 0, 30) for stream in range(2)], axis=1)
+    assert np.array_equal(rows["image"], images)
+    torch.testing.assert_close(trainer.targets_in(rows)["labels"], said)
 
 
 def test_it_learns_what_the_teacher_says_and_goes_on_to_the_same_bits(

@@ -142,7 +142,7 @@ def test_the_stage_that_is_named_is_played_and_a_mixture_said_per_stage(
     assert evaluate_mario.main([*flags.split(), "--no-video"]) == 0
     output = capsys.readouterr().out
     both = Summary.from_json(tmp_path / "summary.json")
-    assert both.stage_names == "1-1,1-2"
+    assert [str(one.stage) for one in both.stages] == ["1-1", "1-2"]
     assert [one.episodes for one in both.stages] == [2, 2]
     assert "trained on" not in output
     assert "cleared   0/4" in output and "  1-2       0/2" in output
@@ -157,7 +157,7 @@ def test_the_stage_that_is_named_is_played_and_a_mixture_said_per_stage(
     assert evaluate_mario.main([*flags.split(), "--stage", "4-1"]) == 0
     assert "note: trained on 1-1,1-2, plays 4-1" in capsys.readouterr().out
     found = Summary.from_json(tmp_path / "summary.json")
-    assert found.stage_names == "4-1"
+    assert [str(one.stage) for one in found.stages] == ["4-1"]
     config_41 = in_stages(load_policy(path).env_config, (StageId(4, 1),))
     played = play(
         load_policy(path),

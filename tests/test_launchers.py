@@ -75,7 +75,7 @@ def check_call(call: list[str], helps: dict[str, str]) -> None:
 
 def test_each_launcher_has_a_twin() -> None:
     names = "watch_ppo diagnose_latest auto_diagnose backup_checkpoints launch_detached"
-    names += " train_overnight train_mario_1-2_finetune start_plan2explore live_monitor heartbeat"
+    names += " train_overnight train_mario_1-2_finetune start_plan2explore heartbeat"
     assert sorted(names.split()) == NAMES
     assert NAMES == sorted(p.stem for p in SCRIPTS.glob("*.ps1") if p.stem != "run_mario")
 

@@ -172,6 +172,13 @@ def test_a_row_of_an_unknown_run_is_not_written(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_row_is_not_written_twice(tmp_path: Path) -> None:
+    point = Point("a", 100, 1.0, metrics={"max_x": 40.0})
+    with pytest.raises(UsageError, match=r"would say twice.*'max_x': 40.0"):
+        write_study(tmp_path, Study(small_study().about, (point, dataclasses.replace(point))))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_path_names_a_run_of_a_study(tmp_path: Path) -> None:
     study = small_study().with_run("levels/1-2", RunFacts(), [])
     write_study(tmp_path / "s", study)

@@ -83,6 +83,12 @@ def test_the_trainings_behind_it_are_said_first_to_last(shipped: Path, tiny_run:
     assert again == facts.trainings, "a warm start from it inherits them"
 
 
+def test_a_teacher_that_has_left_its_run_says_how_it_was_trained(tmp_path: Path) -> None:
+    [before, own] = ship_policy.trainings_behind(PRETRAINED / "teachers" / "1-1.zip", tmp_path)
+    assert (own.told, own.stages, own.steps) == ("game state", "6-1,1-4,1-1", 3_006_464)
+    assert before.steps is None, "what it began with is gone"
+
+
 def test_the_card_says_what_the_study_says(shipped: Path) -> None:
     page = shipped / "pretrained" / "ppo_levels" / "1-2" / "README.md"
     card = page.read_text()

@@ -194,7 +194,7 @@ def test_both_phases_write_their_folders_and_their_policies_play(taught: Path) -
             policy, policy.env_config, protocol="sticky", episodes=2, deterministic=False,
             max_steps=20,
         )  # fmt: skip
-        assert summary.stage_names == "1-1,5-3"
+        assert [str(one.stage) for one in summary.stages] == ["1-1", "5-3"]
     assert policy.env_config.observation == "pixels"
 
 
