@@ -5,6 +5,7 @@ folder, or a run in it (`results/ppo_1-1/seed0`). Kinds:
 
     evaluations RUN    every protocol in both modes
     policies RUN...    a row a shipped policy: cleared under noop and sticky, steps
+    teachers STUDY     a row a level: its teacher under sticky buttons, and its shipped student
     trainings RUN      the trainings behind a shipped policy, warm start by warm start
     routes STUDY       a row a searched clear: its length, what it cost, its flags
     levels STUDY       a row a stage: the shortest route found, what its shipped policy reaches
@@ -15,8 +16,9 @@ folder, or a run in it (`results/ppo_1-1/seed0`). Kinds:
     curiosity RUN      dreamerv3/diagnose.py --curiosity
     played RUN         dreamerv3/diagnose.py --play
     ablations STUDY    a row a variant, over its seeds: against `base`
-    chains STUDY       a row a judged run, as train_mario_mario_comparison.py reports it
+    chains STUDY       a row a judged run, as train_mario_professional.py reports it
     over_seeds STUDY   a row a variant and mode: medians and intervals over seeds
+    progress STUDY     a row an evaluation while training: metrics up to it, and clears
 """
 
 from __future__ import annotations
@@ -60,6 +62,7 @@ JUDGED = [(protocol, mode) for protocol in ("noop", "sticky") for mode in MODES]
 ROUTES = RESULTS / "routes"  # the study of all searched clears
 FASTEST_POLICY = "ppo_mario_1-1_speedrun"
 GOAL = 0.95  # of the episodes: what counts as clearing a level
+TEACHES = 0.8  # of the episodes: what counts as a teacher of a level
 
 
 def documents() -> list[Path]:
@@ -145,6 +148,30 @@ def policies(*paths: Path) -> Iterator[str]:
                 number(min(best, default=None)),
             ]
         )
+
+
+def teachers(path: Path) -> Iterator[str]:
+    """Yield a row a level, its run called after it, and how many levels a teacher clears."""
+    study, shipped = read_study(path), read_study(SHIPPED)
+    names = [f"{who}, {mode}" for who in ("teacher", "its student") for mode in MODES]
+    yield from head("level", "taught with", "agent steps", *names, "steps")
+    good = 0
+    for level in sorted(study.about.runs):
+        [training] = study.about.runs[level].trainings
+        found = [study.judgement(level, "sticky", mode) for mode in MODES]
+        good += max(one.clear_rate for one in found) >= TEACHES
+        student = f"taught/{level}"
+        learnt: list[object] = ["", ""]
+        if student in shipped.about.runs:
+            learnt = [shipped.judgement(student, "sticky", mode) for mode in MODES]
+        others = [str(one) for one in parse_stages(training.stages) if str(one) != level]
+        taught_with = "all" if training.stages == "all" else ", ".join(others)
+        best = max(found, key=lambda one: one.clear_rate)
+        steps = number(best.median_clear_steps)
+        yield row([level, taught_with, number(training.steps), *found, *learnt, steps])
+    yield ""
+    total = len(study.about.runs)
+    yield f"{good} of {total} teachers clear {TEACHES:.0%} or more in the better mode."
 
 
 def trainings(path: Path) -> Iterator[str]:
@@ -542,6 +569,7 @@ def played(path: Path) -> Iterator[str]:
 
 KINDS: dict[str, Callable[..., Iterator[str]]] = {
     **{"evaluations": evaluations, "policies": policies, "trainings": trainings},
+    "teachers": teachers,
     **{"routes": routes, "levels": levels, "seeds": seeds, "speed": speed},
     **{"comparison": comparison, "milestones": milestones},
     **{"curiosity": curiosity, "played": played},
