@@ -185,6 +185,9 @@ class DreamerConfig:
             raise UsageError("model.imagined_starts must be at least replay.batch, or 0 for all")
         if self.model.burn_in > self.replay.length - 2:
             raise UsageError("model.burn_in must leave two steps of replay.length")
+        told = self.model.scene_head != "none" or self.model.sprite_share > 0
+        if self.model.shift_px and told:
+            raise UsageError("model.shift_px moves pictures away from the scene and its sprites")
         if self.model.deter % self.model.blocks:
             raise UsageError(
                 f"model.deter {self.model.deter} is not a multiple of model.blocks "

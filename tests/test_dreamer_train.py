@@ -354,6 +354,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(
         (["--replay.batch", "0"], "batch must be at least 1"),
         (["--model.imagined-starts", "5"], "imagined_starts must be at least replay.batch"),
         (["--model.burn-in", "63"], "burn_in must leave two steps of replay.length"),
+        (["--model.shift-px", "2", "--model.scene-head", "informed"], "away from the scene"),
         (["--model.learning-rate", "nan"], "learning-rate is nan"),
         (["--model.blocks", "7"], "not a multiple of model.blocks"),
         (["--env.world", "9"], "no stage '9-1'"),
