@@ -38,6 +38,7 @@ COMMANDS = {
     "scripts.diagnose_latest": ([], "--run"),
     "scripts.doc_tables": ([], ""),
     "scripts.eval_summary": (["x"], ""),
+    "scripts.imitation_gap": (["x", "--teacher", "y"], "--teacher"),
     "scripts.inspect_checkpoint": (["x"], ""),
     "scripts.launch": (["detached"], "--run-dir"),
     "scripts.learning_curve": (["x"], "--output"),
