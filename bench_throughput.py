@@ -54,9 +54,9 @@ from mario_cli import exit_code
 from mario_config import EnvConfig, RewardConfig, buttons_of_actions
 from mario_files import make_folder
 from mario_flags import PPOFlags, RNDFlags, TrainConfig
-from mario_keeping import keep_run, turn_rows
+from mario_keeping import keep_run, study_to_keep_in, turn_rows
 from mario_learning import make_model, make_training_env
-from mario_results import PhaseRecord, RunFacts, study_of
+from mario_results import PhaseRecord, RunFacts
 from mario_runs import provenance, write_json
 from mario_runtime import MarioVectorEnv, action_space
 from mario_sb3 import MarioVecEnv, make_vec_env
@@ -515,6 +515,7 @@ def run(measures: Sequence[Measure], repeats: int) -> list[dict[str, Any]]:
 
 def bench(flags: BenchFlags) -> None:
     """Measure and print what the flags ask for."""
+    keep = study_to_keep_in(flags.keep) if flags.keep else None
     if flags.json:
         make_folder(flags.json.parent)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
@@ -537,8 +538,8 @@ def bench(flags: BenchFlags) -> None:
         results += run(teacher_measures(flags.seconds), flags.repeats)
     if flags.json:
         write_json(flags.json, {"measures": results, **facts, **provenance()})
-    if flags.keep:
-        study, name = study_of(flags.keep)
+    if keep:
+        study, name = keep
         made = PhaseRecord({**facts, "provenance": provenance()}, [], [])
         keep_run(study, name, RunFacts(), turn_rows(name, results), {"": made})
 

@@ -25,7 +25,15 @@ import torch
 
 from mario_cli import UsageError
 from mario_files import BadFile, check_seal, parse_json, read_archive, read_file, sealed
-from mario_runs import CONFIG_MEMBER, BadModelFile, Holder, RunFolder, atomic_write, write_pair
+from mario_runs import (
+    CONFIG_MEMBER,
+    MAX_STEP,
+    BadModelFile,
+    Holder,
+    RunFolder,
+    atomic_write,
+    write_pair,
+)
 
 POLICY_MEMBER = "policy.pth"
 OPTIMIZER_MEMBER = "policy.optimizer.pth"
@@ -354,9 +362,23 @@ def going_on_from(path: Path, advice: str) -> Iterator[None]:
         raise UsageError(
             f"{path} is of another version, its state lacks {error}: {advice}"
         ) from error
-    except (UsageError, ValueError, TypeError, IndexError, AttributeError, RuntimeError) as error:
+    except (
+        *(UsageError, ValueError, TypeError, IndexError, AttributeError, RuntimeError),
+        OverflowError,
+    ) as error:
         reason = " ".join(str(error).split())[:200]
         raise UsageError(f"{path} does not fit this run, its state: {reason}: {advice}") from error
+
+
+def saved_count(value: Any, name: str) -> int:
+    """Return a count as a `.state` has it; name is for errors.
+
+    Raises:
+        BadModelFile: it is no whole number from 0 to `MAX_STEP`.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_STEP:
+        raise BadModelFile(f"{name} is {value!r:.40}, no count")
+    return value
 
 
 class Checkpoint(NamedTuple):

@@ -6,7 +6,6 @@ wrong flag are answered at once.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import datetime
 from collections.abc import Sequence
@@ -33,6 +32,7 @@ from mario_values import (
     Amount,
     Checked,
     Count,
+    FirstLook,
     Positive,
     Seed,
     Share,
@@ -252,9 +252,9 @@ def parse_config(arguments: Sequence[str]) -> TrainConfig:
         SystemExit: --help (0), or the arguments do not parse (2).
     """
     arguments = answer_help(arguments, PAGE, lambda: with_recipe(TrainConfig(), DEFAULT_RECIPE))
-    files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    files = FirstLook()
     files.add_argument("--config", type=Path)
-    files.add_argument("--resume-model", "--resume_model", type=Path)
+    files.add_argument("--resume-model", type=Path)
     arguments = with_stages_flag(with_newer_flags(arguments))
     files.add_argument("--timesteps")
     given, _ = files.parse_known_args(arguments)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from mario_cli import UsageError
+from mario_files import MAX_JSON_BYTES, parse_json, read_file
 from mario_judge import NOOP_MAX, Summary
 from mario_report import evaluation_rows
 from mario_results import (
@@ -27,11 +32,13 @@ from mario_results import (
     Turn,
     is_study,
     read_study,
+    study_of,
     write_study,
 )
-from mario_runs import provenance
+from mario_runs import CONFIG_MEMBER, provenance
 from mario_status import RunReader
 
+MAX_DEPTH = 32  # of mappings and lists in each other; a train_config.json has 4
 KEPT_EVERY = 10_000  # agent steps between the points that a study keeps of a curve
 
 # What a curve keeps of metrics.jsonl beside step and wall_s.
@@ -100,9 +107,10 @@ def phase_of_run(folder: Path, run: str = "", phase: str = "", every: int = 1) -
         UsageError: it has no metrics.
     """
     reader = RunReader(folder)
-    last_in_bin = {-(-line["step"] // every): line for line in reader.read_metrics()}
-    if not last_in_bin:
-        raise UsageError(f"{folder} has no metrics.jsonl with lines in it")
+    timed = [line for line in reader.read_metrics() if "wall_s" in line]
+    if not timed:
+        raise UsageError(f"{folder} has no metrics.jsonl with lines in it that say step and wall_s")
+    last_in_bin = {-(-line["step"] // every): line for line in timed}
     points = [
         Point(
             run,
@@ -120,16 +128,62 @@ def phase_of_run(folder: Path, run: str = "", phase: str = "", every: int = 1) -
     return PhaseRecord(reader.read_json(reader.folder.config_path), points, evaluations)
 
 
-def figure_rows(run: str, content: Any, name: str = "") -> list[Figure]:
-    """Return every number in JSON content, named by its path, without text and what is null."""
+def leaves(content: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Yield every value in JSON content that is no mapping and no list, after its path.
+
+    Raises:
+        UsageError: no study can keep it: it is too deep, a number is not finite or has no name, or
+            a text is no UTF-8 or has a null in it.
+    """
     if isinstance(content, dict | list | tuple):
-        pairs = content.items() if isinstance(content, dict) else enumerate(content)
-        return [
-            figure
-            for key, value in pairs
-            for figure in figure_rows(run, value, f"{name}/{key}" if name else str(key))
-        ]
-    return [Figure(run, name, float(content))] if isinstance(content, int | float) else []
+        if depth == MAX_DEPTH:
+            raise UsageError(f"{name[:60]!r} is too deep")
+        for key, value in content.items() if isinstance(content, dict) else enumerate(content):
+            check_text(str(key), name)
+            yield from leaves(value, f"{name}/{key}" if name else str(key), depth + 1)
+        return
+    if isinstance(content, str):
+        check_text(content, name)
+    elif isinstance(content, int | float) and not (name and is_finite(content)):
+        raise UsageError(f"{name[:60]!r} is no finite number, or has no name")
+    yield name, content
+
+
+def check_text(text: str, name: str) -> None:
+    """Raise UsageError if no file and no path can hold a text; name is where it stands."""
+    if "\0" in text or text.encode(errors="replace").decode() != text:
+        raise UsageError(f"{name[:60]!r} holds a text that is no UTF-8, or a null")
+
+
+def is_finite(number: float) -> bool:
+    """Return whether a number, which may be an int of any size, is finite as a float."""
+    try:
+        return math.isfinite(float(number))
+    except OverflowError:
+        return False
+
+
+def figure_rows(run: str, content: Any) -> list[Figure]:
+    """Return every number in JSON content, named by its path, without text and what is null.
+
+    Raises:
+        UsageError: as `leaves`.
+    """
+    numbers = ((name, one) for name, one in leaves(content) if isinstance(one, int | float))
+    return [Figure(run, name, float(number)) for name, number in numbers]
+
+
+def read_figures(run: str, path: Path) -> list[Figure]:
+    """Return the `figure_rows` of a tool's JSON file.
+
+    Raises:
+        UsageError: it cannot be read, is no JSON, or holds what no study can keep.
+    """
+    content = parse_json(read_file(path, MAX_JSON_BYTES), str(path))
+    try:
+        return figure_rows(run, content)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
 
 
 def turn_rows(run: str, measures: Iterable[dict[str, Any]]) -> list[Turn]:
@@ -145,23 +199,108 @@ def turn_rows(run: str, measures: Iterable[dict[str, Any]]) -> list[Turn]:
     return rows
 
 
+READ = ConfigDict(extra="ignore")
+
+
+@dataclass(frozen=True, config=READ)
+class DemosPart:
+    """Which demos a part of a config names."""
+
+    backward_demos: str | None = None
+    seed_demos: str | None = None
+
+
+@dataclass(frozen=True, config=READ)
+class RunPart(DemosPart):
+    """What a config's `run` says of where its model comes from."""
+
+    seed: int | None = None
+    run_dir: str = ""
+    teacher: str | None = None
+    warm_start: str | None = None
+
+
+@dataclass(frozen=True, config=READ)
+class ModelPart:
+    """What a config's `model` says of what was told."""
+
+    scene_head: str | None = None
+    sprite_share: float | None = None
+
+
+@dataclass(frozen=True, config=READ)
+class Machine:
+    """Where it was trained."""
+
+    cpus: int | None = None
+    cpu: str = ""
+    gpu: str | None = None
+
+
+@dataclass(frozen=True, config=READ)
+class Provenance:
+    """What a config's `provenance` says (`mario_runs.provenance`)."""
+
+    command: tuple[str, ...]
+    machine: Machine
+    git_commit: str | None = None
+
+
+@dataclass(frozen=True, config=READ)
+class Origin:
+    """What a train_config.json says of where its model comes from, and what it was told."""
+
+    run: RunPart
+    agent: str = ""
+    env: dict[str, Any] = dataclasses.field(default_factory=dict)
+    model: ModelPart = ModelPart()
+    curriculum: DemosPart = DemosPart()
+    provenance: Provenance | None = None
+
+
+def read_origin(config: dict[str, Any], name: str) -> Origin:
+    """Return what a config says of its model's origin.
+
+    Args:
+        config: the content of a train_config.json.
+        name: of the file, for errors.
+
+    Raises:
+        UsageError: it lacks `run`, a part is of another kind, or no study can keep it.
+    """
+    try:
+        for _ in leaves(config):
+            pass
+        return TypeAdapter(Origin).validate_python(config)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise UsageError(f"{name}: {place}: {first['msg']}") from error
+    except UsageError as error:
+        raise UsageError(f"{name}: {error}") from error
+
+
 def told_by(*configs: dict[str, Any]) -> Told:
     """Return what the learner of trainings was told beside pixels and reward.
 
     Args:
         configs: the train_config.json of each.
+
+    Raises:
+        UsageError: as `read_origin`.
     """
-    agents = {config.get("agent") for config in configs}
+    origins = [read_origin(config, CONFIG_MEMBER) for config in configs]
+    agents = {one.agent for one in origins}
     if "teacher" in agents:
         return "game state"
-    models = [config.get("model", {}) for config in configs]
-    if any(one.get("scene_head") == "informed" or one.get("sprite_share") for one in models):
+    models = [one.model for one in origins]
+    if any(one.scene_head == "informed" or one.sprite_share for one in models):
         return "informed"
-    if "student" in agents or any(config.get("run", {}).get("teacher") for config in configs):
+    if "student" in agents or any(one.run.teacher for one in origins):
         return "taught"
-    demos = ("backward_demos", "seed_demos")
-    parts = [config.get(part, {}) for config in configs for part in ("run", "curriculum")]
-    return "demos" if any(part.get(key) for part in parts for key in demos) else "pixels only"
+    parts = [part for one in origins for part in (one.run, one.curriculum)]
+    has_demos = any(part.backward_demos or part.seed_demos for part in parts)
+    return "demos" if has_demos else "pixels only"
 
 
 def told_in(trainings: Sequence[Training]) -> Told | None:
@@ -174,6 +313,19 @@ def told_in(trainings: Sequence[Training]) -> Told | None:
         told = told[told.index("taught") :]
     order: tuple[Told, ...] = ("game state", "informed", "taught", "demos", "pixels only")
     return next((one for one in order if one in told), None)
+
+
+def study_to_keep_in(path: Path) -> tuple[Path, str]:
+    """Return the folder of the study that is to keep a run, and the run's name there: `study_of`.
+
+    Raises:
+        UsageError: path names no run, as `/`, `.` and a study itself, or no folder for a study.
+    """
+    folder, name = study_of(path)
+    is_named = path.name and ".." not in Path(name).parts and not is_study(path)
+    if not is_named or not (folder.name or is_study(folder)):
+        raise UsageError(f"{path} names no run of a study: results/mine/seed0 does")
+    return folder, name
 
 
 def keep_run(

@@ -7,7 +7,7 @@ import, so that a command answers `--help` at once.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ OLDER_NAMES = {
     "checkpoint_every": "checkpoint_freq",
     "eval_every": "eval_freq",
 }
-MOST_LAYERS = 8  # of recipes, each on its base
+MOST_LAYERS = 16  # of recipes, each on its base
 GONE = {"compile_policy"}  # flags that files may still hold, and that nothing reads any more
 
 
@@ -82,18 +82,37 @@ def recipe_layers(path: Path) -> list[tuple[Path, dict[str, Any]]]:
     Raises:
         UsageError: a file cannot be read, or they name each other in a circle.
     """
-    layers: list[tuple[Path, dict[str, Any]]] = []
+
+    def read(file: Path) -> dict[str, Any]:
+        content = read_yaml(file)
+        return {"then": [], **content} if "timesteps" in content else content
+
+    return layers_of(path, read, lambda file, base: file.parent / base)
+
+
+def layers_of[Name](
+    name: Name, read: Callable[[Name], dict[str, Any]], below: Callable[[Name, str], Name]
+) -> list[tuple[Name, dict[str, Any]]]:
+    """Return the flags of a recipe and of all that it stands on, with their names, lowest first.
+
+    Args:
+        name: the recipe's.
+        read: returns what one holds; `base` in it says on which it stands.
+        below: returns that one's name, by the name of who has it as base.
+
+    Raises:
+        UsageError: a base is no text, or they name each other in a circle.
+    """
+    layers: list[tuple[Name, dict[str, Any]]] = []
     while True:
-        content = read_yaml(path)
+        content = dict(read(name))
         base = content.pop("base", None)
-        if "timesteps" in content:
-            content.setdefault("then", [])
-        layers.insert(0, (path, content))
+        layers.insert(0, (name, content))
         if base is None:
             return layers
         if not isinstance(base, str) or len(layers) >= MOST_LAYERS:
-            raise UsageError(f"{path}: base must name a file without a circle, not {base!r:.40}")
-        path = path.parent / base
+            raise UsageError(f"{name}: base must name a file without a circle, not {base!r:.40}")
+        name = below(name, base)
 
 
 def config_content(config: Any, agent: str, env: EnvConfig) -> dict[str, Any]:

@@ -103,6 +103,26 @@ class Episode:
         return len(self.actions)
 
 
+def answers(
+    policy: Policy, observations: np.ndarray, previous_actions: np.ndarray, state: Any
+) -> tuple[np.ndarray, Any]:
+    """Return what `Policy.logits` does; an action may be impossible, -inf, but not all of them.
+
+    Raises:
+        FloatingPointError: an answer is not finite; huge weights lead there.
+    """
+    try:
+        logits, state = policy.logits(observations, previous_actions, state)
+        are_finite = bool(np.isfinite(logits.max(axis=1)).all())
+    except ValueError as error:
+        if "found invalid values" not in str(error):  # as torch.distributions says it
+            raise
+        are_finite = False
+    if not are_finite:
+        raise FloatingPointError("the policy's answers are not finite: its weights are broken")
+    return logits, state
+
+
 def select_actions(
     logits: np.ndarray, deterministic: bool, generators: Sequence[np.random.Generator]
 ) -> np.ndarray:
@@ -141,6 +161,7 @@ def play(
 
     Raises:
         UsageError: no-ops for another number of episodes.
+        FloatingPointError: as `answers`.
     """
     if noops is not None and len(noops) != episodes:
         raise UsageError(f"{episodes} episodes need as many no-ops, not {len(noops)}")
@@ -207,7 +228,7 @@ def _play_all(
     state = policy.initial_state(n)
     ended: dict[int, Episode] = {}
     while len(ended) < len(begin):
-        logits, state = policy.logits(observations, previous, state)
+        logits, state = answers(policy, observations, previous, state)
         previous = select_actions(logits, deterministic, [one.generator for one in playing])
         observations, rewards, terminations, truncations, infos = env.step(previous)
         # float32 as a batch pays it: Gymnasium's own batch of single environments has float64.
@@ -290,6 +311,9 @@ def watch(
         deterministic: argmax, or sample from the policy.
         actions: do these instead of what the policy chooses, and stop after them.
         every_frame: fill `Moment.frames`: 60 screens a second instead of 15.
+
+    Raises:
+        FloatingPointError: as `answers`.
     """
     frames: list[Frame] = []
 
@@ -307,7 +331,7 @@ def watch(
         stage = StageId(info["world"], info["stage"])
         while True:
             seen = observation[None]
-            logits, state = policy.logits(seen, np.array([previous]), state)
+            logits, state = answers(policy, seen, np.array([previous]), state)
             weights = np.exp(logits[0] - logits[0].max())
             yield Moment(
                 screen=np.array(env.render()),

@@ -293,7 +293,10 @@ class RunFolder:
 
         Raises:
             RunLocked: a living trainer holds it; the message gives its pid, host and start.
+            UsageError: its name is not UTF-8, which JSON and TensorBoard need.
         """
+        if any("\udc80" <= one <= "\udcff" for one in str(self.path.absolute())):
+            raise UsageError(f"{printable(str(self.path))} is not UTF-8: choose another --run-dir")
         self.path.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(self.path / "trainer.lock")
         holder = self.path / "trainer.json"
@@ -535,13 +538,15 @@ class ScalarBoard:
 
 
 def flat_flags(content: Mapping[str, Any], prefix: str = "") -> dict[str, float | str | bool]:
-    """Return the flags of a train_config.json's content as "ppo.gamma": 0.9."""
+    """Return the flags of a train_config.json's content as "ppo.gamma": 0.9, texts in UTF-8."""
     flat: dict[str, float | str | bool] = {}
     for name, value in content.items():
         if isinstance(value, dict) and name != "provenance":
             flat |= flat_flags(value, f"{prefix}{name}.")
         elif prefix and value is not None:
-            flat[prefix + name] = value if isinstance(value, bool | int | float) else str(value)
+            flat[prefix + name] = (
+                value if isinstance(value, bool | int | float) else printable(str(value))
+            )
     return flat
 
 

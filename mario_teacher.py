@@ -18,7 +18,7 @@ import numpy as np
 import torch as th
 from torch import nn
 
-from mario_checkpoints import read_model_zip
+from mario_checkpoints import check_weights, read_model_zip
 from mario_cli import UsageError
 from mario_config import EnvConfig, env_config_from_dict
 from mario_game import StageId
@@ -52,6 +52,15 @@ class Widths(NamedTuple):
     trunk: int = 256  # two layers
     hidden: int = 64  # the critic's own input
     critic: int = 128
+
+
+class PlaceTable(nn.Embedding):
+    """What the critic adds for each place."""
+
+    def reset_parameters(self) -> None:
+        """Draw numbers; not of shapes alone, for which torch would import for 8 s."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
 
 
 class SceneNetwork(nn.Module):
@@ -89,11 +98,16 @@ class SceneNetwork(nn.Module):
         )
         self.action_net = nn.Linear(widths.trunk, n_actions)
         self.hidden = nn.Linear(HIDDEN_SIZE, widths.hidden)
-        self.place = nn.Embedding(PLACES, widths.hidden)
+        self.place = PlaceTable(PLACES, widths.hidden)
         self.judge = nn.Sequential(
             nn.Linear(widths.trunk + widths.hidden, widths.critic), nn.ReLU()
         )
         self.value_net = nn.Linear(widths.critic, 1)
+        if not self.action_net.weight.is_meta:  # shapes alone hold no numbers
+            self.begin()
+
+    def begin(self) -> None:
+        """Set the weights with which learning begins."""
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.orthogonal_(layer.weight, 2**0.5)
@@ -141,10 +155,10 @@ def place_of(hidden: th.Tensor) -> th.Tensor:
 
 
 def network_of_weights(weights: dict[str, th.Tensor], name: str) -> SceneNetwork:
-    """Return the network of a teacher's weights; name is the file's, for errors.
+    """Return the network of a teacher's weights, which become its own; name is the file's.
 
     Raises:
-        BadModelFile: they are no teacher's.
+        BadModelFile: they are no teacher's; nothing of the sizes that they claim has been made.
     """
     try:
         widths = Widths(
@@ -155,11 +169,13 @@ def network_of_weights(weights: dict[str, th.Tensor], name: str) -> SceneNetwork
             hidden=len(weights["hidden.bias"]),
             critic=len(weights["value_net.weight"][0]),
         )
-        network = SceneNetwork(len(weights["action_net.bias"]), widths)
-        network.load_state_dict(weights)
-    except (KeyError, IndexError, TypeError, RuntimeError) as error:
+        with th.device("meta"):  # shapes without memory
+            network = SceneNetwork(len(weights["action_net.bias"]), widths)
+        check_weights(weights, network.state_dict())
+    except (KeyError, IndexError, TypeError, RuntimeError, BadModelFile) as error:
         reason = " ".join(str(error).split())[:200]
         raise BadModelFile(f"{name} is no teacher's network: {reason}") from error
+    network.load_state_dict(weights, assign=True)
     return network
 
 
@@ -179,6 +195,9 @@ class Teachers:
         Args:
             scenes: float32 [B, SCENE_SIZE].
             stages: int [B, 2], world and stage that each episode began in.
+
+        Raises:
+            FloatingPointError: they are not finite; a student would learn nothing else.
         """
         seen, hidden = (th.from_numpy(part) for part in split_scene(scenes))
         by_network: dict[SceneNetwork, list[int]] = {}
@@ -194,6 +213,8 @@ class Teachers:
         all_values = th.empty(len(scenes))
         for rows, own_log_probs, own_values in found:
             log_probs[rows], all_values[rows] = own_log_probs, own_values
+        if not (log_probs.isfinite().all() and all_values.isfinite().all()):
+            raise FloatingPointError("the teacher's answers are not finite: its weights are broken")
         return log_probs, all_values
 
     def state_dict(self) -> dict[str, str]:

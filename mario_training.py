@@ -326,12 +326,19 @@ class EpisodeMeans:
         return {"returns": self.returns.copy(), "lengths": self.lengths.copy(), "kept": kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned."""
+        """Continue from what `state_dict` returned.
+
+        Raises:
+            UsageError: it is of other environments, or holds what is no number.
+        """
         fill(self.returns, state["returns"], "episodes.returns")
         fill(self.lengths, state["lengths"], "episodes.lengths", 0)
         for name, values in self.kept.items():
+            saved = state["kept"][name]
+            numbers = np.zeros(len(saved))
+            fill(numbers, saved, f"episodes.kept.{name}")
             values.clear()
-            values.extend(state["kept"][name])
+            values.extend(numbers.tolist())
 
 
 class RunLog:

@@ -7,6 +7,7 @@ whole number is a number, a list a tuple, a text a path, and `"false"` no truth 
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
 import difflib
@@ -21,7 +22,7 @@ import types
 import typing
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, NoReturn
 
 import pydantic
 import tyro
@@ -168,6 +169,20 @@ def parse_flags[Config](
         description = re.sub(script, called_as, description or "")
     with _FLAGS, _one_line():
         return tyro.cli(kind, args=arguments, description=description, config=markers, **given)
+
+
+class FirstLook(argparse.ArgumentParser):
+    """Reads those flags of a command line on which the defaults of all others hang.
+
+    Its `parse_known_args` raises a UsageError where argparse would print its usage and exit.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(add_help=False, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        """Say what does not parse as `parse_flags` does: in one line."""
+        raise UsageError(f"{message.removeprefix('argument ')}; see --help")
 
 
 def parse_known_flags[Config](

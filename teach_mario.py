@@ -11,7 +11,6 @@ along the searched clears.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import sys
 from collections.abc import Callable, Sequence
@@ -34,11 +33,12 @@ from mario_checkpoints import (
     read_model_zip,
     refuse_broken,
     save_checkpoint,
+    saved_count,
     write_weights,
     write_with_state,
 )
 from mario_cli import UsageError, exit_code, with_stages_flag
-from mario_config import EnvConfig, RewardConfig
+from mario_config import EnvConfig, RewardConfig, env_config_from_dict
 from mario_curriculum import AnywhereStarts, FrontierStarts
 from mario_demos import load_demos
 from mario_game import StageId, stages_label
@@ -71,7 +71,7 @@ from mario_training import (
     examine,
     passed,
 )
-from mario_values import Amount, Checked, Seed, Share, parse_flags, read_yaml
+from mario_values import Amount, Checked, FirstLook, Seed, Share, parse_flags, read_yaml
 from precision import resolve_device
 
 PAGE = FirstPage(
@@ -100,6 +100,7 @@ REWARD = RewardConfig(
     flag_bonus=10.0,
     end_on_stall_steps=250,  # a round of a castle's maze fits
 )
+TEACHERS_GAME = "teachers_game"  # what a student's train_config.json keeps of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,9 +188,36 @@ class TeachConfig:
         )
 
     def content(self, phase: PhaseName) -> dict[str, Any]:
-        """Return train_config.json's content of a phase."""
+        """Return train_config.json's content of a phase; `env` is what that phase plays."""
         env = self.env_of(phase)
-        return config_content(dataclasses.replace(self, env=env), phase, env)
+        content = config_content(dataclasses.replace(self, env=env), phase, env)
+        return content | {TEACHERS_GAME: teachers_game(self.env)}
+
+
+def teachers_game(env: EnvConfig) -> dict[str, int]:
+    """Return what a teacher plays otherwise than its student, of the flags of the game."""
+    return {"n_envs": env.n_envs, "end_on_stall_steps": env.reward.end_on_stall_steps}
+
+
+def flags_of_content(default: TeachConfig, content: dict[str, Any], phase: str) -> TeachConfig:
+    """Return the flags in a phase's train_config.json.
+
+    A student plays in other environments than its teacher; the flags of the game are the teacher's.
+
+    Args:
+        default: what an older version's does not say.
+        content: of the file.
+        phase: whose it has to be.
+
+    Raises:
+        UsageError: it is another agent's, or not this version's.
+    """
+    env, kept = content.get("env"), content.get(TEACHERS_GAME)
+    if phase == "student" and isinstance(env, dict) and isinstance(env.get("reward"), dict):
+        game = teachers_game(default.env) | (kept if isinstance(kept, dict) else {})
+        reward = env["reward"] | {"end_on_stall_steps": game["end_on_stall_steps"]}
+        content = content | {"env": env | {"n_envs": game["n_envs"], "reward": reward}}
+    return config_of_content(default, content, phase)
 
 
 def parse_config(arguments: Sequence[str]) -> TeachConfig:
@@ -200,17 +228,19 @@ def parse_config(arguments: Sequence[str]) -> TeachConfig:
         SystemExit: --help (0), or the arguments do not parse (2).
     """
     arguments = answer_help(arguments, PAGE, TeachConfig)
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--run-dir", "--run_dir", type=Path, default=RunFlags().run_dir)
+    first = FirstLook()
+    first.add_argument("--run-dir", type=Path, default=RunFlags().run_dir)
     first.add_argument("--config", type=Path)
-    first.add_argument("--resume-model", "--resume_model", type=Path)
+    first.add_argument("--resume-model", type=Path)
     first.add_argument("--phase")
     arguments = with_stages_flag(with_newer_flags(arguments))
     given, _ = first.parse_known_args(arguments)
+    if RunFolder(given.run_dir).config_path.is_file():
+        raise UsageError(f"{given.run_dir} is one phase's folder: --run-dir is the one above it")
     default = fresh = TeachConfig()
     for phase in PHASES:  # the student's folder knows all that the teacher's does
         if checkpoint := newest_checkpoint(RunFolder(given.run_dir / phase), is_quiet=True):
-            default = config_of_content(default, checkpoint.config, phase)
+            default = flags_of_content(default, checkpoint.config, phase)
             if phase == "teacher" and given.phase == "student":  # not the student's first weights
                 default = dataclasses.replace(
                     default, run=dataclasses.replace(default.run, warm_start=None)
@@ -234,8 +264,8 @@ def config_to_go_on_with(model: Path, run_dir: Path) -> TeachConfig:
     content = read_model_zip(path)[0]
     if (agent := content.get("agent")) not in PHASES:
         raise UsageError(f"{path} is of agent {agent!r}, no teacher and no student")
-    config = config_of_content(TeachConfig(), content, agent)
-    home = (run_of_checkpoint(path) or path.absolute().parents[1]).parent
+    config = flags_of_content(TeachConfig(), content, agent)
+    home = (run_of_checkpoint(path) or path.absolute().parent.parent).parent
     if run_dir.absolute() == home:
         raise UsageError(f"{model} lies in {run_dir}: --run-dir names another folder")
     run = dataclasses.replace(config.run, run_dir=run_dir, config=None)
@@ -288,8 +318,7 @@ class Phase:
         if checkpoint:
             resume(self.learner, config, checkpoint, self)
         elif config.run.warm_start and name == FIRST_PHASE[config.run.phase]:
-            path = find_model(config.run.warm_start)
-            load_weights(self.learner.network, read_model_zip(path)[1], path)
+            warm_start(self.learner.network, self.env, find_model(config.run.warm_start))
         self.best = BestModel(run, self.learner.steps)
         self.best_of_stages = BestOfStages(run, self.env.stages, self.learner.steps)
         write_json(run.config_path, self.content)
@@ -419,13 +448,26 @@ def load_weights(network: nn.Module, weights: dict[str, th.Tensor], path: Path) 
         raise UsageError(f"{path} holds another network: {reason}") from error
 
 
+def warm_start(network: nn.Module, env: EnvConfig, model: Path) -> None:
+    """Begin with a model's weights.
+
+    Raises:
+        UsageError: it plays with other actions, sees something else, or is of another network.
+        BadModelFile: it is none.
+    """
+    content, weights = read_model_zip(model)
+    before = dataclasses.replace(env_config_from_dict(content.get("env", {})), stages=env.stages)
+    refuse_another_game(before, env, model, "a warm start plays the same game")
+    load_weights(network, weights, model)
+
+
 def resume(learner: Learner, config: TeachConfig, checkpoint: Checkpoint, phase: Phase) -> None:
     """Go on from a checkpoint, or refuse it.
 
     Raises:
         UsageError: other stages, another action set or network.
     """
-    before = config_of_content(TeachConfig(), checkpoint.config, phase.name)
+    before = flags_of_content(TeachConfig(), checkpoint.config, phase.name)
     folder, advice = phase.run.path, "choose another --run-dir"
     refuse_another_game(before.env, phase.env, folder, advice)
     unimportant = {
@@ -440,7 +482,9 @@ def resume(learner: Learner, config: TeachConfig, checkpoint: Checkpoint, phase:
     for name, change in describe_changes(before, config, unimportant).items():
         print(f"resuming with {name} {change}")
     targets = [getattr(one, phase.name).timesteps for one in (before, config)]
-    refuse_fewer_steps(targets[0], targets[1], checkpoint.state["steps"])
+    with going_on_from(checkpoint.path, advice):
+        done = saved_count(checkpoint.state["steps"], "steps")
+    refuse_fewer_steps(targets[0], targets[1], done)
     load_weights(learner.network, checkpoint.weights, folder)
     with going_on_from(checkpoint.path, advice):
         learner.load_state_dict(checkpoint.state)

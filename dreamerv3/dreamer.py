@@ -19,7 +19,7 @@ import sys
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -42,6 +42,7 @@ from dreamerv3.sight import DEMOS, Look, look_at, shares
 from fastnes.state import RAM_SIZE
 from mario_checkpoints import (
     Checkpoint,
+    check_weights,
     find_checkpoint,
     find_model,
     going_on_from,
@@ -51,15 +52,17 @@ from mario_checkpoints import (
     read_model_zip,
     refuse_broken,
     save_checkpoint,
+    saved_count,
     write_weights,
     write_with_state,
 )
 from mario_cli import UsageError, exit_code
+from mario_files import fill
 from mario_game import read_facts, stages_label
 from mario_recipes import describe_changes, refuse_another_game, refuse_fewer_steps
 from mario_reward import reward_signature
 from mario_rollout import best_episode
-from mario_runs import RunFolder, run_of_checkpoint, write_json
+from mario_runs import BadModelFile, RunFolder, row_of, run_of_checkpoint, write_json
 from mario_runtime import MarioVectorEnv
 from mario_scene import read_scene
 from mario_scene_flat import flatten_scene
@@ -72,6 +75,29 @@ EPISODES_AVERAGED = 100  # as SB3's stats_window_size
 # --------------------------------------------------------------------------------------------
 # Trainer: collects, learns, remembers
 # --------------------------------------------------------------------------------------------
+
+
+class Counters(NamedTuple):
+    """What a trainer has counted, as its state holds it."""
+
+    step: int  # agent steps of all environments
+    updates: int
+    owed: float  # updates due; what is whole of it was done before the state was taken
+    summed: int  # updates whose metrics are summed since the last log
+
+    @classmethod
+    def of_state(cls, state: dict[str, Any]) -> Counters:
+        """Return the counters in a trainer's state.
+
+        Raises:
+            BadModelFile: they are none.
+        """
+        found = cls(*state["counters"])
+        for name in ("step", "updates", "summed"):
+            saved_count(getattr(found, name), f"counters.{name}")
+        if not isinstance(found.owed, float) or not 0 <= found.owed < 1:
+            raise BadModelFile(f"counters.owed is {found.owed!r:.40}, no part of an update")
+        return found
 
 
 class Trainer:
@@ -275,7 +301,7 @@ class Trainer:
             "demos": self.demos.state_dict() if self.demos else None,
             "teachers": self.teachers.state_dict() if self.teachers else {},
             "state": list(self.state),
-            "counters": [self.step, self.updates, self.owed, self.summed],
+            "counters": list(Counters(self.step, self.updates, self.owed, self.summed)),
             "sums": self.sums,
             "episodes": [list(episode) for episode in self.episodes],
             "generator": json.dumps(self.generator.bit_generator.state),
@@ -296,9 +322,14 @@ class Trainer:
         self.optimizer.param_groups[0].update(self.optimizer.defaults)  # flags may have changed
         if self.teachers:
             self.teachers.load_state_dict(state["teachers"])
-        self.step, self.updates, self.owed, self.summed = state["counters"]
-        self.sums = state["sums"]
+        self.step, self.updates, self.owed, self.summed = Counters.of_state(state)
+        sums = {name: float(value) for name, value in state["sums"].items()}
+        row_of(self.step, {**sums})  # refuses a name that no metric has
+        if sums and not self.summed:
+            raise BadModelFile("it has sums of no update")
+        self.sums = {name: torch.tensor(value) for name, value in sums.items()}
         for values in state["episodes"]:  # an older version's last value is -1 for the start
+            fill(np.zeros(len(FinishedEpisode._fields)), values, "episodes")
             episode = FinishedEpisode(*values)
             self.episodes.append(episode._replace(from_start=bool(episode.from_start)))
         self.generator.bit_generator.state = json.loads(state["generator"])
@@ -308,7 +339,9 @@ class Trainer:
             return
         self.streams.load_state_dict(state["streams"])
         self.replay.load_state_dict(state["replay"])
-        self.state = type(self.state)(*state["state"])
+        before = type(self.state)(*state["state"])
+        check_weights(before._asdict(), self.state._asdict())
+        self.state = before
         if self.demos and state["demos"]:
             self.demos.load_state_dict(state["demos"])
 
@@ -460,7 +493,9 @@ def resume(trainer: Trainer, checkpoint: Checkpoint) -> None:
     unimportant = {"run.run_dir", "run.config", "run.relabel", "run.resume_model"}
     for name, change in describe_changes(before, now, unimportant).items():
         print(f"resuming with {name} {change}")
-    refuse_fewer_steps(before.run.timesteps, now.run.timesteps, checkpoint.state["counters"][0])
+    with going_on_from(checkpoint.path, advice):
+        done = Counters.of_state(checkpoint.state).step
+    refuse_fewer_steps(before.run.timesteps, now.run.timesteps, done)
     try:
         trainer.agent.load_state_dict(checkpoint.weights)
     except RuntimeError as error:
@@ -512,7 +547,7 @@ def copy_replay(model: Path, run: RunFolder) -> None:
     Raises:
         UsageError: the model lies in no run folder with a replay.
     """
-    source = (run_of_checkpoint(model) or model.absolute().parents[1]) / "replay"
+    source = (run_of_checkpoint(model) or model.absolute().parent.parent) / "replay"
     if not (source / "replay.json").is_file():
         raise UsageError(
             f"{model} lies in no run folder whose replay its learning could go on with"

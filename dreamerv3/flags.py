@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,13 +18,20 @@ from mario_config import EnvConfig
 from mario_curriculum import STEPS, BackwardPace, starts_along
 from mario_demos import load_demos
 from mario_help import FirstPage, answer_help
-from mario_recipes import config_content, config_of_content, with_file_values, with_newer_flags
+from mario_recipes import (
+    config_content,
+    config_of_content,
+    layers_of,
+    with_file_values,
+    with_newer_flags,
+)
 from mario_runs import RunFolder
 from mario_starts import Starts
 from mario_values import (
     Amount,
     Checked,
     Count,
+    FirstLook,
     Positive,
     Seed,
     Share,
@@ -185,9 +191,6 @@ class DreamerConfig:
             raise UsageError("model.imagined_starts must be at least replay.batch, or 0 for all")
         if self.model.burn_in > self.replay.length - 2:
             raise UsageError("model.burn_in must leave two steps of replay.length")
-        told = self.model.scene_head != "none" or self.model.sprite_share > 0
-        if self.model.shift_px and told:
-            raise UsageError("model.shift_px moves pictures away from the scene and its sprites")
         if self.model.deter % self.model.blocks:
             raise UsageError(
                 f"model.deter {self.model.deter} is not a multiple of model.blocks "
@@ -205,13 +208,14 @@ def parse_config(arguments: Sequence[str]) -> DreamerConfig:
     """Return the flags: defaults, or those of the run in --run-dir; --config; the command line.
 
     Raises:
-        UsageError: an overlay or a file does not exist, or values do not fit together.
-        SystemExit: --help (0), or the arguments do not parse (2).
+        UsageError: the arguments do not parse, an overlay or a file does not exist, or values do
+            not fit together.
+        SystemExit: --help.
     """
     arguments = answer_help(arguments, PAGE, DreamerConfig)
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--run-dir", "--run_dir", type=Path)
-    first.add_argument("--resume-model", "--resume_model", type=Path)
+    first = FirstLook()
+    first.add_argument("--run-dir", type=Path)
+    first.add_argument("--resume-model", type=Path)
     first.add_argument("--config", nargs="*", default=[])
     arguments = with_stages_flag(with_newer_flags(arguments))
     given, _ = first.parse_known_args(arguments)
@@ -234,18 +238,22 @@ def with_overlay(config: DreamerConfig, name: str) -> DreamerConfig:
     """Return config with the values of an overlay of `CONFIGS`, or of a YAML file.
 
     Raises:
-        UsageError: there is no such overlay or file, or it holds what is no flag.
+        UsageError: there is no such overlay or file, it holds what is no flag, or its bases go in
+            a circle.
     """
     overlays = read_yaml(CONFIGS)
-    if name in overlays:
-        values, where = dict(overlays[name]), f"{CONFIGS.name}: {name}"
-    elif Path(name).suffix in (".yaml", ".yml"):
-        values, where = read_yaml(Path(name)), name
-    else:
-        raise UsageError(f"no config {name!r}; there are: {', '.join(overlays)}, or a YAML file")
-    if base := values.pop("base", None):
-        config = with_overlay(config, str(base))
-    return with_file_values(config, values, where)
+
+    def read(layer: str) -> dict[str, Any]:
+        if layer in overlays:
+            return overlays[layer]
+        if Path(layer).suffix in (".yaml", ".yml"):
+            return read_yaml(Path(layer))
+        raise UsageError(f"no config {layer!r}; there are: {', '.join(overlays)}, or a YAML file")
+
+    for layer, values in layers_of(name, read, lambda _, base: base):
+        where = f"{CONFIGS.name}: {layer}" if layer in overlays else layer
+        config = with_file_values(config, values, where)
+    return config
 
 
 def config_as_dict(config: DreamerConfig) -> dict[str, Any]:

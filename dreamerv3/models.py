@@ -39,7 +39,6 @@ from dreamerv3.networks import (
     State,
     centered,
     products_in,
-    randomly_shifted,
     two_hot_bins,
     two_hot_cross_entropy,
     two_hot_mean,
@@ -101,9 +100,6 @@ class ModelConfig(Checked):
     harmony: bool = False
     """Learn the weights of picture, scene, reward and dynamics (HarmonyDream)."""
 
-    shift_px: Annotated[int, pydantic.Field(ge=0, le=64)] = 0
-    """Px by which a replayed sequence's pictures are moved at random, each way (Kostrikov et al.
-    2021, DrQ): what is learnt by heart is learnt less."""
     burn_in: Amount = 0
     """Steps at the beginning of a replayed sequence that only warm up the state: no loss counts
     there (Kapturowski et al. 2019, R2D2). What was before them is not known."""
@@ -530,10 +526,7 @@ class Agent(nn.Module):
             return self.computed_losses(batch)
 
     def _losses(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        seen = batch.image
-        if shift := self.config.shift_px:
-            seen = randomly_shifted(seen, shift)
-        images = centered(seen.flatten(0, 1))  # [T * B, C, H, W]
+        images = centered(batch.image.flatten(0, 1))  # [T * B, C, H, W]
         observed = self.world.observe(batch, images)
         if steps := self.config.burn_in:
             images = images[steps * batch.action.shape[1] :]

@@ -193,24 +193,6 @@ def centered(images: Tensor) -> Tensor:
     return images.float().div_(255).sub_(0.5)
 
 
-def randomly_shifted(images: Tensor, pixels: int) -> Tensor:
-    """Return pictures moved by up to so many px each way, a sequence's all alike; edges repeat.
-
-    Kostrikov et al. 2021, "Image Augmentation Is All You Need" (arXiv:2004.13649).
-
-    Args:
-        images: uint8[T, B, C, H, W].
-        pixels: of the picture, not of the game's screen.
-    """
-    batch, height, width = images.shape[1], *images.shape[-2:]
-    moves = torch.randint(-pixels, pixels + 1, (2, batch, 1))
-    rows = (torch.arange(height) + moves[0]).clamp(0, height - 1)  # [B, H]
-    columns = (torch.arange(width) + moves[1]).clamp(0, width - 1)  # [B, W]
-    sequence = torch.arange(batch)[:, None, None]
-    moved = images.movedim(2, 0)[:, :, sequence, rows[:, :, None], columns[:, None]]
-    return moved.movedim(0, 2)
-
-
 class Encoder(nn.Sequential):
     """Image to tokens: convolutions, each of twice its stride in kernel, norm, SiLU."""
 

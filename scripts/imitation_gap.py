@@ -22,7 +22,7 @@ from mario_cli import exit_code
 from mario_config import ProtocolName, in_process
 from mario_judge import JUDGE_SEED, protocol_config
 from mario_policies import load_policy
-from mario_rollout import Policy
+from mario_rollout import Policy, answers
 from mario_runtime import MarioVectorEnv
 from mario_scene import read_scene
 from mario_scene_flat import flatten_scene
@@ -68,7 +68,7 @@ def measure(policy: Policy, teachers: Teachers, flags: GapFlags) -> Gap:
     previous = np.full(flags.n_envs, -1)
     own, said = [], []
     for _ in range(flags.steps):
-        logits, state = policy.logits(observations, previous, state)
+        logits, state = answers(policy, observations, previous, state)
         scenes = flatten_scene(read_scene(env.machines.ram_before))
         own.append(th.from_numpy(logits))
         said.append(teachers.label(scenes, env.shaper.began)[0])

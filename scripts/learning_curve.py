@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,16 +24,20 @@ from mario_judge import Summary
 from mario_keeping import (
     CURVE_METRICS,
     KEPT_EVERY,
-    figure_rows,
     keep_run,
     phase_of_run,
     played_rows,
+    read_figures,
+    read_origin,
+    study_to_keep_in,
     told_by,
 )
-from mario_results import Point, Row, RunFacts, study_of
+from mario_results import Point, Row, RunFacts
+from mario_runs import CONFIG_MEMBER
 from mario_values import Checked, Count, parse_flags
 
-DIAGNOSIS = "diagnosis.json"
+# Where dreamerv3/diagnose.py writes it below the run, else where a person put it.
+DIAGNOSES = ("diagnosis/diagnosis.json", "diagnosis.json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,15 +66,17 @@ def write_csv(file: IO[str], points: Sequence[Point]) -> None:
 
 def keep(flags: CurveFlags, path: Path) -> None:
     """Put the run into a study."""
-    folder, name = study_of(path)
+    folder, name = study_to_keep_in(path)
     phase = phase_of_run(flags.run, name, every=flags.every)
+    origin = read_origin(phase.config, str(flags.run / CONFIG_MEMBER))
     rows: list[Row] = []
     for judged in flags.judged:
         rows += played_rows(name, Summary.from_json(judged))
-    if (flags.run / DIAGNOSIS).is_file():
-        rows += figure_rows(name, json.loads((flags.run / DIAGNOSIS).read_text(encoding="utf-8")))
-    seed = phase.config.get("run", {}).get("seed")
-    keep_run(folder, name, RunFacts(told_by(phase.config), seed=seed), rows, {"": phase})
+    found = [file for one in DIAGNOSES if (file := flags.run / one).is_file()]
+    for diagnosis in found[:1]:
+        rows += read_figures(name, diagnosis)
+    facts = RunFacts(told_by(phase.config), seed=origin.run.seed)
+    keep_run(folder, name, facts, rows, {"": phase})
 
 
 def run(flags: CurveFlags) -> None:

@@ -9,13 +9,15 @@ What is shipped is judged again when it is named twice.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
 import os
 import sys
+import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +37,27 @@ from mario_cli import UsageError, exit_code
 from mario_config import EmulatorName, EnvConfig, ProtocolName, in_process
 from mario_game import parse_stages, stages_text, with_stages_field
 from mario_judge import PROTOCOLS, evaluate, summary_lines
-from mario_keeping import keep_run, played_rows, told_by, told_in
+from mario_keeping import (
+    Origin,
+    Provenance,
+    keep_run,
+    played_rows,
+    read_origin,
+    told_by,
+    told_in,
+)
 from mario_networks import PPOPolicy
 from mario_policies import PRETRAINED, load_policy
 from mario_results import ROOT, SHIPPED, Played, RunFacts, Training, is_study, read_study
 from mario_reward import reward_signature
-from mario_runs import CONFIG_MEMBER, RunFolder, atomic_write, read_metrics, write_json
+from mario_runs import (
+    CONFIG_MEMBER,
+    BadModelFile,
+    RunFolder,
+    atomic_write,
+    read_metrics,
+    write_json,
+)
 from mario_tables import with_tables
 from mario_teacher import teacher_file
 from mario_values import Checked, Episodes, Positive, parse_flags
@@ -88,38 +105,89 @@ def trainings_behind(model: Path, study: Path) -> tuple[Training, ...]:
 
     A run's is in its folder, a shipped policy's in the study; before it come those of its teacher
     and of the model that it was warm-started from.
+
+    Args:
+        model: a model file, or a folder that holds one.
+        study: of the shipped policies.
+
+    Raises:
+        UsageError: a file is no model, or its config is broken; what is missing is no error.
     """
     shipped = read_study(study).about.runs if is_study(study) else {}
-    if (name := name_in_study(model.parent)) in shipped:
-        return shipped[name].trainings
-    run = RunFolder(model.parents[2 if model.parent.name == "checkpoints" else 1])
-    if not model.is_file():
-        return (Training(without_folder(model.as_posix())),)
+    return tuple(dict.fromkeys(_behind(model, shipped, {})))
+
+
+def _behind(
+    model: Path, shipped: Mapping[str, RunFacts], is_done: dict[Path, bool]
+) -> Iterator[Training]:
+    """Yield the trainings behind a model. One that leads back to itself is not recorded there.
+
+    Args:
+        model: as of `trainings_behind`.
+        shipped: the runs of the study of shipped policies.
+        is_done: each model looked at, each once; False while it is looked at what is behind it.
+    """
+    with contextlib.suppress(BadModelFile):
+        model = find_model(model)
+    if (name := name_in_study(model.parent if model.suffix == ".zip" else model)) in shipped:
+        yield from shipped[name].trainings
+        return
+    place = model.absolute()
+    if not model.is_file() or is_done.get(place) is False:
+        yield Training(without_folder(model.as_posix()))
+        return
+    if place in is_done:
+        return
+    is_done[place] = False
     config, _ = read_model_zip(model)
+    origin = read_origin(config, str(model))
+    came_from = provenance_of(origin, model)
+    # models/<name>.zip, evaluations/<name>.zip, models/checkpoints/<name>.zip
+    above = place.parents[1:3] or place.parents
+    run = RunFolder(above[-1 if model.parent.name == "checkpoints" else 0])
     rows = read_metrics(run.metrics_path)  # none of a file that has left its run
-    env, came_from = config["env"], config["provenance"]
-    own = Training(
-        run=run.path.name if rows else Path(config["run"]["run_dir"]).name,
-        stages=with_stages_field(env)["stages"],
+    for before in models_before(origin, model, run):
+        yield from _behind(before, shipped, is_done)
+    is_done[place] = True
+    wall_s = rows[-1].get("wall_s") if rows else None
+    named = Path(origin.run.run_dir).name or without_folder(model.as_posix())
+    yield Training(
+        run=run.path.name if rows else named,
+        stages=stages_of(origin, model),
         steps=rows[-1]["step"] if rows else steps_of_model(model),
-        wall_s=round(rows[-1]["wall_s"], 1) if rows else None,
-        seed=config["run"]["seed"],
-        git_commit=came_from["git_commit"],
-        command=tuple(without_folder(came_from["command"])),
+        wall_s=None if wall_s is None else round(wall_s, 1),
+        seed=origin.run.seed,
+        git_commit=came_from.git_commit,
+        command=tuple(map(without_folder, came_from.command)),
         told=told_by(config),
     )
-    before = [one for path in models_before(config, run) for one in trainings_behind(path, study)]
-    return (*dict.fromkeys(before), own)  # teacher and first weights may have the same behind them
 
 
-def models_before(config: dict[str, Any], run: RunFolder) -> Iterator[Path]:
+def provenance_of(origin: Origin, model: Path) -> Provenance:
+    """Return which command made a model, and where; a UsageError if its config does not say."""
+    if origin.provenance is None:
+        raise UsageError(f"{model}: its {CONFIG_MEMBER} has no provenance")
+    return origin.provenance
+
+
+def stages_of(origin: Origin, model: Path) -> str:
+    """Return the stages that a model was trained on, as text; a UsageError if there are none."""
+    text = with_stages_field(origin.env).get("stages")
+    try:
+        parse_stages(text if isinstance(text, str) else "")
+    except (UsageError, ValueError) as error:  # ValueError: numbers of 10,000 digits
+        raise UsageError(f"{model}: its {CONFIG_MEMBER}: {error}") from error
+    return str(text)
+
+
+def models_before(origin: Origin, model: Path, run: RunFolder) -> Iterator[Path]:
     """Yield what a run's model came from: who taught it, and whose weights it began with."""
-    if named := config["run"].get("teacher"):
-        stages = parse_stages(with_stages_field(config["env"])["stages"])
+    if named := origin.run.teacher:
+        stages = parse_stages(stages_of(origin, model))
         yield from dict.fromkeys(teacher_file(Path(named), one) or Path(named) for one in stages)
-    elif config["agent"] == "student":
-        yield find_model(run.path.parent / "teacher")
-    if named := config["run"].get("warm_start"):
+    elif origin.agent == "student":
+        yield run.path.parent / "teacher"
+    if named := origin.run.warm_start:
         yield Path(named)
 
 
@@ -142,6 +210,9 @@ def rounded_weights(source: Path, sharpen: float) -> dict[str, torch.Tensor]:
 
     They are rounded to what float16 can say and compress to two thirds. Names that share a tensor
     share it still.
+
+    Raises:
+        UsageError: a weight is more than float16 can say.
     """
     policy = load_policy(source)
     assert isinstance(policy, PPOPolicy | DreamerPolicy)
@@ -149,14 +220,16 @@ def rounded_weights(source: Path, sharpen: float) -> dict[str, torch.Tensor]:
     network.sharpen(sharpen)
     weights = network.state_dict()
     rounded = {one.data_ptr(): one.half().float() for one in weights.values()}
+    if not all(one.isfinite().all() for one in rounded.values()):
+        raise UsageError(f"{source}: weights sharpened by {sharpen:g} overflow half precision")
     return {name: rounded[one.data_ptr()] for name, one in weights.items()}
 
 
-def copy_small(source: Path, target: Path, config: dict[str, Any]) -> None:
+def copy_small(source: Path, target: Path, config: dict[str, Any], sharpen: float = 1.0) -> None:
     """Copy a model zip with another config, without what only training needs.
 
     That is PPO's optimiser's moments, two thirds of it (PPO.load still works), and the last bits of
-    another's weights, which are sharpened as its config says.
+    another's weights, whose logits are sharpened by a factor.
     """
 
     def write(temporary: Path) -> None:
@@ -167,7 +240,7 @@ def copy_small(source: Path, target: Path, config: dict[str, Any]) -> None:
                     data = json.dumps(config, indent=2).encode()
                 if name == POLICY_MEMBER and config["agent"] in ROUNDED:
                     buffer = io.BytesIO()
-                    torch.save(rounded_weights(source, config.get("sharpened", 1.0)), buffer)
+                    torch.save(rounded_weights(source, sharpen), buffer)
                     data = buffer.getvalue()
                 if name == OPTIMIZER_MEMBER:
                     optimizer = load_tensors(io.BytesIO(data), name)
@@ -184,9 +257,15 @@ def copy_small(source: Path, target: Path, config: dict[str, Any]) -> None:
 # --------------------------------------------------------------------------------------------
 
 
-def judge_everywhere(flags: ShipFlags, env: EnvConfig) -> list[Played]:
-    """Play every protocol in both modes, and noop by argmax on nes-py; print and return it all."""
-    policy = load_policy(flags.destination / "best_eval.zip")
+def judge_everywhere(flags: ShipFlags, env: EnvConfig, judged: Path) -> list[Played]:
+    """Play every protocol in both modes, and noop by argmax on nes-py; print and return it all.
+
+    Args:
+        flags: how long, and as what.
+        env: of the one stage.
+        judged: the model file.
+    """
+    policy = load_policy(judged)
     name = name_in_study(flags.destination)
     model = f"{flags.destination.name}/best_eval.zip"
     emulators: list[tuple[EmulatorName, int]] = [("fast", flags.episodes)]
@@ -210,21 +289,21 @@ def judge_everywhere(flags: ShipFlags, env: EnvConfig) -> list[Played]:
     return rows
 
 
-def card(flags: ShipFlags, config: dict[str, Any], facts: RunFacts) -> str:
+def card(flags: ShipFlags, env: EnvConfig, config: dict[str, Any], facts: RunFacts) -> str:
     """Return the model card as Markdown, its tables still empty."""
     folder, name = flags.destination.resolve(), name_in_study(flags.destination)
-    env, machine = config["env"], config["provenance"]["machine"]
+    origin = read_origin(config, CONFIG_MEMBER)
+    machine = provenance_of(origin, flags.run).machine
     known = [one for one in facts.trainings if one.steps is not None]
     steps = f"{sum(one.steps or 0 for one in known):,} agent steps"
     minutes = f"{sum(one.wall_s or 0 for one in known) / 60:.0f} minutes"
     last = "the last training " if len(known) > 1 else ""
-    gpu = machine.get("gpu") or "no GPU"
     unknown = " and more that were not recorded" if len(known) < len(facts.trainings) else ""
     run = Path(os.path.relpath(flags.study.resolve(), ROOT), name).as_posix()
     recipe = f"configs/shipped/{name}.yaml"
     if config["agent"] == "student":
         # One for all levels, one for those that went on alone.
-        alone = config["run"]["warm_start"]
+        alone = origin.run.warm_start
         recipe = "configs/taught_alone.yaml" if alone else "configs/taught.yaml"
     place = Path(os.path.relpath(folder, ROOT)).as_posix()
 
@@ -244,9 +323,9 @@ def card(flags: ShipFlags, config: dict[str, Any], facts: RunFacts) -> str:
 
     return f"""# {folder.name}
 
-{AGENTS[config["agent"]]} on {with_stages_field(env)["stages"]}, action set `{env["action_set"]}`:
-{steps}{unknown} in {minutes}, {last}on {machine["cpus"]} cores,
-{machine["cpu"]}, {gpu}; other work ran beside it.
+{AGENTS[config["agent"]]} on {stages_text(env.stages)}, action set `{env.action_set}`:
+{steps}{unknown} in {minutes}, {last}on {machine.cpus} cores,
+{machine.cpu}, {machine.gpu or "no GPU"}; other work ran beside it.
 
 - Told in training: {facts.told or "not recorded"}.
 - Recipe: [{recipe}]({link(recipe)}).
@@ -266,45 +345,60 @@ Steps are agent steps (4 frames) to the goal ([protocol]({link("docs/protocol.md
 
 
 def ship(flags: ShipFlags) -> None:
-    """Copy, judge, and write the card.
+    """Copy, judge, and write the card; what is shipped there stays until the new one is judged.
 
     Raises:
-        UsageError: the model takes more than flags.max_mb, or is to be sharpened and learnt from no
-            labels; nothing is judged.
+        UsageError: the model takes more than flags.max_mb, its config is broken, or it is to be
+            sharpened and learnt from no labels, or too much; nothing is judged.
     """
     model = find_model(flags.run)
     config, _ = read_model_zip(model)
+    origin = read_origin(config, str(model))
     env = judged_env(load_policy(model).env_config, flags.destination)
+    if origin.agent not in AGENTS:
+        raise UsageError(f"{model} is a {origin.agent}'s, which does not play by pixels")
     trainings = trainings_behind(model, flags.study)
-    page = flags.destination / "README.md"
-    is_new = flags.run.resolve() != flags.destination.resolve()
-    taught = config["agent"] == "student" or bool(config["run"].get("teacher"))
+    target, page = flags.destination / "best_eval.zip", flags.destination / "README.md"
+    is_new = model.resolve() != target.resolve()
+    taught = origin.agent == "student" or bool(origin.run.teacher)
     if flags.sharpen != 1 and not (is_new and taught):
         raise UsageError("--sharpen is for a taught run that is shipped for the first time")
-    if is_new:
-        of_stage = with_stages_field(config["env"]) | {"stages": stages_text(env.stages)}
-        signature = reward_signature(env)  # of this stage's goal alone
-        config = without_folder(config | {"env": of_stage, "reward_signature": signature})
-        if flags.sharpen != 1:
-            config |= {"sharpened": flags.sharpen}
-        target = flags.destination / "best_eval.zip"
-        copy_small(model, target, config)
-        if target.stat().st_size > flags.max_mb * 1e6:
-            size = target.stat().st_size / 1e6
-            target.unlink()
-            raise UsageError(
-                f"{model} takes {size:.1f} MB; --max-mb {flags.max_mb:g} allows no more"
-            )
-        write_json(flags.destination / CONFIG_MEMBER, config)
     facts = RunFacts(
         told=told_in(trainings),
         stage=str(env.stages[0]),
-        seed=trainings[-1].seed,
+        seed=origin.run.seed,
         trainings=trainings,
     )
-    keep_run(flags.study, name_in_study(flags.destination), facts, judge_everywhere(flags, env))
-    text = page.read_text(encoding="utf-8") if not is_new else card(flags, config, facts)
-    page.write_text(with_tables(page.resolve(), text), encoding="utf-8", newline="\n")
+    with tempfile.TemporaryDirectory() as folder:
+        judged = model
+        if is_new:
+            judged, config = Path(folder, target.name), shipped_config(config, env, flags.sharpen)
+            copy_small(model, judged, config, flags.sharpen)
+            if (size := judged.stat().st_size) > flags.max_mb * 1e6:
+                raise UsageError(
+                    f"{model} takes {size / 1e6:.1f} MB; --max-mb {flags.max_mb:g} allows no more"
+                )
+        text = card(flags, env, config, facts) if is_new else page.read_text(encoding="utf-8")
+        rows = judge_everywhere(flags, env, judged)
+        if is_new:
+            atomic_write(target, judged.read_bytes())
+            write_json(flags.destination / CONFIG_MEMBER, config)
+    keep_run(flags.study, name_in_study(flags.destination), facts, rows)
+    atomic_write(page, with_tables(page.resolve(), text).encode())
+
+
+def shipped_config(config: dict[str, Any], env: EnvConfig, sharpen: float) -> dict[str, Any]:
+    """Return a model's config as it is shipped: of one stage, sharpened, and without our folders.
+
+    Args:
+        config: its train_config.json.
+        env: of the one stage.
+        sharpen: what its logits are multiplied by; what they were before counts, too.
+    """
+    of_stage = with_stages_field(config["env"]) | {"stages": stages_text(env.stages)}
+    signature = reward_signature(env)  # of this stage's goal alone
+    config = without_folder(config | {"env": of_stage, "reward_signature": signature})
+    return config if sharpen == 1 else config | {"sharpened": sharpen * config.get("sharpened", 1)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,7 +10,6 @@ besides its own play: results/dreamer_1-1.
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import subprocess
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from mario_cli import UsageError, exit_code, with_stages_flag
 from mario_recipes import with_newer_flags
+from mario_values import FirstLook
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RECIPE = "recipe"  # of dreamerv3/configs.yaml
@@ -62,12 +62,12 @@ def make_episodes(folder: Path, stage: str, episodes: int) -> None:
 def train(arguments: Sequence[str]) -> int:
     """Make what is missing, then become dreamer.py."""
     given = with_stages_flag(with_newer_flags(arguments))
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--run-dir", "--run_dir", type=Path)
+    parser = FirstLook()
+    parser.add_argument("--run-dir", type=Path)
     parser.add_argument("--stages", default="1-1")
     parser.add_argument("--clears", type=int, default=EPISODES)
     parser.add_argument("--config", nargs="*")
-    parser.add_argument("--seed-demos", "--seed_demos")
+    parser.add_argument("--seed-demos")
     parser.add_argument("-h", "--help", "--help-all", action="store_true", dest="help")
     flags, others = parser.parse_known_args(given)
     words = list(given)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import resource
 import shutil
 import stat
 import zipfile
@@ -15,15 +16,27 @@ import numpy as np
 import pytest
 import torch
 
+import evaluate_mario
 from dreamerv3 import flags as dreamer
 from dreamerv3.optim import LaProp
 from fastnes import BatchMachine, Machine, SnapshotError, start_snapshot, state
-from mario_checkpoints import load_optimizer, load_tensors, read_model_zip, tensor_bytes
+from mario_checkpoints import (
+    load_optimizer,
+    load_tensors,
+    read_model_zip,
+    tensor_bytes,
+    write_weights,
+)
 from mario_cli import UsageError
 from mario_config import EnvConfig
 from mario_files import BadFile, check_seal, parse_json, parse_npy, read_archive, read_file, sealed
-from mario_runs import BadModelFile, RunFolder, atomic_write
+from mario_game import StageId
+from mario_policies import load_policy
+from mario_rollout import watch
+from mario_runs import BadModelFile, RunFolder, ScalarBoard, atomic_write, flat_flags
 from mario_runtime import MarioVectorEnv
+from mario_scene_flat import SCENE_SIZE
+from mario_teacher import Teachers, network_of_weights, read_teachers
 from mario_values import read_yaml, whole_number, with_values
 from teach_mario import parse_config as parse_teacher
 from train_mario import TrainConfig, parse_config
@@ -208,7 +221,7 @@ def test_files_have_what_umask_allows(tmp_path: Path, umask: int) -> None:
 
 
 def test_weights_that_are_not_finite_are_neither_written_nor_read(tmp_path: Path) -> None:
-    from mario_checkpoints import write_model_zip, write_weights
+    from mario_checkpoints import write_model_zip
 
     weights = {"w": torch.tensor([1.0, torch.inf])}
     with pytest.raises(FloatingPointError, match="not finite"):
@@ -222,6 +235,90 @@ def test_weights_that_are_not_finite_are_neither_written_nor_read(tmp_path: Path
     write_model_zip(tmp_path / "m.zip", save, {})
     with pytest.raises(BadModelFile, match="not finite"):
         read_model_zip(tmp_path / "m.zip")
+
+
+def with_tensor(source: Path, target: Path, name: str, tensor: torch.Tensor) -> Path:
+    """Write a model file with another tensor in it."""
+    content, weights = read_model_zip(source)
+    assert name in weights
+    write_weights(target, weights | {name: tensor}, 1, content)
+    return target
+
+
+PRETRAINED = Path(__file__).parents[1] / "pretrained"
+TEACHER = PRETRAINED / "teachers" / "1-1.zip"
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("action_net.weight", torch.zeros(7, 12_000)),
+        ("action_net.weight", torch.zeros(7, 0)),
+        ("action_net.weight", torch.zeros(0)),
+        ("action_net.bias", torch.zeros(10**6)),
+        ("action_net.bias", torch.zeros(())),
+        ("tiles.bias", torch.zeros(200_000)),
+        ("enemy.2.bias", torch.zeros(200_000)),
+        ("hidden.bias", torch.zeros(200_000)),
+        ("value_net.weight", torch.zeros(1, 200_000)),
+        ("place.weight", torch.zeros(1)),
+        ("tiles.bias", torch.zeros(192, dtype=torch.float64)),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_a_teacher_that_lies_about_its_sizes_takes_no_memory(
+    name: str, tensor: torch.Tensor, tmp_path: Path
+) -> None:
+    path = with_tensor(TEACHER, tmp_path / "1-1.zip", name, tensor)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for read in (load_policy, lambda path: read_teachers(path, load_policy(TEACHER).env_config)):
+        with pytest.raises(BadModelFile, match=r"1-1\.zip is no teacher's network: ") as raised:
+            read(path)
+        assert "\n" not in str(raised.value)
+    grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown_kib < 100 * 1024
+
+
+HUGE = {
+    "teachers": "action_net.weight",
+    "taught/1-2": "action_net.weight",
+    "ppo_mario_1-1": "action_net.weight",
+    "dreamerv3_mario_1-1": "actor.6.weight",
+}
+
+
+@pytest.mark.parametrize("shipped", HUGE)
+def test_weights_too_large_to_play_with_are_one_line(
+    shipped: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = TEACHER if shipped == "teachers" else PRETRAINED / shipped / "best_eval.zip"
+    shape = read_model_zip(source)[1][HUGE[shipped]].shape
+    path = with_tensor(source, tmp_path / "m.zip", HUGE[shipped], torch.full(shape, 3e38))
+    flags = ["--model", path, "--max-steps", "4", "--n-envs", "2", "--episodes", "2"]
+    assert evaluate_mario.main([*map(str, flags), "--output-dir", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith("error: the policy's answers are not finite")
+    policy = load_policy(path)
+    with pytest.raises(FloatingPointError, match="not finite"):
+        list(watch(policy, policy.env_config, seed=0))
+
+
+@pytest.mark.parametrize("name", ["action_net.weight", "value_net.weight"])
+def test_a_teacher_whose_weights_are_too_large_teaches_nobody(name: str) -> None:
+    weights = read_model_zip(TEACHER)[1]
+    weights[name].fill_(3e38)
+    teachers = Teachers({StageId(1, 1): network_of_weights(weights, TEACHER.name)})
+    with pytest.raises(FloatingPointError, match="the teacher's answers are not finite"):
+        teachers.label(np.ones((2, SCENE_SIZE), np.float32), np.ones((2, 2), np.int64))
+
+
+def test_flags_that_are_no_text_are_shown_in_tensorboard(tmp_path: Path) -> None:
+    config = parse_config(["--warm-start", os.fsdecode(b"caf\xe9.zip"), "--run-dir", str(tmp_path)])
+    flags = flat_flags({"run": {"warm_start": str(config.run.warm_start)}})
+    assert flags == {"run.warm_start": "caf\\xe9.zip"}
+    board = ScalarBoard(tmp_path)
+    board.write_flags(flags)
+    board.close()
 
 
 @pytest.mark.parametrize("text", ["1e6", "1000k", "1_000_000", "1M", "1000000"])

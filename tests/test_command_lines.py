@@ -117,6 +117,9 @@ def test_an_empty_path_is_refused(
         ("bench_throughput", "--repeats 0", "--repeats must be at least 1"),
         ("bench_throughput", "--seconds nan", "--seconds is nan"),
         ("bench_throughput", "--parts fast", "invalid choice 'fast'"),
+        ("dreamerv3.dreamer", "--run-dir", "--run-dir: expected one argument; see --help"),
+        ("dreamerv3.dreamer", "--run_dir", "--run-dir: expected one argument"),
+        ("dreamerv3.dreamer", "--resume-model --seed 1", "--resume-model: expected one argument"),
         ("dreamerv3.diagnose", "--length 3", "--length must be at least 9"),
         ("scripts.backup_checkpoints", "--every-s 0", "--every-s must be above 0"),
         ("scripts.check_parity", "--frames -1", "--frames must be at least 1"),
@@ -135,6 +138,15 @@ def test_values_have_types_ranges_and_choices(
     command: str, flags: str, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert message in refused(command, flags.split(), capsys, tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names there are text")
+@pytest.mark.parametrize("command", ["train_mario", "teach_mario", "dreamerv3.dreamer"])
+def test_a_run_folder_whose_name_is_no_text_is_refused(
+    command: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9") / "run"
+    assert r"caf\xe9" in refused(command, ["--run-dir", str(folder)], capsys, tmp_path)
 
 
 def test_whole_numbers_are_written_as_people_do() -> None:

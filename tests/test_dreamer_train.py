@@ -11,7 +11,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ from dreamerv3.flags import (
 from dreamerv3.optim import LaProp
 from dreamerv3.policy import make_agent
 from dreamerv3.sight import Look
-from mario_checkpoints import load_tensors, read_model_zip
+from mario_checkpoints import load_tensors, read_model_zip, tensor_bytes
 from mario_cli import UsageError
 from mario_config import in_process
 from mario_judge import ModelEvaluation, evaluate
@@ -332,6 +332,57 @@ def test_a_folder_that_is_held_or_of_another_game_is_refused(
         assert done.stderr.count("\n") == 1
 
 
+# What a state of a stranger may hold instead, and what is said of it.
+BAD_STATES: dict[str, tuple[str, Any, str]] = {
+    "no counters": ("counters", None, "of another version, its state lacks 'counters'"),
+    "text": ("counters", ["x", 1, 0.5, 1], "counters.step is 'x', no count"),
+    "empty": ("counters", [], "missing 4 required"),
+    "too few": ("counters", [1, 1], "missing 2 required"),
+    "endless": ("counters", [float("inf"), 1, 0.5, 1], "counters.step is inf"),
+    "negative": ("counters", [-1, 1, 0.5, 1], "counters.step is -1"),
+    "endless updates": ("counters", [20, 1, 1e300, 1], "counters.owed is 1e+300"),
+    "a list's": ("counters", [20, [1], 0.5, 1], "counters.updates is [1]"),
+    "a sum of text": ("sums", {"loss": "x"}, "could not convert"),
+    "a sum of none": ("sums", {"nonesuch": 1.0}, "METRIC_KEYS"),
+    "sums of nothing": ("sums", {"dreamer/x": 1.0}, "sums of no update"),
+    "no sums": ("sums", 5, "has no attribute"),
+    "an episode of text": ("episodes", [["x", 1, 2, True, True]], "episodes is"),
+    "half an episode": ("episodes", [[1.0, 2]], "episodes is"),
+    "an endless episode": ("episodes", [[float("nan"), 1, 2, True, True]], "not finite"),
+    "another belief": ("state", [torch.zeros(1), torch.zeros(2)], "first deter"),
+    "no belief": ("state", [1, 2], "no attribute"),
+}
+
+
+@pytest.fixture(scope="module")
+def barely_begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of 20 steps, without an update."""
+    folder = tmp_path_factory.mktemp("begun")
+    assert main([*DEBUG, *QUIET, "--run-dir", str(folder), "--timesteps", "20"]) == 0
+    return folder
+
+
+@pytest.mark.parametrize("case", BAD_STATES)
+def test_a_state_of_a_stranger_is_one_line(
+    case: str, tmp_path: Path, barely_begun: Path, dreamer: Callable[..., Done]
+) -> None:
+    folder = shutil.copytree(barely_begun, tmp_path / "run")
+    [path, *_] = folder.glob("models/checkpoints/*.state")
+    name, value, message = BAD_STATES[case]
+    state = load_tensors(path, path.name)
+    changed = {key: state[key] for key in state if key != name}
+    path.write_bytes(tensor_bytes(changed if value is None else state | {name: value}))
+    done = dreamer(folder, *QUIET, "--timesteps", "30")
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_model_directly_below_the_root_has_no_replay(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="lies in no run folder"):
+        dreamer_module.copy_replay(Path(Path.cwd().anchor, "x.zip"), RunFolder(tmp_path))
+
+
 def test_a_loss_that_is_not_finite_ends_the_run(
     tmp_path: Path, dreamer: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -354,7 +405,6 @@ def test_a_loss_that_is_not_finite_ends_the_run(
         (["--replay.batch", "0"], "batch must be at least 1"),
         (["--model.imagined-starts", "5"], "imagined_starts must be at least replay.batch"),
         (["--model.burn-in", "63"], "burn_in must leave two steps of replay.length"),
-        (["--model.shift-px", "2", "--model.scene-head", "informed"], "away from the scene"),
         (["--model.learning-rate", "nan"], "learning-rate is nan"),
         (["--model.blocks", "7"], "not a multiple of model.blocks"),
         (["--env.world", "9"], "no stage '9-1'"),

@@ -52,6 +52,7 @@ from mario_results import (
     write_study,
 )
 from mario_rollout import play
+from scripts import learning_curve
 from train_mario import TrainConfig, config_from_dict, parse_config
 from train_mario_professional import read_plan, write_recipes
 
@@ -236,6 +237,75 @@ def test_numbers_of_nested_json_are_named_by_their_path() -> None:
     assert [(one.name, one.value) for one in figure_rows("r", content)] == [
         *(("a/b", 1.0), ("a/c/0", 0.5), ("e", 1.0))
     ]
+
+
+def make_run(folder: Path, config: str = '{"agent": "ppo", "run": {"seed": 3}}') -> Path:
+    """A run folder with a curve of two points and a line that says no time."""
+    folder.mkdir(parents=True)
+    lines = ['{"step": 100, "wall_s": 1.0}', '{"step": 200, "wall_s": 2.0}', '{"step": 300}']
+    (folder / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    (folder / "train_config.json").write_text(config)
+    return folder
+
+
+def test_a_run_is_kept_with_its_diagnosis_where_the_tool_writes_it(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    for place, figure in ((run, 1), (run / "diagnosis", 2)):
+        place.mkdir(exist_ok=True)
+        (place / "diagnosis.json").write_text(json.dumps({"a": {"b": figure}}))
+        keep = ["--every", "1", "--keep", str(tmp_path / "s" / "seed0")]
+        assert learning_curve.main([str(run), *keep]) == 0
+        study = read_study(tmp_path / "s")
+        assert study.figures("seed0") == {"a/b": figure}
+        assert study.about.runs["seed0"].seed == 3
+        assert [point.step for point in study.of(Point, "seed0")] == [100, 200]
+
+
+BROKEN_JSON = ["{", "[" * 100_000, "[1]", '{"a": NaN}', '{"a": [Infinity]}', '{"a": 1e999}']
+BROKEN_JSON += ['{"": 1}', '{"a": ' + "9" * 400 + "}", '{"a": ' + "[" * 99 + "]" * 99 + "}"]
+BROKEN_JSON += ['{"\\ud800": 1}', '{"a": "\\u0000"}', '{"a": ' + "[" * 5000 + "]" * 5000 + "}"]
+BROKEN_CONFIGS = ['{"run": 5}', '{"run": {}, "model": 5}', '{"run": {}, "agent": ["x"]}', "{}"]
+BROKEN_CONFIGS += ['{"run": {"seed": "x"}}', '{"model": 5}', '{"agent": ["x"]}', *BROKEN_JSON]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *(("train_config.json", content) for content in BROKEN_CONFIGS),
+        *(("diagnosis.json", content) for content in BROKEN_JSON),
+        ("metrics.jsonl", '{"step": 1}\n'),
+    ],
+    ids=lambda text: text[:24],
+)
+def test_a_broken_file_of_a_run_is_one_line_and_nothing_is_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: str
+) -> None:
+    run = make_run(tmp_path / "run")
+    (run / name).write_text(content)
+    assert learning_curve.main([str(run), "--keep", str(tmp_path / "s" / "seed0")]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and str(run) in line and len(line) < 400
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("place", ["/", ".", "..", "seed0", "s/..", "s", "s/../../x", "/seed0"])
+def test_a_kept_run_has_a_study_and_a_name(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    place: str,
+) -> None:
+    run = make_run(tmp_path / "run")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    write_study(Path("s"), small_study())
+    before = sorted(tmp_path.rglob("*"))
+    assert learning_curve.main([str(run), "--keep", place]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "names no run of a study: results/mine/seed0 does" in line
+    assert sorted(tmp_path.rglob("*")) == before
+    monkeypatch.chdir("s")
+    assert learning_curve.main([str(run), "--keep", "seed0"]) == 0, "here is a study"
 
 
 # --------------------------------------------------------------------------------------------

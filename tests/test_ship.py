@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +16,11 @@ from conftest import TINY_RUN
 
 import mario_tables
 from mario_checkpoints import read_model_zip
+from mario_cli import UsageError
 from mario_game import StageId
 from mario_keeping import keep_run
 from mario_policies import PRETRAINED, load_policy
-from mario_results import Figure, Played, RunFacts, read_study
+from mario_results import Figure, Played, RunFacts, Training, read_study
 from scripts import ship_policy
 from teach_mario import main as teach
 from train_mario import main as train
@@ -150,7 +153,7 @@ def test_a_taught_dreamer_is_sharpened_and_no_untaught_policy(
     source = PRETRAINED / "dreamerv3_mario_1-1_taught" / "best_eval.zip"
     config, before = read_model_zip(source)
     target = tmp_path / "best_eval.zip"
-    ship_policy.copy_small(source, target, config | {"sharpened": 2.0})
+    ship_policy.copy_small(source, target, config, 2.0)
     after = read_model_zip(target)[1]
     last = max(name for name in before if name.startswith("actor.") and name.endswith(".weight"))
     is_doubled = {last, last.replace("weight", "bias")}
@@ -173,8 +176,156 @@ def test_a_model_too_large_is_refused_and_not_left_there(
     flags = ["--study", str(tmp_path / "study"), "--max-mb", "0.5"]
     assert ship_policy.main([str(tiny_run), str(tmp_path / "big"), *flags]) == 2
     assert "--max-mb 0.5 allows no more" in capsys.readouterr().err
-    assert not list((tmp_path / "big").iterdir())
+    assert not (tmp_path / "big").exists()
     assert not (tmp_path / "study").exists()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {path.as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "said"),
+    [
+        (["--max-mb", "0.001"], 2, "--max-mb 0.001 allows no more"),
+        (["--sharpen", "1e6"], 2, "sharpened by 1e+06 overflow half precision"),
+        ([], 130, ""),  # Ctrl-C while it is judged
+    ],
+)
+def test_what_is_shipped_stays_until_the_new_one_is_judged(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    code: int,
+    said: str,
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ship_policy, "evaluate", stop)
+    old, new = sorted((PRETRAINED / "taught").iterdir())[:2]
+    destination = tmp_path / "pretrained" / "taught" / "1-1"
+    shutil.copytree(old, destination)
+    before = contents(tmp_path)
+    command = [str(new), str(destination), "--study", str(tmp_path / "study"), *flags]
+    assert ship_policy.main(command) == code
+    assert said in capsys.readouterr().err
+    assert contents(tmp_path) == before
+
+
+def test_what_was_sharpened_before_is_not_sharpened_by_as_much_again(tmp_path: Path) -> None:
+    source = next(
+        path
+        for path in sorted(PRETRAINED.glob("taught/*/best_eval.zip"))
+        if "sharpened" in read_model_zip(path)[0]
+    )
+    config, before = read_model_zip(source)
+    env = load_policy(source).env_config
+    for factor in (1.0, 2.0):
+        shipped_as = ship_policy.shipped_config(config, env, factor)
+        assert shipped_as["sharpened"] == factor * config["sharpened"]
+        ship_policy.copy_small(source, tmp_path / "copy.zip", shipped_as, factor)
+        after = read_model_zip(tmp_path / "copy.zip")[1]["action_net.bias"]
+        torch.testing.assert_close(after, factor * before["action_net.bias"])
+
+
+def changed(source: Path, target: Path, changes: dict[str, Any]) -> Path:
+    """A model file with another config: what is None goes, a mapping is merged into its part."""
+    config, _ = read_model_zip(source)
+    for part, value in changes.items():
+        is_part = isinstance(value, dict) and isinstance(config.get(part), dict)
+        config[part] = config[part] | value if is_part else value
+    ship_policy.copy_small(source, target, {k: v for k, v in config.items() if v is not None})
+    return target
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"provenance": None}, "no provenance"),
+        ({"run": None}, "run: Field required"),
+        ({"run": 5}, "run: "),
+        ({"run": {"seed": "x"}}, "run.seed: "),
+        ({"run": {"teacher": ["t"]}}, "run.teacher: "),
+        ({"run": {"warm_start": "a\0b"}}, "a null"),
+        ({"run": {"note": "\ud800"}}, "no UTF-8"),
+        ({"run": {"note": float("nan")}}, "'run/note' is no finite number"),
+        ({"provenance": {"command": 5}}, "provenance.command: "),
+        ({"provenance": {"machine": 5}}, "provenance.machine: "),
+        ({"model": 5}, "model: "),
+        ({"agent": ["x"]}, "agent"),
+    ],
+    ids=str,
+)
+def test_a_broken_config_is_one_line(
+    tiny_run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    changes: dict[str, Any],
+    said: str,
+) -> None:
+    model = changed(tiny_run / "models" / "mario_final.zip", tmp_path / "m.zip", changes)
+    flags = ["--study", str(tmp_path / "study"), *QUICK]
+    assert ship_policy.main([str(model), str(tmp_path / "new"), *flags]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and said in line
+    with pytest.raises(UsageError, match=re.escape(said)):
+        ship_policy.trainings_behind(model, tmp_path)
+
+
+@pytest.mark.parametrize("stages", ["9-9", "", "1" * 5000 + "-1", 5, None])
+def test_stages_that_there_are_not_are_one_line(
+    tiny_run: Path, tmp_path: Path, stages: object
+) -> None:
+    source = tiny_run / "models" / "mario_final.zip"
+    model = changed(source, tmp_path / "m.zip", {"env": {"stages": stages}})
+    with pytest.raises(UsageError, match=r"m\.zip: its train_config\.json: ") as raised:
+        ship_policy.trainings_behind(model, tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_run_folder_has_its_models_trainings_behind_it(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tiny_run / "models" / "mario_final.zip"
+    [own] = ship_policy.trainings_behind(source, tmp_path)
+    assert own.steps == 256
+    assert ship_policy.trainings_behind(tiny_run, tmp_path) == (own,)
+    for checkpoint in (tiny_run / "models" / "checkpoints").glob("*.zip"):
+        assert ship_policy.trainings_behind(checkpoint, tmp_path) == (own,)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_run, "t")
+    for part in ("teacher", "warm_start"):
+        student = changed(source, Path("s.zip"), {"run": {part: "t"}})
+        [before, _] = ship_policy.trainings_behind(student, tmp_path)
+        assert before == replace(own, run="t"), f"--{part} t, a relative path of one part"
+    (tmp_path / "empty").mkdir()
+    for gone in ("empty", "gone", "gone/best_eval.zip"):
+        student = changed(source, Path("s.zip"), {"run": {"teacher": gone}})
+        [before, _] = ship_policy.trainings_behind(student, tmp_path)
+        assert before == Training(gone), "not recorded"
+
+
+def test_a_shipped_folder_as_a_first_model_has_the_studys_trainings(shipped: Path) -> None:
+    study = shipped / "results" / "shipped"
+    folder = shipped / "pretrained" / "ppo_levels" / "1-2"
+    known = read_study(study).about.runs["ppo_levels/1-2"].trainings
+    assert ship_policy.trainings_behind(folder, study) == known
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_models_that_name_each_other_in_a_circle_end(
+    tiny_run: Path, tmp_path: Path, length: int
+) -> None:
+    models = [tmp_path / f"{number}.zip" for number in range(length)]
+    for model, before in zip(models, [models[-1], *models], strict=False):
+        names = {"teacher": str(before), "warm_start": str(before), "run_dir": model.stem}
+        changed(tiny_run / "models" / "mario_final.zip", model, {"run": names})
+    found = ship_policy.trainings_behind(models[-1], tmp_path)
+    assert [one.run for one in found] == [models[-1].as_posix(), *(one.stem for one in models)]
+    assert found[0].steps is None, "not recorded"
 
 
 def test_the_table_of_levels_reads_what_is_shipped(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,11 +32,11 @@ from mario_scene_flat import VISIBLE, flatten_scene, split_scene
 from mario_scene_ppo import LEAST_OF_STAGE, ReturnScale, normalized_by_group
 from mario_student import Replay, imitation_losses
 from mario_teacher import SceneNetwork, ScenePolicy, Teachers, place_of
-from teach_mario import main
+from teach_mario import main, parse_config
 
 ROOT = Path(__file__).parents[1]
 TINY = (
-    "--n-envs 4 --teacher.n-steps 16 --teacher.batch-size 32 --teacher.timesteps 384 "
+    "--n-envs 8 --teacher.n-steps 8 --teacher.batch-size 32 --teacher.timesteps 384 "
     "--student.n-envs 4 --student.n-steps 8 --student.batch-size 16 --student.timesteps 192 "
     "--student.drive-until 96 --student.replay-size 100 --checkpoint-freq 64 --eval-freq 0"
 )
@@ -203,7 +204,7 @@ def test_the_same_command_says_that_nothing_is_left(
 ) -> None:
     before = read_model_zip(RunFolder(taught / "student").final_model)[1]
     assert main(["--run-dir", str(taught)]) == 0
-    assert "resumed" in capsys.readouterr().out
+    assert capsys.readouterr().out.count("resumed") == 2, "teacher and student play differently"
     after = read_model_zip(RunFolder(taught / "student").final_model)[1]
     assert all(th.equal(tensor, after[name]) for name, tensor in before.items())
 
@@ -303,6 +304,9 @@ def assert_equal(one: Any, other: Any) -> None:
         ("--demos configs", "no other demo of 1-1"),
         ("--teacher.batch-size 48", "does not divide"),
         ("--device abacus", "no device 'abacus'"),
+        ("--action-set simple --phase teacher --warm-start TAUGHT", "with action_set agile"),
+        ("--run-dir TAUGHT", "is one phase's folder"),
+        ("--resume-model /none.zip", "/none.zip"),
         ("--action-set simple --phase student --teacher TAUGHT", "plays with action set agile"),
     ],
 )
@@ -314,6 +318,27 @@ def test_what_does_not_fit_is_said_in_one_line(
     assert code in (1, 2)
     [line] = capsys.readouterr().err.splitlines()
     assert said in line
+
+
+def test_a_student_leaves_the_teachers_game_as_it_is(taught: Path) -> None:
+    config = parse_config(["--run-dir", str(taught)])
+    assert (config.env.n_envs, config.student.n_envs) == (8, 4)
+    assert config.env.reward.end_on_stall_steps == 250 != config.student.end_on_stall_steps
+    student = read_model_zip(find_model(taught / "student"))[0]
+    assert student["env"]["n_envs"] == 4, "what it plays itself"
+    assert student["env"]["reward"]["end_on_stall_steps"] == config.student.end_on_stall_steps
+
+
+@pytest.mark.parametrize("steps", [None, "x", []])
+def test_a_state_without_its_steps_is_said_in_one_line(
+    taught: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], steps: Any
+) -> None:
+    shutil.copytree(taught, tmp_path / "run")
+    for path in RunFolder(tmp_path / "run" / "student").path.rglob("*.state"):
+        state = {k: v for k, v in load_tensors(path, "").items() if k != "steps"}
+        th.save(state if steps is None else state | {"steps": steps}, path)
+    assert main(["--run-dir", str(tmp_path / "run"), "--phase", "student"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_a_teachers_first_weights_are_not_its_students(taught: Path, tmp_path: Path) -> None:

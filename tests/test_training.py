@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import teach_mario
 from dreamerv3 import flags as dreamer
+from mario_checkpoints import going_on_from
 from mario_cli import UsageError
 from mario_game import StageId
-from mario_recipes import config_of_content, with_newer_flags
-from mario_training import StopKind, StopRequest
+from mario_recipes import MOST_LAYERS, config_of_content, recipe_layers, with_newer_flags
+from mario_training import EpisodeMeans, StopKind, StopRequest
 from mario_values import read_yaml
 from train_mario import config_as_dict, config_from_dict, parse_config
 
@@ -201,3 +205,48 @@ def test_one_name_for_a_flag_of_the_environment_in_every_trainer(tmp_path: Path)
         for flags in (newer, older):
             env = parse([*flags, "--run-dir", str(tmp_path / "none")]).env
             assert (env.n_envs, env.reward.flag_bonus) == (64, 7.0)
+
+
+@pytest.mark.parametrize("saved", [["x"], [math.nan], [[1.0]], [None], 5, "x", {"a": 1.0}])
+def test_means_of_episodes_are_of_numbers(saved: Any) -> None:
+    means = EpisodeMeans(2)
+    state = means.state_dict()
+    means.load_state_dict(state | {"kept": {name: [1.0, 2.0] for name in means.kept}})
+    assert means.means()["max_x"] == 1.5
+    with pytest.raises((UsageError, TypeError, ValueError)):
+        means.load_state_dict(state | {"kept": state["kept"] | {"max_x": saved}})
+    assert means.means()["max_x"] == 1.5
+
+
+def test_a_state_of_another_kind_is_one_line_that_names_the_checkpoint() -> None:
+    broken: list[Callable[[], Any]] = [
+        lambda: int(math.inf),
+        lambda: int(math.nan),
+        lambda: dict[str, int]()["steps"],
+        lambda: [][0],
+        lambda: int("x"),
+        lambda: np.zeros(2).reshape(3),
+    ]
+    for load in broken:
+        with (
+            pytest.raises(UsageError, match=r"^a.zip .*its state.*: begin anew$"),
+            going_on_from(Path("a.zip"), "begin anew"),
+        ):
+            load()
+
+
+def test_recipes_that_name_each_other_in_a_circle_are_one_line(tmp_path: Path) -> None:
+    loop, chain = tmp_path / "loop.yaml", [tmp_path / f"{i}.yaml" for i in range(MOST_LAYERS)]
+    loop.write_text(f"base: {loop}\n")
+    for path, base in itertools.pairwise(chain):
+        path.write_text(f"base: {base}\n")
+    chain[-1].write_text("gamma: 0.5\n")
+    assert len(recipe_layers(chain[0])) == MOST_LAYERS
+    for parse in (parse_config, dreamer.parse_config):
+        for wrong in (str(loop), ["a"], 1):
+            (tmp_path / "a.yaml").write_text(f"base: {json.dumps(wrong)}\n")
+            with pytest.raises(
+                UsageError, match="base must name a file without a circle"
+            ) as raised:
+                parse(["--config", str(tmp_path / "a.yaml")])
+            assert "\n" not in str(raised.value)
