@@ -266,7 +266,7 @@ def gym_stepper(envs: VectorEnv) -> Callable[[], int]:
 
 
 def machines_stepper(size: int, draw: bool = True, threads: int | None = None) -> Callable[[], int]:
-    """Step machines with the buttons of random actions: no reward, stack, info."""
+    """Step machines with the buttons of random actions: no reward, no stack, no info."""
     machines = BatchMachine(size, threads=threads)
     for i in range(size):
         machines.restore(i, start_snapshot(1, 1))

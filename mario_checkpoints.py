@@ -108,7 +108,7 @@ def read_model_zip(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]
         if missing := wanted - found.keys():
             raise BadModelFile(f"{path} has no {min(missing)}; not one of this project's")
         config = parse_json(found[CONFIG_MEMBER], f"{path}: its {CONFIG_MEMBER}")
-    tensors = parse_tensors(found[POLICY_MEMBER], str(path))
+    tensors = parse_tensors(found[POLICY_MEMBER], f"{path}: its {POLICY_MEMBER}")
     for name, tensor in tensors.items():
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
             raise BadModelFile(f"{path}: its {POLICY_MEMBER} is of another kind")

@@ -225,7 +225,7 @@ def parse_config(arguments: Sequence[str]) -> TeachConfig:
 
     Raises:
         UsageError: a file is missing or holds an unknown key, or values do not fit together.
-        SystemExit: --help (0), or the arguments do not parse (2).
+        SystemExit: --help.
     """
     arguments = answer_help(arguments, PAGE, TeachConfig)
     first = FirstLook()

@@ -22,7 +22,7 @@ from mario_cli import exit_code
 from mario_config import ProtocolName, in_process
 from mario_judge import JUDGE_SEED, protocol_config
 from mario_policies import load_policy
-from mario_rollout import Policy, answers
+from mario_rollout import Policy, answers, select_actions
 from mario_runtime import MarioVectorEnv
 from mario_scene import read_scene
 from mario_scene_flat import flatten_scene
@@ -59,11 +59,17 @@ class Gap(NamedTuple):
 
 
 def measure(policy: Policy, teachers: Teachers, flags: GapFlags) -> Gap:
-    """Let a policy play, and ask the teacher in each of its states."""
+    """Let a policy play its samples, and ask the teacher in each of its states.
+
+    It steps the batch itself: `mario_rollout.play` hands nobody the machines between two steps.
+
+    Raises:
+        FloatingPointError: the policy's or the teacher's answers are not finite.
+    """
     config = protocol_config(in_process(policy.env_config, "fast"), flags.protocol)
     env = MarioVectorEnv(dataclasses.replace(config, n_envs=flags.n_envs))
     observations, _ = env.reset(seed=flags.seed)
-    generator = th.Generator().manual_seed(flags.seed)
+    generators = [np.random.default_rng([flags.seed + i, 1]) for i in range(flags.n_envs)]
     state = policy.initial_state(flags.n_envs)
     previous = np.full(flags.n_envs, -1)
     own, said = [], []
@@ -72,7 +78,7 @@ def measure(policy: Policy, teachers: Teachers, flags: GapFlags) -> Gap:
         scenes = flatten_scene(read_scene(env.machines.ram_before))
         own.append(th.from_numpy(logits))
         said.append(teachers.label(scenes, env.shaper.began)[0])
-        chosen = th.multinomial(own[-1].softmax(1), 1, generator=generator)[:, 0].numpy()
+        chosen = select_actions(logits, False, generators)
         observations, _, terminations, truncations, _ = env.step(chosen)
         previous = np.where(terminations | truncations, -1, chosen)
     values = th.zeros(flags.steps * flags.n_envs)
