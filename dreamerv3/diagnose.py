@@ -2,7 +2,7 @@
 
     python dreamerv3/diagnose.py runs/dreamer --compare-reward death_penalty=50 flag_bonus=100
     python dreamerv3/diagnose.py runs/dreamer --curiosity
-    python dreamerv3/diagnose.py runs/dreamer --play 100
+    python dreamerv3/diagnose.py runs/dreamer --play 100 --deaths 0
     python dreamerv3/diagnose.py runs/dreamer0 runs/dreamer1 runs/dreamer2
 
 Reads the replay (also while the run goes on), metrics.jsonl and the newest model. Writes
@@ -32,7 +32,7 @@ from dreamerv3.episodes import StoredEpisode, best_first, open_run, stored_episo
 from dreamerv3.exploration import Ensemble, disagreement, ensemble_loss
 from dreamerv3.flags import DreamerConfig
 from dreamerv3.models import Agent
-from dreamerv3.networks import centered, unimix_probs
+from dreamerv3.networks import State, centered, draw_noise, unimix_probs
 from dreamerv3.pictures import SEEN_STEPS, sheet_png, side_by_side, views_of
 from dreamerv3.policy import DreamerPolicy, policy_from_tensors
 from dreamerv3.recurrence import UNIMIX
@@ -49,6 +49,10 @@ from mario_video import write_video
 CURIOSITY_EPISODES = 64  # the newest ones
 ENSEMBLE_UPDATES = 300  # of an ensemble for an agent that has none
 PLACE_PX = 100  # width of the places that deaths are counted in
+DEATH_SEEN = 40  # newest steps of an episode that a model sees before it is asked of its end
+DEATH_AHEAD = (1, 2, 4, 8)  # steps that a death is foretold over
+SURVIVED = 12  # steps before a death: there a stretch ends that was survived
+DREAMS = 8  # of each stretch: the model's samples differ
 SHEET_STEPS = (0, 5, 15, 30)  # since the last picture seen, of the frames on the sheet
 
 
@@ -65,6 +69,9 @@ class DiagnoseFlags(Checked):
     play: Amount = 0
     """Episodes to play, `noop` and sampled, with the actor's share of uniform actions and without:
     a wrong one in a hundred ends many episodes that the actor itself would clear."""
+    deaths: Amount = 100
+    """Newest deaths of which the model is asked whether it knows them, at once and foretold: an
+    actor learns to avoid no death that its model does not see."""
     best: Amount = 5
     """Episodes listed as the best."""
     video: bool = True
@@ -199,6 +206,66 @@ def what_it_pays(pay: Tensor, lengths: Sequence[int], discount: float) -> dict[s
     return figures
 
 
+@torch.no_grad()
+def lives_on(
+    agent: Agent, replay: Replay, died: Sequence[StoredEpisode], seed: int
+) -> dict[str, dict[str, float]]:
+    """Return the chance that an agent's model gives Mario to live on, where he died.
+
+    Args:
+        agent: its world model is asked.
+        replay: holds the episodes.
+        died: episodes that end in a death.
+        seed: of the samples.
+
+    Returns:
+        `at once`, from the state that has seen the last picture, and `N ahead`, through the last N
+        steps as foretold from the state before them under the actions that were done. Of either
+        `dies`, the mean of that, and `lives`, the mean where Mario did not die: in all steps
+        before, and in stretches of N steps that end `SURVIVED` steps earlier. Without a death long
+        enough to ask of: nothing.
+    """
+    torch.manual_seed(seed)
+    world, rssm = agent.world, agent.world.rssm
+    weights, table = rssm.weights(), rssm.action_table()
+    found: dict[str, dict[str, list[float]]] = {}
+
+    def chance(features: Tensor) -> Tensor:  # [..., F] -> [...]
+        return (world.predict_continue(features) / agent.config.discount).clamp(max=1)
+
+    def keep(of: str, how: str, chances: Tensor) -> None:
+        found.setdefault(of, {"dies": [], "lives": []})[how] += chances.flatten().tolist()
+
+    for episode in died:
+        seen = min(DEATH_SEEN, episode.length)
+        rows = replay.read(episode.stream, episode.first + episode.length - seen, seen)
+        actions = torch.from_numpy(rows["action"].astype(np.int64))
+        is_first = torch.from_numpy(rows["is_first"].copy())
+        is_first[0] = True  # what was before is not known
+        tokens = world.encoder(centered(torch.from_numpy(rows["image"].copy()))).unsqueeze(1)
+        deter, stoch, _ = rssm.observe(tokens, actions[:, None], is_first[:, None])
+        chances = chance(torch.cat([deter, stoch], -1))
+        keep("at once", "dies", chances[-1])
+        keep("at once", "lives", chances[:-1])
+        for ahead in DEATH_AHEAD:
+            for how, end in (("dies", seen - 1), ("lives", seen - 1 - SURVIVED)):
+                if end - ahead < 0:
+                    continue
+                state = State(*(x[end - ahead].expand(DREAMS, -1) for x in (deter, stoch)))
+                so_far = torch.ones(DREAMS)
+                for t in range(end - ahead + 1, end + 1):
+                    noise = draw_noise(1, DREAMS, rssm.stoch, rssm.classes).at(0)
+                    inputs = table[actions[t]].expand(DREAMS, -1)
+                    state = rssm.imagine_step(weights, state, inputs, noise)
+                    so_far *= chance(state.features)
+                keep(f"{ahead} ahead", how, so_far)
+    return {
+        of: {how: float(np.mean(values)) for how, values in by.items()}
+        for of, by in found.items()
+        if by["dies"] and by["lives"]
+    }
+
+
 def post_mortems(flags: DiagnoseFlags) -> None:
     """Look at each run, and at several beside each other."""
     if not flags.runs:
@@ -250,8 +317,11 @@ def post_mortem(flags: DiagnoseFlags, run: Path) -> dict[str, Any]:
         "reward": reward_profiles(replay, config, flags.compare_reward),
         "signals": signals(read_metrics(RunFolder(run).metrics_path)),
     }
-    asks_agent = flags.video or flags.curiosity or flags.play
+    asks_agent = flags.video or flags.curiosity or flags.play or flags.deaths
     policy = trained_policy(run) if asks_agent else None
+    if flags.deaths and policy:
+        died = sorted((e for e in episodes if e.dead), key=lambda e: -e.first)[: flags.deaths]
+        findings["lives_on"] = lives_on(policy.agent, replay, died, flags.seed)
     if flags.curiosity and policy:
         findings["curiosity"] = curiosity(policy.agent, replay, episodes, flags.seed)
     if flags.play and policy:
@@ -286,6 +356,9 @@ def findings_lines(findings: dict[str, Any]) -> Iterator[str]:
         yield f"  {name}: {value:.4g}"
     for name, values in findings.get("curiosity", {}).items():
         yield f"curiosity, {name}: " + ", ".join(f"{k} {v:.3g}" for k, v in values.items())
+    if chances := findings.get("lives_on"):
+        told = (f"{of} {c['dies']:.2f} ({c['lives']:.2f})" for of, c in chances.items())
+        yield "chance to live on through a death (through a step that it lived): " + ", ".join(told)
     for name, values in findings.get("played", {}).items():
         yield f"sampled, {name}: {values['flags_cleared']} of {values['episodes']} cleared"
 

@@ -109,6 +109,9 @@ class ModelConfig(Checked):
     """Weight of the prior's loss."""
     rep_scale: Weight = 0.1
     """Weight of the posterior's loss."""
+    continue_scale: Weight = 1.0
+    """Weight of the loss of whether the episode goes on: a death is one step in a hundred, and a
+    model can learn to overlook it (DreamerV2 took 5, DreamerV1 10)."""
     replay_value_scale: Weight = 0.3
     """Weight of the critic's loss on replayed states, which also trains the model."""
     imitation_scale: Weight = 0.0
@@ -264,7 +267,8 @@ class WorldModel(nn.Module):
         reward_log_probs = torch.log_softmax(self.reward(features), -1)
         losses |= {
             "reward": two_hot_cross_entropy(reward_log_probs, batch.reward, self.bins).mean(),
-            "continue": continue_loss(
+            "continue": config.continue_scale
+            * continue_loss(
                 self.goes_on(features).squeeze(-1), batch.is_terminal, config.discount
             ).mean(),
             "dyn": config.dyn_scale * dyn.mean(),

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from dreamerv3.diagnose import main, what_it_pays
+from dreamerv3.diagnose import lives_on, main, what_it_pays
 from dreamerv3.dreamer import main as train
+from dreamerv3.episodes import open_run, stored_episodes
 from dreamerv3.policy import DreamerPolicy
 from dreamerv3.recurrence import UNIMIX
 from mario_policies import load_policy
@@ -41,6 +42,40 @@ def test_the_logarithm_makes_death_the_better_choice(behaviour: str, tmp_path: P
     assert found["variance"]["better_dead"] == 0
     assert found["logarithm"]["max"] < 0, "variances of probabilities are below 1"
     assert found["logarithm"]["better_dead"] == 1
+
+
+def test_what_a_model_says_of_deaths(tiny_dreamer_run: Path) -> None:
+    policy = load_policy(tiny_dreamer_run)
+    assert isinstance(policy, DreamerPolicy)
+    agent = policy.agent
+    _, replay = open_run(tiny_dreamer_run)
+    episodes = [episode for episode in stored_episodes(replay) if episode.length > 30]
+    head = agent.world.goes_on[-1]
+    assert isinstance(head, torch.nn.Linear)
+    with torch.no_grad():
+        head.weight.zero_()
+        head.bias.fill_(float(torch.logit(torch.tensor(0.5 * agent.config.discount))))
+    found = lives_on(agent, replay, episodes, seed=0)
+    assert list(found) == ["at once", "1 ahead", "2 ahead", "4 ahead", "8 ahead"]
+    for ahead in (1, 2, 4, 8):
+        same = pytest.approx(0.5**ahead, rel=1e-4)
+        assert found[f"{ahead} ahead"] == {"dies": same, "lives": same}
+    assert lives_on(agent, replay, [], seed=0) == {}
+
+    # What is foretold has seen no picture but the first.
+    torch.nn.init.normal_(head.weight)
+    before = lives_on(agent, replay, episodes, seed=0)
+    seen = replay.read
+
+    def last_one_changed(stream: int, start: int, count: int) -> np.ndarray:
+        rows = seen(stream, start, count).copy()
+        rows["image"][-1] = 255 - rows["image"][-1]
+        return rows
+
+    replay.read = last_one_changed  # type: ignore[method-assign]
+    after = lives_on(agent, replay, episodes, seed=0)
+    assert after["at once"]["dies"] != before["at once"]["dies"]
+    assert after["1 ahead"] == before["1 ahead"]
 
 
 def test_samples_are_judged_with_uniform_actions_and_without(

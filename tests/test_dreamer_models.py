@@ -423,6 +423,20 @@ def test_the_first_steps_of_a_sequence_may_only_warm_up_the_state() -> None:
     )
 
 
+def test_an_end_can_weigh_more_than_it_is_frequent() -> None:
+    batch = make_batch()
+    batch.is_terminal[-1] = True
+
+    def losses(scale: float) -> dict[str, float]:
+        torch.manual_seed(3)
+        agent = make_agent(continue_scale=scale)
+        return {name: loss.item() for name, loss in agent.losses(batch)[0].items()}
+
+    once, ten_times = losses(1.0), losses(10.0)
+    assert ten_times.pop("continue") == pytest.approx(10 * once.pop("continue"))
+    assert ten_times == once, "the other losses stay"
+
+
 def test_an_update_reports_and_a_loss_that_is_not_finite_changes_nothing() -> None:
     agent, batch = make_agent("plan2explore", imagined_starts=8), make_batch()
     optimizer = agent.make_optimizer()

@@ -15,6 +15,8 @@ from dreamerv3.networks import (
     BlockLinear,
     Decoder,
     Encoder,
+    ImageNormSiLU,
+    RowNormSiLU,
     centered,
     init_weights,
     products_in,
@@ -26,6 +28,7 @@ from dreamerv3.networks import (
 )
 from dreamerv3.optim import LaProp, clip_adaptively
 from dreamerv3.recurrence import (
+    NORM_EPS,
     Follow,
     Noise,
     Weights,
@@ -276,6 +279,30 @@ def test_images_go_in_and_come_out(
     assert patches.shape == decoder.to_patches(images).shape
     assert decoder.to_images(patches).shape == images.shape
     torch.testing.assert_close(decoder.to_images(decoder.to_patches(images)), images + 0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(3, 5, 4, 4), (1, 8, 7, 3), (2, 1, 1, 1)])
+def test_a_norm_in_pieces_is_the_norm(
+    shape: tuple[int, ...], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that fill no piece, or several and a part of one: output and gradients are the same."""
+    monkeypatch.setattr(RowNormSiLU, "PIECE", 35)
+    torch.manual_seed(0)
+    layer = ImageNormSiLU(shape[1])
+    torch.nn.init.normal_(layer.scale)
+    x = torch.randn(shape).to(dtype, memory_format=torch.channels_last).requires_grad_()
+    weights = torch.randn(shape).to(dtype)
+    rms = (x.float().square().mean(1, keepdim=True) + NORM_EPS).sqrt()
+    expected = torch.nn.functional.silu(x.float() / rms * layer.scale.view(1, -1, 1, 1))
+    wanted = torch.autograd.grad((expected * weights).sum(), [x, layer.scale])
+    found = layer(x)
+    assert found.dtype == torch.float32
+    gradients = torch.autograd.grad((found * weights).sum(), [x, layer.scale])
+    loose = {} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.02}
+    torch.testing.assert_close(found, expected)
+    for gradient, one in zip(gradients, wanted, strict=True):
+        torch.testing.assert_close(gradient.float(), one.float(), **loose)
 
 
 def test_patches_are_cut_as_pixel_unshuffle_does() -> None:
