@@ -15,6 +15,7 @@ folder, or a run in it (`results/ppo_1-1/seed0`). Kinds:
     milestones RUN...  compare_agents.py: how soon it came how far
     curiosity RUN      dreamerv3/diagnose.py --curiosity
     played RUN         dreamerv3/diagnose.py --play
+    deaths STUDY       a row a run: flags in training, and what its model says of deaths
     ablations STUDY    a row a variant, over its seeds: against `base`
     chains STUDY       a row a judged run, as train_mario_professional.py reports it
     over_seeds STUDY   a row a variant and mode: medians and intervals over seeds
@@ -567,12 +568,26 @@ def played(path: Path) -> Iterator[str]:
         yield row([name, text, number(found["median_max_x"])])
 
 
+def deaths(path: Path) -> Iterator[str]:
+    """Yield a row a run that dreamerv3/diagnose.py has asked of deaths."""
+    study = read_study(path)
+    chances = {run: tree(path / run, "lives_on") for run in study.about.runs}
+    asked = {run: found for run, found in chances.items() if found}
+    times = list(next(iter(asked.values())))
+    yield from head("run", "steps", "flags in training", *times)
+    for run, found in asked.items():
+        figures = study.figures(run)
+        flags = f"{figures['flags']:.0f} of {figures['episodes']:,.0f} episodes"
+        cells = (f"{found[of]['dies']:.2f} ({found[of]['lives']:.2f})" for of in times)
+        yield row([run, number(study.of(Point, run)[-1].step), flags, *cells])
+
+
 KINDS: dict[str, Callable[..., Iterator[str]]] = {
     **{"evaluations": evaluations, "policies": policies, "trainings": trainings},
     "teachers": teachers,
     **{"routes": routes, "levels": levels, "seeds": seeds, "speed": speed},
     **{"comparison": comparison, "milestones": milestones},
-    **{"curiosity": curiosity, "played": played},
+    **{"curiosity": curiosity, "played": played, "deaths": deaths},
     **{"ablations": ablations, "chains": chains, "over_seeds": over_seeds},
     "progress": progress,
 }

@@ -53,7 +53,7 @@ PAGE = FirstPage(
     ),
     (
         "--run-dir runs/dreamer",
-        "--config mario_fast --run-dir runs/scratch",
+        "--config scratch --run-dir runs/scratch",
         "--config taught --teacher pretrained/teachers --run-dir runs/taught",
     ),
     prefixes=("curriculum", "exploration", "replay"),
