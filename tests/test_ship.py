@@ -160,7 +160,7 @@ def test_a_taught_dreamer_is_sharpened_and_no_untaught_policy(
     for name, trained in before.items():
         weights = 2 * trained if name in is_doubled else trained
         torch.testing.assert_close(after[name], weights, rtol=2**-10, atol=1e-7)
-    screen = np.random.default_rng(0).integers(0, 256, (8, 1, 64, 64), dtype=np.uint8)
+    screen = np.random.default_rng(0).integers(0, 256, (8, 3, 64, 64), dtype=np.uint8)
     said = []
     for path in (source, target):
         policy = load_policy(path)
