@@ -32,10 +32,10 @@ from dreamerv3.episodes import StoredEpisode, best_first, open_run, stored_episo
 from dreamerv3.exploration import Ensemble, disagreement, ensemble_loss
 from dreamerv3.flags import DreamerConfig
 from dreamerv3.models import Agent
-from dreamerv3.networks import State, centered, draw_noise, unimix_probs
+from dreamerv3.networks import State, centered, unimix_probs
 from dreamerv3.pictures import SEEN_STEPS, sheet_png, side_by_side, views_of
 from dreamerv3.policy import DreamerPolicy, policy_from_tensors
-from dreamerv3.recurrence import UNIMIX
+from dreamerv3.recurrence import UNIMIX, draw_noise
 from dreamerv3.replay import Replay
 from mario_checkpoints import find_model, read_model_zip
 from mario_cli import UsageError, exit_code
