@@ -2,7 +2,7 @@
 
     python dreamerv3/diagnose.py runs/dreamer --compare-reward death_penalty=50 flag_bonus=100
     python dreamerv3/diagnose.py runs/dreamer --curiosity
-    python dreamerv3/diagnose.py runs/dreamer --play 100 --deaths 0
+    python dreamerv3/diagnose.py runs/dreamer --play 100
     python dreamerv3/diagnose.py runs/dreamer0 runs/dreamer1 runs/dreamer2
 
 Reads the replay (also while the run goes on), metrics.jsonl and the newest model. Writes
@@ -134,16 +134,22 @@ def signals(lines: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 @torch.no_grad()
-def transitions(agent: Agent, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Return what the ensemble reads [T - 1, F + A] and predicts [T - 1, S * K] of an episode."""
+def believed(agent: Agent, rows: np.ndarray) -> tuple[Tensor, State, Tensor]:
+    """Return T rows' actions int64[T], the states after each, and posterior logits [T, S, K]."""
     images = torch.from_numpy(rows["image"].copy())  # [T, C, H, W]
     actions = torch.from_numpy(rows["action"].astype(np.int64))
     is_first = torch.from_numpy(rows["is_first"].copy())
+    is_first[0] = True  # what was before is not known
     tokens = agent.world.encoder(centered(images)).unsqueeze(1)  # [T, 1, tokens]
     deter, stoch, posterior = agent.world.rssm.observe(tokens, actions[:, None], is_first[:, None])
+    return actions, State(deter[:, 0], stoch[:, 0]), posterior[:, 0]
+
+
+def transitions(agent: Agent, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Return what the ensemble reads [T - 1, F + A] and predicts [T - 1, S * K] of an episode."""
+    actions, states, posterior = believed(agent, rows)
     one_hot = F.one_hot(actions[1:], agent.n_actions).float()
-    inputs = torch.cat([deter[:-1, 0], stoch[:-1, 0], one_hot], -1)
-    return inputs, unimix_probs(posterior[1:, 0]).flatten(1)
+    return torch.cat([states.features[:-1], one_hot], -1), unimix_probs(posterior[1:]).flatten(1)
 
 
 def fitted_ensemble(agent: Agent, inputs: Tensor, targets: Tensor) -> Ensemble:
@@ -239,19 +245,15 @@ def lives_on(
     for episode in died:
         seen = min(DEATH_SEEN, episode.length)
         rows = replay.read(episode.stream, episode.first + episode.length - seen, seen)
-        actions = torch.from_numpy(rows["action"].astype(np.int64))
-        is_first = torch.from_numpy(rows["is_first"].copy())
-        is_first[0] = True  # what was before is not known
-        tokens = world.encoder(centered(torch.from_numpy(rows["image"].copy()))).unsqueeze(1)
-        deter, stoch, _ = rssm.observe(tokens, actions[:, None], is_first[:, None])
-        chances = chance(torch.cat([deter, stoch], -1))
+        actions, states, _ = believed(agent, rows)
+        chances = chance(states.features)
         keep("at once", "dies", chances[-1])
         keep("at once", "lives", chances[:-1])
         for ahead in DEATH_AHEAD:
             for how, end in (("dies", seen - 1), ("lives", seen - 1 - SURVIVED)):
                 if end - ahead < 0:
                     continue
-                state = State(*(x[end - ahead].expand(DREAMS, -1) for x in (deter, stoch)))
+                state = State(*(x[end - ahead].expand(DREAMS, -1) for x in states))
                 so_far = torch.ones(DREAMS)
                 for t in range(end - ahead + 1, end + 1):
                     noise = draw_noise(1, DREAMS, rssm.stoch, rssm.classes).at(0)
