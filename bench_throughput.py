@@ -43,7 +43,7 @@ from stable_baselines3.common.atari_wrappers import MaxAndSkipEnv, WarpFrame
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecFrameStack, VecTransposeImage
 
 import mario_gym  # noqa: F401 (registers the ids)
-from dreamerv3.dreamer import Trainer, keep_freed_memory
+from dreamerv3.dreamer import Trainer
 from dreamerv3.flags import DreamerConfig, with_overlay
 from dreamerv3.models import Batch
 from dreamerv3.peers import PEERS
@@ -62,6 +62,7 @@ from mario_runtime import MarioVectorEnv, action_space
 from mario_sb3 import MarioVecEnv, make_vec_env
 from mario_tables import reached, with_unit
 from mario_values import Checked, parse_flags
+from precision import keep_freed_memory
 from teach_mario import TeachConfig, make_teacher
 
 try:  # its pyglet is not nes-py's: pip install --no-deps --target DIR, and PYTHONPATH=DIR

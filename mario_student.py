@@ -5,14 +5,14 @@ distribution on the states that it reaches itself; at first the teacher drives, 
 It learns from a replay of the newest states. It knows no files: it hands out dictionaries.
 
 Symbols: T steps of a rollout, E environments, S steps of the replay, B samples in a minibatch,
-A actions, C stacked frames, H x W their size.
+A actions, C planes of the stacked screens, H x W their size.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import zlib
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import pydantic
@@ -39,6 +39,7 @@ from mario_values import (
     Temperature,
     Weight,
 )
+from precision import resolve_precision
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,11 +53,13 @@ class StudentFlags(Checked):
     n_steps: Annotated[int, pydantic.Field(ge=1, le=10**6)] = 64
     """Agent steps per environment between updates."""
     replay_size: Annotated[int, pydantic.Field(ge=1, le=10**7)] = 150_000
-    """States kept to learn from, 7 KB each; the oldest go."""
+    """States kept to learn from, 7 KB each, 21 in color; the oldest go."""
     batch_size: Annotated[int, pydantic.Field(ge=2, le=10**6)] = 256
     """Samples in a minibatch; must divide n_steps * n_envs."""
     passes: Annotated[int, pydantic.Field(ge=1, le=1000)] = 4
     """Samples learnt from for each new one."""
+    observation: Literal["pixels", "color"] = "pixels"
+    """What it sees: gray screens, or the same in color, three planes a screen."""
     features: FeaturesName = "small"
     """CNN 16-32-32-256, Nature's 32-64-64-512, or fine, which looks at smaller things; the others
     take twice small's time per gradient pass."""
@@ -78,15 +81,17 @@ class StudentFlags(Checked):
     """Agent steps without new ground after which an episode is cut off: one wall fills no batch."""
 
 
-def student_network(flags: StudentFlags, env: EnvConfig) -> TwoHeadCnnPolicy:
-    """Return a fresh network that sees what env shows."""
-    return TwoHeadCnnPolicy(
+def student_network(flags: StudentFlags, env: EnvConfig, device: th.device) -> TwoHeadCnnPolicy:
+    """Return a fresh network that sees what env shows, in the type that the device is fast in."""
+    network = TwoHeadCnnPolicy(
         observation_space(env),
         action_space(env),
         lambda _: 0.0,
         features_extractor_class=EXTRACTORS[flags.features],
         channels_last=True,
-    )
+    ).to(device)
+    network.autocast_dtype = resolve_precision("auto", device)
+    return network
 
 
 class Lessons(NamedTuple):
@@ -98,33 +103,37 @@ class Lessons(NamedTuple):
 
 
 class Replay:
-    """The newest S steps of E environments: each state's newest frame, and the teacher's labels.
+    """The newest S steps of E environments: each state's newest screen, and the teacher's labels.
 
-    A stack of frames is put together when it is drawn. An episode's first frame stands for those
+    A stack of screens is put together when it is drawn. An episode's first screen stands for those
     before it.
 
     Args:
         size: states to keep; S is size / E.
         space: of the observations, uint8 [C, H, W].
+        planes: P of the C that a screen has.
         n_envs: E.
         n_actions: A.
     """
 
-    def __init__(self, size: int, space: spaces.Box, n_envs: int, n_actions: int) -> None:
-        self.stack, *frame = space.shape
+    def __init__(
+        self, size: int, space: spaces.Box, planes: int, n_envs: int, n_actions: int
+    ) -> None:
+        channels, *frame = space.shape
+        self.planes, self.stack = planes, channels // planes
         slots = max(size // n_envs, 2 * self.stack)
-        self.frames = np.zeros((slots, n_envs, *frame), np.uint8)
+        self.frames = np.zeros((slots, n_envs, planes, *frame), np.uint8)
         self.ages = np.zeros((slots, n_envs), np.int64)  # steps since the episode's start
         self.logits = np.zeros((slots, n_envs, n_actions), np.float32)
         self.values = np.zeros((slots, n_envs), np.float32)
         self.steps = 0  # ever added
 
     def add(
-        self, newest: np.ndarray, ages: np.ndarray, logits: th.Tensor, values: th.Tensor
+        self, observations: np.ndarray, ages: np.ndarray, logits: th.Tensor, values: th.Tensor
     ) -> None:
-        """Take a step of E environments: uint8 [E, H, W], int [E], float32 [E, A] and [E]."""
+        """Take a step of E environments: uint8 [E, C, H, W], int [E], float32 [E, A] and [E]."""
         slot = self.steps % len(self.frames)
-        self.frames[slot], self.ages[slot] = newest, ages
+        self.frames[slot], self.ages[slot] = observations[:, -self.planes :], ages
         self.logits[slot], self.values[slot] = logits.numpy(), values.numpy()
         self.steps += 1
 
@@ -138,6 +147,7 @@ class Replay:
         # At the replay's very beginning every episode is as old as the replay.
         age = np.minimum(self.ages[step % slots, env], step)
         frames = self.frames[(step[:, None] - np.minimum(back, age[:, None])) % slots, env[:, None]]
+        frames = frames.reshape(count, -1, *frames.shape[-2:])
         slot = step % slots
         parts = (frames, self.logits[slot, env], self.values[slot, env])
         return Lessons(*map(th.from_numpy, parts))
@@ -225,7 +235,8 @@ class Student(Learner):
         self.device = network.device
         space = env.single_observation_space
         assert isinstance(space, spaces.Box)
-        self.replay = Replay(flags.replay_size, space, env.num_envs, len(env.buttons))
+        planes, n_actions = env.config.planes, len(env.buttons)
+        self.replay = Replay(flags.replay_size, space, planes, env.num_envs, n_actions)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state_dict` returned, with the network's weights loaded already.
@@ -250,7 +261,7 @@ class Student(Learner):
             scenes = flatten_scene(read_scene(self.env.machines.ram_before))
             said, values = self.teachers.label(scenes, self.env.shaper.began)
             said /= self.flags.temperature
-            self.replay.add(observations[:, -1], self.env.steps, said, values)
+            self.replay.add(observations, self.env.steps, said, values)
             with th.inference_mode():
                 pixels = th.from_numpy(observations).to(self.device)
                 own = self.network.logits_and_values(pixels)[0].cpu()

@@ -1,7 +1,9 @@
-"""Where a network computes, and in what type: flags of every agent."""
+"""Where a network computes, in what type and in what memory: for every agent."""
 
 from __future__ import annotations
 
+import ctypes
+import platform
 from typing import Literal
 
 import torch
@@ -46,3 +48,16 @@ def resolve_precision(precision: Precision, device: torch.device | str) -> torch
     capabilities = torch.cpu.get_capabilities()
     native = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
     return torch.bfloat16 if native else None
+
+
+def keep_freed_memory() -> None:
+    """Let glibc reuse large blocks instead of handing them back to the system.
+
+    Torch allocates every activation anew; mapped and unmapped each time, its pages are faulted in
+    each time. An update took 1.4 times as long, RMSNorm on feature maps 4 times (2 cores, EPYC).
+    """
+    if platform.libc_ver()[0] == "glibc":
+        m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
+        libc = ctypes.CDLL(None)
+        libc.mallopt(m_mmap_max, 0)
+        libc.mallopt(m_trim_threshold, 2**31 - 1)

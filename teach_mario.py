@@ -72,7 +72,7 @@ from mario_training import (
     passed,
 )
 from mario_values import Amount, Checked, FirstLook, Seed, Share, parse_flags, read_yaml
-from precision import resolve_device
+from precision import keep_freed_memory, resolve_device
 
 PAGE = FirstPage(
     "teach",
@@ -183,9 +183,8 @@ class TeachConfig:
         if phase == "teacher":
             return dataclasses.replace(env, observation="scene")
         reward = dataclasses.replace(env.reward, end_on_stall_steps=self.student.end_on_stall_steps)
-        return dataclasses.replace(
-            env, observation="pixels", n_envs=self.student.n_envs, reward=reward
-        )
+        seen = self.student.observation
+        return dataclasses.replace(env, observation=seen, n_envs=self.student.n_envs, reward=reward)
 
     def content(self, phase: PhaseName) -> dict[str, Any]:
         """Return train_config.json's content of a phase; `env` is what that phase plays."""
@@ -431,7 +430,7 @@ def make_student(config: TeachConfig) -> Student:
     demos = load_demos(config.run.demos, env_config.stages)
     starts = AnywhereStarts(env_config, demos, game_share=config.run.game_starts)
     env = MarioVectorEnv(env_config, threads=config.run.threads, starts=starts)
-    network = student_network(config.student, env_config).to(resolve_device(config.run.device))
+    network = student_network(config.student, env_config, resolve_device(config.run.device))
     return Student(network, env, teachers, config.student, config.run.seed)
 
 
@@ -494,6 +493,7 @@ def resume(learner: Learner, config: TeachConfig, checkpoint: Checkpoint, phase:
 def train(config: TeachConfig) -> int:
     """Run the phases that the flags name; return the exit code."""
     th.set_num_threads(config.run.threads)
+    keep_freed_memory()
     for name in PHASES if config.run.phase == "both" else (config.run.phase,):
         run = RunFolder(config.run.run_dir / name, name)
         with run.locked():

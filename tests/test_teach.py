@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -143,21 +143,30 @@ def test_each_stage_is_labelled_by_its_own_teacher() -> None:
         )
 
 
-def test_the_replay_gives_back_the_stacks_that_were_seen() -> None:
-    config = EnvConfig(n_envs=4, action_set="agile", show_buttons=True, max_episode_steps=9)
+@pytest.mark.parametrize("observation", ["pixels", "color"])
+def test_the_replay_gives_back_the_stacks_that_were_seen(
+    observation: Literal["pixels", "color"],
+) -> None:
+    config = EnvConfig(
+        n_envs=4,
+        action_set="agile",
+        show_buttons=True,
+        max_episode_steps=9,
+        observation=observation,
+    )
     env = MarioVectorEnv(config, threads=1)
     env.reset(seed=0)
     space = env.single_observation_space
     assert isinstance(space, spaces.Box)
-    replay, seen = Replay(80, space, 4, 7), {}
+    replay, seen = Replay(80, space, config.planes, 4, 7), {}
     rng = np.random.default_rng(0)
     for step in range(50):  # 20 of them fit
         for i in range(4):
             seen[float(4 * step + i)] = env.observations[i].copy()
         numbers = th.arange(4 * step, 4 * step + 4, dtype=th.float32)
-        replay.add(env.observations[:, -1], env.steps, th.zeros(4, 7), numbers)
+        replay.add(env.observations, env.steps, th.zeros(4, 7), numbers)
         env.step(rng.integers(0, 7, 4))
-        again = Replay(80, space, 4, 7)
+        again = Replay(80, space, config.planes, 4, 7)
         again.load_state_dict(plain(replay.state_dict()))
         for kept in (replay, again):
             lessons = kept.draw(32, th.Generator().manual_seed(step))
@@ -197,6 +206,26 @@ def test_both_phases_write_their_folders_and_their_policies_play(taught: Path) -
         )  # fmt: skip
         assert [str(one.stage) for one in summary.stages] == ["1-1", "5-3"]
     assert policy.env_config.observation == "pixels"
+
+
+def test_a_student_in_color_goes_on_and_stays_one(
+    taught: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [
+        *TINY.split(), "--phase", "student", "--teacher", str(taught / "teacher"),
+        "--stages", "1-1,5-3", "--run-dir", str(tmp_path),
+    ]  # fmt: skip
+    in_color = [*flags, "--student.observation", "color"]
+    assert main([*in_color, "--student.timesteps", "96"]) == 0
+    assert main([*flags, "--student.observation", "pixels"]) == 2, "it has seen color"
+    assert "observation" in capsys.readouterr().err
+    assert main(flags) == 0
+    policy = load_policy(RunFolder(tmp_path / "student").final_model)
+    assert policy.env_config.observation == "color"
+    summary, _ = evaluate(
+        policy, policy.env_config, protocol="sticky", episodes=2, deterministic=False, max_steps=20
+    )
+    assert summary.episodes == 4
 
 
 def test_the_same_command_says_that_nothing_is_left(
