@@ -319,7 +319,7 @@ class WorldModel(nn.Module):
 
     def predict_reward(self, features: Tensor) -> Tensor:
         """[..., F] -> [...]."""
-        return two_hot_mean(self.reward(features), self.bins)
+        return two_hot_mean(torch.softmax(self.reward(features), -1), self.bins)
 
     def predict_continue(self, features: Tensor) -> Tensor:
         """[..., F] -> [...]: the discount, times the chance that the episode goes on."""
@@ -373,7 +373,7 @@ class Critic(nn.Module):
 
     def value(self, log_probs: Tensor) -> Tensor:
         """[..., bins] -> [...], without a gradient."""
-        return two_hot_mean(log_probs.detach(), self.bins)
+        return two_hot_mean(log_probs.detach().exp(), self.bins)
 
     def loss(self, log_probs: Tensor, features: Tensor, target: Tensor, weight: Tensor) -> Tensor:
         """Return the weighted mean loss [] against returns and against the slow copy.
@@ -385,7 +385,7 @@ class Critic(nn.Module):
             weight: [...].
         """
         with torch.no_grad():
-            slow_value = two_hot_mean(self.slow(features), self.bins)
+            slow_value = two_hot_mean(torch.softmax(self.slow(features), -1), self.bins)
         loss = two_hot_cross_entropy(log_probs, target, self.bins)
         slow = two_hot_cross_entropy(log_probs, slow_value, self.bins)
         return (weight * (loss + self.config.slow_critic_scale * slow)).mean()

@@ -55,16 +55,16 @@ def two_hot_bins(n: int = TWO_HOT_BINS) -> Tensor:
     return torch.cat([negative, -negative[:-1].flip(0)])
 
 
-def two_hot_mean(logits: Tensor, bins: Tensor) -> Tensor:
-    """Return the value that logits [..., bins] predict, [...].
+def two_hot_mean(probs: Tensor, bins: Tensor) -> Tensor:
+    """Return the value that the bins' probabilities [..., bins] predict, [...].
 
-    Bins reach 4.85e8: mirrored bins are added first, so that their sums cancel exactly and uniform
-    logits mean 0.
+    Bins reach 4.85e8: mirrored bins are taken together first, so that they cancel exactly and
+    uniform probabilities mean 0.
     """
     half = len(bins) // 2
-    weighted = torch.softmax(logits, -1) * bins  # [..., bins]
-    pairs = weighted[..., :half] + weighted[..., half + 1 :].flip(-1)
-    return pairs.flip(-1).sum(-1) + weighted[..., half]
+    surplus = probs[..., half + 1 :] - probs[..., :half].flip(-1)  # [..., bins // 2]
+    with products_in(torch.float32):
+        return surplus @ bins[half + 1 :]
 
 
 def two_hot_cross_entropy(log_probs: Tensor, target: Tensor, bins: Tensor) -> Tensor:
@@ -164,7 +164,8 @@ class RowNormSiLU(torch.autograd.Function):
 
     A piece stays in the processor's cache through all steps, and only the input is kept for the
     gradient. A product with a matrix of 1 / C puts a row's mean into each of its columns, so that
-    no step loops over just C numbers.
+    no step loops over just C numbers. It computes in float32; the result is of the input's type,
+    as the next convolution would make it.
     """
 
     PIECE = 2**17  # numbers: 0.5 MB in float32
@@ -172,10 +173,11 @@ class RowNormSiLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
         ctx.save_for_backward(x, scale)
-        mean, out = row_means(scale), torch.empty_like(x, dtype=torch.float32)
+        mean, out = row_means(scale), torch.empty_like(x)
         for rows in pieces(*x.shape):
             part = x[rows].float()
-            out[rows] = F.silu(inverse_rms(part, mean).mul_(part).mul_(scale))
+            scaled = inverse_rms(part, mean).mul_(part).mul_(scale)
+            out[rows] = F.silu(scaled, inplace=True)
         return out
 
     @staticmethod
@@ -183,14 +185,16 @@ class RowNormSiLU(torch.autograd.Function):
         (gradient,) = gradients
         x, scale = ctx.saved_tensors
         mean, to_x, to_scale = row_means(scale), torch.empty_like(x), torch.zeros_like(scale)
+        scaled_mean = scale.unsqueeze(1) * mean
         for rows in pieces(*x.shape):
             part = x[rows].float()
             inverse = inverse_rms(part, mean)
             normed = part * inverse
-            due = torch.ops.aten.silu_backward(gradient[rows], normed * scale)
-            to_scale += (due * normed).sum(0)
-            due *= scale
-            to_x[rows] = (due - normed * torch.mm(due * normed, mean)).mul_(inverse)
+            due = torch.ops.aten.silu_backward(gradient[rows].float(), normed * scale)
+            product = due * normed
+            to_scale += product.sum(0)
+            inner = torch.mm(product, scaled_mean)
+            to_x[rows] = torch.addcmul(due.mul_(scale), normed, inner, value=-1).mul_(inverse)
         return to_x, to_scale
 
 
@@ -211,7 +215,10 @@ def pieces(rows: int, columns: int) -> Iterator[slice]:
 
 
 class ImageNormSiLU(NormSiLU):
-    """`NormSiLU` over the channels of [N, C, H, W] in channels_last, which makes C the last."""
+    """`NormSiLU` over the channels of [N, C, H, W] in channels_last, which makes C the last.
+
+    What comes out is of the type that came in.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         last = x.permute(0, 2, 3, 1)
@@ -278,7 +285,35 @@ class Encoder(nn.Sequential):
 
     def forward(self, images: Tensor) -> Tensor:
         """[N, C, H, W], centered -> [N, tokens]."""
-        return super().forward(images.contiguous(memory_format=torch.channels_last))
+        return super().forward(images.contiguous(memory_format=torch.channels_last)).float()
+
+
+class UpConv2d(nn.ConvTranspose2d):
+    """A transposed convolution of twice its stride in kernel, as one without stride.
+
+    An output pixel sees 2 x 2 places of the input, and which of the weights depends on its place
+    in a patch of stride x stride: so a 2 x 2 convolution gives each patch as channels. With few
+    channels the gradient takes half of the time that torch's own takes (bf16, EPYC).
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__(inputs, outputs, 2 * stride, stride, padding=stride // 2)
+        init_conv(self, inputs * 4)
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """[N, inputs, H, W] -> [N, outputs, H * stride, W * stride], in channels_last."""
+        stride, cut = self.stride[0], self.padding[0]
+        taps = self.weight.unflatten(3, (2, stride)).unflatten(2, (2, stride)).flip(2, 4)
+        weight = taps.permute(3, 5, 1, 0, 2, 4).flatten(0, 2)  # [stride^2 * outputs, inputs, 2, 2]
+        weight = weight.contiguous(memory_format=torch.channels_last)
+        assert self.bias is not None
+        y = F.conv2d(x, weight, self.bias.repeat(stride**2), padding=1).permute(0, 2, 3, 1)
+        patches = y.unflatten(3, (stride, stride, self.out_channels)).transpose(2, 3)
+        n, rows, _, columns, *_ = patches.shape
+        whole = patches.reshape(n, rows * stride, columns * stride, self.out_channels)
+        return whole[
+            :, cut : rows * stride - stride + cut, cut : columns * stride - stride + cut
+        ].permute(0, 3, 1, 2)
 
 
 class Decoder(nn.Module):
@@ -304,8 +339,7 @@ class Decoder(nn.Module):
         layers: list[nn.Module] = [ImageNormSiLU(self.depth)]
         stages = zip(depths[:0:-1], depths[-2::-1], strides[:0:-1], strict=True)
         for before, after, stride in stages:
-            conv = nn.ConvTranspose2d(before, after, 2 * stride, stride, padding=stride // 2)
-            init_conv(conv, before * 4)  # an output pixel sees 2 x 2 taps of each input channel
+            conv = UpConv2d(before, after, stride)
             layers += [conv, ImageNormSiLU(after) if norm else nn.SiLU()]
         last = nn.Conv2d(depths[0], channels * self.patch**2, 3, padding=1)
         init_conv(last, depths[0] * 9)
