@@ -305,6 +305,7 @@ SHIPPED_SIGNATURES = {
     "dreamerv3_mario_1-1": "b7dd8bb25139e595",
     "dreamerv3_mario_1-1_scratch": "38d4ac7fc4b04d59",
     "dreamerv3_mario_1-1_taught": "38d4ac7fc4b04d59",
+    "dreamerv3_mario_1-3_taught": "756f453a9d26ac10",
     "dreamerv3_mario_1-4_taught": "7fa2641368ad9823",
     "ppo_levels/2-4": "7fa2641368ad9823",
     "ppo_levels/5-1": "1049f213ced58207",
