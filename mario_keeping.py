@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import filelock
 import gymnasium as gym
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -337,7 +338,8 @@ def keep_run(
 ) -> None:
     """Put a run into the study in a folder, as `Study.with_run`.
 
-    If there is none it is made, and says which command made it, on what machine.
+    If there is none it is made, and says which command made it, on what machine. Processes that
+    keep runs in the same study wait for each other.
 
     Raises:
         UsageError: the study there cannot be read.
@@ -351,5 +353,8 @@ def keep_run(
         conditions=f"{machine['cpus']} cores, {machine['cpu']}",
         runs={},
     )
-    study = read_study(folder) if is_study(folder) else Study(about)
-    write_study(folder, study.with_run(name, facts, rows, phases))
+    folder.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(folder / "study.lock"):
+        read_study.cache_clear()  # another process may have written since it was read
+        study = read_study(folder) if is_study(folder) else Study(about)
+        write_study(folder, study.with_run(name, facts, rows, phases))

@@ -201,8 +201,11 @@ def judged_env(env: EnvConfig, destination: Path) -> EnvConfig:
 
 
 def without_folder(content: Any) -> Any:
-    """Return JSON content whose paths are relative to the working directory."""
-    return json.loads(json.dumps(content).replace(f"{Path.cwd().as_posix()}/", ""))
+    """Return JSON content whose paths are relative to the working directory, or to the checkout."""
+    text = json.dumps(content)
+    for folder in sorted((Path.cwd().as_posix(), ROOT.as_posix()), key=len, reverse=True):
+        text = text.replace(f"{folder}/", "")
+    return json.loads(text)
 
 
 def rounded_weights(source: Path, sharpen: float) -> dict[str, torch.Tensor]:
@@ -302,9 +305,9 @@ def card(flags: ShipFlags, env: EnvConfig, config: dict[str, Any], facts: RunFac
     run = Path(os.path.relpath(flags.study.resolve(), ROOT), name).as_posix()
     recipe = f"configs/shipped/{name}.yaml"
     if config["agent"] == "student":
-        # One for all levels, one for those that went on alone.
-        alone = origin.run.warm_start
-        recipe = "configs/taught_alone.yaml" if alone else "configs/taught.yaml"
+        # In colour, of one level; in gray, one for all levels, one for those that went on alone.
+        alone = "taught_alone" if origin.run.warm_start else "taught"
+        recipe = f"configs/{'taught_color' if env.observation == 'color' else alone}.yaml"
     place = Path(os.path.relpath(folder, ROOT)).as_posix()
 
     judged = ""

@@ -7,6 +7,7 @@ import dataclasses
 import gzip
 import io
 import json
+import multiprocessing
 import re
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,26 @@ def test_a_path_names_a_run_of_a_study(tmp_path: Path) -> None:
         study_and_run(tmp_path / "t" / "a")
 
 
+def keep_a_few(folder: Path, worker: int) -> None:
+    """Keep runs in a study that this process has read before."""
+    for number in range(8):
+        if number:
+            read_study(folder)
+        name = f"{worker}/{number}"
+        keep_run(folder, name, RunFacts(), [Figure(name, "worker", float(worker))])
+
+
+def test_processes_that_keep_runs_at_once_lose_none(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=keep_a_few, args=(tmp_path / "s", one)) for one in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+    assert len(read_study(tmp_path / "s").about.runs) == 3 * 8
+
+
 def test_the_table_of_speed_shows_ours_beside_the_peers(tmp_path: Path) -> None:
     sides = {"ours": 90.0, "theirs": 100.0, "ratio": 0.9, "ratios": [0.85, 0.9, 0.95]}
     measures = [{"name": "a", "unit": "steps/s", **sides}, {"name": "b", "unit": "s", "ours": 1234}]
@@ -367,7 +388,8 @@ def test_every_study_is_whole(folder: Path, tmp_path: Path) -> None:
 
 def test_every_shipped_student_was_taught_by_the_recipe(tmp_path: Path) -> None:
     recipes = {}
-    for name in ("configs/taught.yaml", "configs/taught_alone.yaml"):
+    for name in ("taught", "taught_alone"):
+        name = f"configs/{name}.yaml"
         flags = ["--config", str(ROOT / name), "--run-dir", str(tmp_path)]
         recipes[name] = dataclasses.asdict(teach_mario.parse_config(flags).student)
     configs = sorted(PRETRAINED.glob("taught/*/train_config.json"))

@@ -306,6 +306,9 @@ def test_a_run_folder_has_its_models_trainings_behind_it(
         student = changed(source, Path("s.zip"), {"run": {"teacher": gone}})
         [before, _] = ship_policy.trainings_behind(student, tmp_path)
         assert before == Training(gone), "not recorded"
+    student = changed(source, Path("s.zip"), {"run": {"teacher": str(ship_policy.ROOT / "gone")}})
+    [before, _] = ship_policy.trainings_behind(student, tmp_path)
+    assert before == Training("gone"), "no folder of this machine's"
 
 
 def test_a_shipped_folder_as_a_first_model_has_the_studys_trainings(shipped: Path) -> None:
