@@ -20,7 +20,7 @@ from mario_cli import UsageError
 from mario_game import StageId
 from mario_keeping import keep_run
 from mario_policies import PRETRAINED, load_policy
-from mario_results import Figure, Played, RunFacts, Training, read_study
+from mario_results import ROOT, Figure, Played, RunFacts, Training, read_study
 from scripts import ship_policy
 from teach_mario import main as teach
 from train_mario import main as train
@@ -306,7 +306,7 @@ def test_a_run_folder_has_its_models_trainings_behind_it(
         student = changed(source, Path("s.zip"), {"run": {"teacher": gone}})
         [before, _] = ship_policy.trainings_behind(student, tmp_path)
         assert before == Training(gone), "not recorded"
-    student = changed(source, Path("s.zip"), {"run": {"teacher": str(ship_policy.ROOT / "gone")}})
+    student = changed(source, Path("s.zip"), {"run": {"teacher": str(ROOT / "gone")}})
     [before, _] = ship_policy.trainings_behind(student, tmp_path)
     assert before == Training("gone"), "no folder of this machine's"
 
