@@ -522,14 +522,13 @@ class MarioVectorEnv(VectorEnv):
         Raises:
             BrokenGame: a machine met what it does not support.
         """
-        newest = self.observations[:, -1] if self.planes == 1 else None
+        newest = None
+        if self.planes:
+            newest = self.observations[:, -1 if self.planes == 1 else slice(-self.planes, None)]
         try:
-            self.machines.step(pressed, indices=envs, observation=newest)
+            self.machines.step(pressed, indices=envs, observation=newest, draw=is_drawn)
         except EmulationError as error:
             raise BrokenGame(error) from error
-        if self.planes > 1:
-            for i in range(self.num_envs) if envs is None else envs.tolist():
-                self._draw(i)
 
     def _draw(self, i: int) -> None:
         """Draw what environment i shows, the brighter of two frames, into the newest of its stack.

@@ -13,6 +13,7 @@ from fastnes.rom import Rom, packaged_rom
 from fastnes.share import Workers
 from fastnes.state import ERROR, RAM_SIZE, REGISTERS, STATE_SIZE, EmulationError, SnapshotError
 from fastnes.step import (
+    NO_TONES,
     Output,
     new_canvases,
     new_machines,
@@ -23,6 +24,8 @@ from fastnes.step import (
 )
 from fastnes.tables import BLACK, PALETTE_GRAY, PALETTE_INDEX, PALETTE_RGB
 from fastnes.warm import warm_up
+
+TONES_RGB = np.ascontiguousarray(PALETTE_RGB.T)  # uint8[3, 64]
 
 DEFAULT_FRAMES = 4
 DEFAULT_THREADS = 2
@@ -101,7 +104,7 @@ class BatchMachine:
         self.interventions = bool(interventions)
         self.threads = min(DEFAULT_THREADS, os.cpu_count() or 1) if threads is None else threads
         self._plan = area_plan(bottom - top, WIDTH, *self.size, top)
-        self._no_output = Output(PALETTE_GRAY, self._plan, np.zeros(0, np.uint8), 0)
+        self._no_output = Output(PALETTE_GRAY, self._plan, np.zeros(0, np.uint8), 0, NO_TONES)
         self._machines = new_machines(n, frames)
         self.states = self._machines.states
         self.ram_before = self._machines.ram_before
@@ -227,11 +230,11 @@ class BatchMachine:
             buttons: uint8[m], held for `frames` frames, or uint8[m, k], one for each of k frames;
                 m is n, or the number of indices.
             indices: the machines to step, each at most once; default all.
-            observation: uint8[n, h, w], the stepped machines' rows are overwritten: the last two
-                frames run in this step (one if only one was), after the game's interventions;
-                gray, the brighter pixel of the two, shrunk to `size`. A row is C-contiguous, the
-                rows may lie apart: `stack[:, -1]` of a frame stack uint8[n, k, h, w] is filled
-                in place, without a copy.
+            observation: uint8[n, h, w], or uint8[n, 3, h, w] in colour; the stepped machines' rows
+                are overwritten: the last two frames run in this step (one if only one was), after
+                the game's interventions; the brighter of the two in each pixel of each plane,
+                shrunk to `size`. A row is C-contiguous, the rows may lie apart: `stack[:, -1]` of
+                a frame stack uint8[n, k, h, w] is filled in place, without a copy.
             draw: False to leave `observation` alone.
 
         Raises:
@@ -254,14 +257,17 @@ class BatchMachine:
                 raise ValueError("indices must not repeat")
         output = self._no_output
         if observation is not None and draw:
-            if observation.dtype != np.uint8 or observation.shape != (self.n, *self.size):
+            gray, colour = (self.n, *self.size), (self.n, 3, *self.size)
+            if observation.dtype != np.uint8 or observation.shape not in (gray, colour):
                 raise ValueError(
-                    f"observation must be uint8{[self.n, *self.size]},"
+                    f"observation must be uint8{list(gray)} or, in colour, {list(colour)},"
                     f" not {observation.dtype}{list(observation.shape)}"
                 )
             if not observation.flags.writeable:
                 raise ValueError("observation must be writeable")
-            output = Output(PALETTE_GRAY, self._plan, *bytes_of_rows(observation))
+            is_gray = observation.shape == gray
+            shade, tones = (PALETTE_GRAY, NO_TONES) if is_gray else (PALETTE_INDEX, TONES_RGB)
+            output = Output(shade, self._plan, *bytes_of_rows(observation), tones)
         self._press(numbers, pressed, frames)
         self._run(numbers, frames, output)
         errors = self.states[:, REGISTERS:].view(np.int64)[:, ERROR]

@@ -17,6 +17,8 @@ from fastnes.state import ERROR, ERROR_NONE, ERROR_STUCK, RAM_SIZE, REGISTERS, S
 # The longest wait in the game (the end of a world) is some 1,500 frames.
 MOST_BUSY_FRAMES = 20_000
 
+NO_TONES = np.zeros((0, 64), np.uint8)
+
 
 class Machines(NamedTuple):
     """Machines and what their last step was: arrays with a row for each of n machines."""
@@ -46,6 +48,7 @@ class Output(NamedTuple):
     plan: AreaPlan  # from a screen to a picture
     pixels: np.ndarray  # uint8[size], machine i's picture begins at i * stride; empty: none
     stride: int
+    tones: np.ndarray  # uint8[p, 64], what each of p planes shows of what is drawn; p = 0: itself
 
 
 class Rows(NamedTuple):
@@ -85,7 +88,7 @@ def new_order(
 
 def no_output(shade: np.ndarray) -> Output:
     """Return the output of a step that draws with `shade` and shrinks nothing."""
-    return Output(shade, area_plan(HEIGHT, WIDTH, 1, 1), np.zeros(0, np.uint8), 0)
+    return Output(shade, area_plan(HEIGHT, WIDTH, 1, 1), np.zeros(0, np.uint8), 0, NO_TONES)
 
 
 def new_canvases() -> np.ndarray:
@@ -103,6 +106,15 @@ def copy_bytes(source, target):
     """Copy uint8[len(target)] (Numba's slice assignment takes seconds more to compile)."""
     for i in range(len(target)):
         target[i] = source[i]
+
+
+@compiled
+def brighter_tones(first, second, tones, out):
+    """Set uint8[h, w] `out` to the brighter of two screens in the tones uint8[64] of one plane."""
+    for y in range(len(out)):
+        a, b, row = first[y], second[y], out[y]
+        for x in range(len(row)):
+            row[x] = max(tones[a[x]], tones[b[x]])
 
 
 @compiled
@@ -176,6 +188,7 @@ def step_machines(machines, order, cartridge, output, canvases, thread):
     again = np.empty(machines.states.shape[1], np.uint8)
     pictures = Pictures(canvases, output.shade, order.drawn_frames)
     size = len(output.plan.first_y) * output.plan.weight_x.shape[1]
+    toned = np.zeros((CANVAS_ROWS, WIDTH), np.uint8)
     while True:
         m = claim(order.taken, len(order.numbers), thread)
         if m < 0:
@@ -197,5 +210,10 @@ def step_machines(machines, order, cartridge, output, canvases, thread):
         if len(output.pixels) > 0:
             last = (run - 1) & 1
             other = 1 - last if run > 1 and order.drawn_frames > 1 else last
-            picture = output.pixels[n * output.stride : n * output.stride + size]
-            resize_max(pixels[other], pixels[last], output.plan, picture)
+            for plane in range(max(len(output.tones), 1)):
+                first, second = pixels[other], pixels[last]
+                if len(output.tones) > 0:
+                    brighter_tones(first, second, output.tones[plane], toned)
+                    first, second = toned, toned
+                begin = n * output.stride + plane * size
+                resize_max(first, second, output.plan, output.pixels[begin : begin + size])

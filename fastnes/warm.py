@@ -16,7 +16,7 @@ from fastnes.compiled import cache_folder
 from fastnes.draw import HEIGHT, WIDTH
 from fastnes.resize import area_plan
 from fastnes.rom import packaged_rom
-from fastnes.step import Output, new_canvases, new_machines, new_order, step_machines
+from fastnes.step import NO_TONES, Output, new_canvases, new_machines, new_order, step_machines
 from fastnes.tables import PALETTE_GRAY
 
 TYPICAL_SECONDS = 40
@@ -63,7 +63,7 @@ def _run_a_frame() -> None:
         machines,
         new_order(np.zeros(1, np.int64), frames=1, drawn_frames=1, is_game=True),
         rom.cartridge,
-        Output(PALETTE_GRAY, plan, pixels, len(pixels)),
+        Output(PALETTE_GRAY, plan, pixels, len(pixels), NO_TONES),
         new_canvases(),
         0,
     )

@@ -129,8 +129,9 @@ def test_threads_end_with_their_batch() -> None:
         assert not thread.is_alive()
 
 
-def test_an_observation_is_the_brighter_of_the_last_two_frames_shrunk() -> None:
-    seen = np.zeros((1, 84, 84), np.uint8)
+@pytest.mark.parametrize("is_gray", [True, False])
+def test_an_observation_is_the_brighter_of_the_last_two_frames_shrunk(is_gray: bool) -> None:
+    seen = np.zeros((1, 84, 84) if is_gray else (1, 3, 84, 84), np.uint8)
     run_right = np.array([RIGHT | B], np.uint8)
     lengths = set()
     for idle in range(1, 9):  # the first Goomba ends the episode at another frame of a step
@@ -142,11 +143,13 @@ def test_an_observation_is_the_brighter_of_the_last_two_frames_shrunk() -> None:
             screens = []
             for _ in range(int(batch.frames_run[0])):
                 frame_by_frame.step(run_right, draw=False)
-                screens.append(frame_by_frame.gray(0))
+                screens.append(frame_by_frame.gray(0) if is_gray else frame_by_frame.rgb(0))
             brightest = np.maximum.reduce(screens[-2:])
             expected = cv2.resize(brightest, (84, 84), interpolation=cv2.INTER_AREA)
-            np.testing.assert_array_equal(seen[0], expected)
-            np.testing.assert_array_equal(batch.gray(0), screens[-1])
+            np.testing.assert_array_equal(
+                seen[0], expected if is_gray else np.moveaxis(expected, -1, 0)
+            )
+            np.testing.assert_array_equal(batch.gray(0) if is_gray else batch.rgb(0), screens[-1])
         lengths.add(int(batch.frames_run[0]))
     assert min(lengths) < 4, "an episode ended within a step"
 
@@ -162,21 +165,25 @@ def test_indices_step_those_alone_for_any_number_of_frames() -> None:
     assert not np.array_equal(batch.states[1], before[1])
 
 
-def test_an_observation_may_be_the_newest_picture_of_each_frame_stack() -> None:
+@pytest.mark.parametrize("planes", [1, 3])
+def test_an_observation_may_be_the_newest_picture_of_each_frame_stack(planes: int) -> None:
+    def newest(stack: np.ndarray) -> np.ndarray:
+        return stack[:, -1] if planes == 1 else stack[:, -planes:]
+
     batch, plain = started(3, threads=2), started(3, threads=1)
-    stack = np.full((3, 4, 84, 84), 7, np.uint8)
-    seen = np.zeros((3, 84, 84), np.uint8)
+    stack = np.full((3, 4 * planes, 84, 84), 7, np.uint8)
+    seen = np.zeros_like(newest(stack))
     for step, pressed in enumerate(buttons(3, (20, 3))):
         indices = np.arange(3) if step < 10 else np.array([0, 2])
-        batch.step(pressed[indices], indices=indices, observation=stack[:, -1])
+        batch.step(pressed[indices], indices=indices, observation=newest(stack))
         plain.step(pressed[indices], indices=indices, observation=seen)
-        np.testing.assert_array_equal(stack[:, -1], seen)
-        assert (stack[:, :-1] == 7).all(), "the older pictures stay"
+        np.testing.assert_array_equal(newest(stack), seen)
+        assert (stack[:, :-planes] == 7).all(), "the older pictures stay"
     one = started(1)
-    single = np.zeros((1, 84, 84), np.uint8)
-    one.step(np.array([RIGHT], np.uint8), observation=stack[1:2, 0])
+    single = np.zeros_like(seen[:1])
+    one.step(np.array([RIGHT], np.uint8), observation=newest(stack[1:2, :planes]))
     started(1).step(np.array([RIGHT], np.uint8), observation=single)
-    np.testing.assert_array_equal(stack[1:2, 0], single)
+    np.testing.assert_array_equal(newest(stack[1:2, :planes]), single)
 
 
 def test_many_machines_are_restored_as_one_by_one() -> None:
@@ -302,6 +309,8 @@ def test_wrong_arguments_are_refused() -> None:
         batch.step(np.zeros(2, np.int64))
     with pytest.raises(ValueError, match="observation must be"):
         batch.step(np.zeros(2, np.uint8), observation=np.zeros((2, 80, 80), np.uint8))
+    with pytest.raises(ValueError, match=r"or, in colour, \[2, 3, 84, 84\], not uint8\[2, 12, 84"):
+        batch.step(np.zeros(2, np.uint8), observation=np.zeros((2, 12, 84, 84), np.uint8))
     wide, reversed_rows = np.zeros((2, 84, 168), np.uint8), np.zeros((2, 84, 84), np.uint8)[::-1]
     for wrong in (wide[:, :, ::2], reversed_rows):
         with pytest.raises(ValueError, match="C-contiguous rows"):
