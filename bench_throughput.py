@@ -331,10 +331,10 @@ def gym_measures(seconds: float, folder: Path) -> list[Measure]:
     # Processes first: they are forked, and threads come with the first batch.
     many = {name: AsyncVectorEnv([make] * SUBPROCESSES) for name, make in makers.items()}
     one = {name: AsyncVectorEnv([make]) for name, make in makers.items()}
-    sizes = {
-        n: gym.make_vec("FastMario-1-1-v0", num_envs=n, vectorization_mode="vector_entry_point")
-        for n in GYM_BATCHES
-    }
+    make_vec = functools.partial(
+        gym.make_vec, "FastMario-1-1-v0", vectorization_mode="vector_entry_point"
+    )
+    sizes = {n: make_vec(num_envs=n) for n in GYM_BATCHES}
     ours = {n: gym_stepper(envs) for n, envs in sizes.items()}
 
     def measure(name: str, step: Callable[[], int], peer: Callable[[], int]) -> Measure:
@@ -349,7 +349,11 @@ def gym_measures(seconds: float, folder: Path) -> list[Measure]:
             measure(f"gym.make_vec of {n:,} over its bare machines", step, machines_stepper(n)),
         ]
     largest = max(GYM_BATCHES)
-    measures.append(measure(f"gym.make_vec of {largest:,} over of 64", ours[largest], ours[64]))
+    in_color = gym_stepper(make_vec(num_envs=64, observation="color"))
+    measures += [
+        measure(f"gym.make_vec of {largest:,} over of 64", ours[largest], ours[64]),
+        measure("gym.make_vec of 64 in color over in gray", in_color, ours[64]),
+    ]
     for name in makers:
         alone, eight = gym_stepper(one[name]), gym_stepper(many[name])
         measures += [
