@@ -280,7 +280,7 @@ def level_cells(study: Study, run: str, level: str) -> list[object]:
 
 
 def levels(path: Path) -> Iterator[str]:
-    """Yield a row a stage, one more for each older policy of it, and a sentence that counts."""
+    """Yield a row a stage, one for each other and each older policy, and a sentence that counts."""
     study, steps = read_study(path), route_steps()
     yield from head(
         *("level", "route", "told", *(f"{protocol}, {mode}" for protocol, mode in JUDGED)),
@@ -297,7 +297,7 @@ def levels(path: Path) -> Iterator[str]:
         # A policy that a better one has replaced is not shipped any more; its episodes are kept.
         gone = [run for run in study.about.runs if run.endswith(f"/{name}") and run not in runs]
         for run in [*runs, *gone]:
-            said = name if run == runs[0] else f"{name}, older"
+            said = name if run == runs[0] else f"{name}, {'older' if run in gone else 'another'}"
             link = f"[{said}]({PRETRAINED.name}/{run}/README.md)"
             cells = level_cells(study, run, name)
             yield row([said if run in gone else link, steps.get(name, ""), *cells])
