@@ -322,6 +322,7 @@ def study_to_keep_in(path: Path) -> tuple[Path, str]:
     Raises:
         UsageError: path names no run, as `/`, `.` and a study itself, or no folder for a study.
     """
+    check_text(str(path), str(path))
     folder, name = study_of(path)
     is_named = path.name and ".." not in Path(name).parts and not is_study(path)
     if not is_named or not (folder.name or is_study(folder)):

@@ -41,6 +41,7 @@ from mario_cli import UsageError, exit_code, with_stages_flag
 from mario_config import EnvConfig, RewardConfig, env_config_from_dict
 from mario_curriculum import AnywhereStarts, FrontierStarts
 from mario_demos import load_demos
+from mario_flags import LEAST_SCREEN
 from mario_game import StageId, stages_label
 from mario_help import FirstPage, answer_help
 from mario_judge import ModelEvaluation
@@ -166,6 +167,8 @@ class TeachConfig:
     def __post_init__(self) -> None:
         if self.env.vec_backend != "batched":
             raise UsageError("teacher and student play the batched environment")
+        if self.env.screen_size < LEAST_SCREEN:
+            raise UsageError(f"screen_size must be at least {LEAST_SCREEN} for the convolutions")
         rollouts = {
             "teacher": (self.teacher.n_steps, self.env.n_envs, self.teacher.batch_size),
             "student": (self.student.n_steps, self.student.n_envs, self.student.batch_size),
@@ -246,9 +249,16 @@ def parse_config(arguments: Sequence[str]) -> TeachConfig:
                 )
     if given.resume_model and default is fresh:
         default = config_to_go_on_with(given.resume_model, given.run_dir)
+    seen = default.env.observation
     if given.config:
         default = with_file_values(default, read_yaml(given.config), str(given.config))
-    return parse_flags(TeachConfig, arguments, PAGE.about, default)
+    config = parse_flags(TeachConfig, arguments, PAGE.about, default)
+    if config.env.observation != seen:
+        raise UsageError(
+            "a teacher sees the game's state, a student what --student.observation says; "
+            "--observation is neither's"
+        )
+    return config
 
 
 def config_to_go_on_with(model: Path, run_dir: Path) -> TeachConfig:

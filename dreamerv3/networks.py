@@ -273,6 +273,8 @@ class Encoder(nn.Sequential):
                 f"strides {tuple(strides)} with depths {tuple(depths)} do not take {size} px to "
                 f"{tops} px"
             )
+        if any(stride % 2 for stride in strides):
+            raise ValueError(f"strides {tuple(strides)} are not all even")
         layers: list[nn.Module] = []
         for before, after, stride in zip([channels, *depths[:-1]], depths, strides, strict=True):
             conv = nn.Conv2d(before, after, 2 * stride, stride, padding=stride // 2)
@@ -289,7 +291,7 @@ class Encoder(nn.Sequential):
 
 
 class UpConv2d(nn.ConvTranspose2d):
-    """A transposed convolution of twice its stride in kernel, as one without stride.
+    """A transposed convolution of twice its even stride in kernel, as one without stride.
 
     An output pixel sees 2 x 2 places of the input, and which of the weights depends on its place
     in a patch of stride x stride: so a 2 x 2 convolution gives each patch as channels. With few

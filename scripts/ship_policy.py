@@ -14,6 +14,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import sys
 import tempfile
 import zipfile
@@ -201,11 +202,17 @@ def judged_env(env: EnvConfig, destination: Path) -> EnvConfig:
 
 
 def without_folder(content: Any) -> Any:
-    """Return JSON content whose paths are relative to the working directory, or to the checkout."""
-    text = json.dumps(content)
-    for folder in sorted((Path.cwd().as_posix(), ROOT.as_posix()), key=len, reverse=True):
-        text = text.replace(f"{folder}/", "")
-    return json.loads(text)
+    """Return JSON content whose paths are relative to the checkout, or the working directory."""
+    if isinstance(content, dict):
+        return {key: without_folder(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [without_folder(value) for value in content]
+    if isinstance(content, str):
+        for folder in (ROOT, Path.cwd()):
+            if folder.name:  # else it is the root
+                begins = rf"(?<![^\s=:,]){re.escape(folder.as_posix())}/+"
+                content = re.sub(begins, "", content)
+    return content
 
 
 def rounded_weights(source: Path, sharpen: float) -> dict[str, torch.Tensor]:

@@ -357,6 +357,8 @@ def test_products_in_bf16_are_near_those_in_float32() -> None:
 def test_strides_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="do not take 84 px to 4 px"):
         Encoder(1, 84, (4, 4, 4, 4), (2, 2, 2, 2), True)
+    with pytest.raises(ValueError, match="not all even"):
+        Encoder(3, 36, (4, 8), (3, 3), True)
 
 
 def test_laprop_by_hand() -> None:

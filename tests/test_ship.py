@@ -311,6 +311,21 @@ def test_a_run_folder_has_its_models_trainings_behind_it(
     assert before == Training("gone"), "no folder of this machine's"
 
 
+def test_no_path_of_the_machine_is_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = tmp_path / 'jürgen "q"'
+    here.mkdir()
+    monkeypatch.chdir(here)
+    shipped = ship_policy.without_folder
+    command = ["--teacher", f"{here}/runs/a", f"--warm-start={ROOT}/runs/b", 3, None]
+    assert shipped({"command": command}) == {
+        "command": ["--teacher", "runs/a", "--warm-start=runs/b", 3, None]
+    }
+    assert shipped(f"{ROOT}/scripts/r") == "scripts/r"
+    assert shipped(f"/mnt{ROOT}/runs/a") == f"/mnt{ROOT}/runs/a", "another folder"
+    monkeypatch.chdir("/")
+    assert shipped("http://host/x") == "http://host/x"
+
+
 def test_a_shipped_folder_as_a_first_model_has_the_studys_trainings(shipped: Path) -> None:
     study = shipped / "results" / "shipped"
     folder = shipped / "pretrained" / "ppo_levels" / "1-2"

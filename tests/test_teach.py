@@ -333,6 +333,9 @@ def assert_equal(one: Any, other: Any) -> None:
         ("--demos configs", "no other demo of 1-1"),
         ("--teacher.batch-size 48", "does not divide"),
         ("--device abacus", "no device 'abacus'"),
+        ("--observation color", "what --student.observation says"),
+        ("--config observation.yaml", "what --student.observation says"),
+        ("--screen-size 35", "at least 36"),
         ("--action-set simple --phase teacher --warm-start TAUGHT", "with action_set agile"),
         ("--run-dir TAUGHT", "is one phase's folder"),
         ("--resume-model /none.zip", "/none.zip"),
@@ -342,6 +345,8 @@ def assert_equal(one: Any, other: Any) -> None:
 def test_what_does_not_fit_is_said_in_one_line(
     taught: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: str, said: str
 ) -> None:
+    (tmp_path / "observation.yaml").write_text("env: {observation: color}")
+    flags = flags.replace("observation.yaml", str(tmp_path / "observation.yaml"))
     words = flags.replace("TAUGHT", str(taught / "teacher")).split()
     code = main([*TINY.split(), "--run-dir", str(tmp_path / "run"), *words])
     assert code in (1, 2)
