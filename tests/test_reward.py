@@ -303,6 +303,7 @@ def test_wrong_configs_are_refused_by_name(changes: dict, message: str) -> None:
 # of its numbers may be written anew, what they hash to may not.
 SHIPPED_SIGNATURES = {
     "dreamerv3_mario_1-1": "b7dd8bb25139e595",
+    "dreamerv3_mario_1-1_informed": "38d4ac7fc4b04d59",
     "dreamerv3_mario_1-1_scratch": "38d4ac7fc4b04d59",
     "dreamerv3_mario_1-1_taught": "38d4ac7fc4b04d59",
     "dreamerv3_mario_1-3_taught": "756f453a9d26ac10",
