@@ -232,8 +232,10 @@ class TrainConfig:
                 f"batch_size {self.ppo.batch_size} does not divide a rollout of "
                 f"{self.ppo.n_steps} steps x {self.env.n_envs} environments = {rollout}"
             )
-        if self.env.observation != "pixels":
+        if not self.env.planes:
             raise UsageError(f"PPO sees pixels: it cannot learn from {self.env.observation}")
+        if self.env.planes > 1 and self.rnd.rnd_coef:
+            raise UsageError("RND sees gray: --rnd-coef 0 learns in color")
         if self.env.screen_size < LEAST_SCREEN:
             raise UsageError(f"screen_size must be at least {LEAST_SCREEN} for the convolutions")
         if self.ppo.ema_decay == 1:

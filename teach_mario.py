@@ -89,6 +89,7 @@ PAGE = FirstPage(
     ),
     prefixes=("teacher", "student"),
 )
+DEFAULT_RECIPE = Path(__file__).parent / "configs" / "taught_color.yaml"
 PhaseName = Literal["teacher", "student"]
 PHASES: tuple[PhaseName, ...] = ("teacher", "student")
 FIRST_PHASE = {"both": "teacher", "teacher": "teacher", "student": "student"}
@@ -120,7 +121,8 @@ class RunFlags(Checked):
     resume_model: Path | None = None
     """Begin a new run folder where this checkpoint or best_eval.zip of a phase was."""
     config: Path | None = None
-    """A YAML file of any of these flags; the command line wins."""
+    """A YAML file of any of these flags; the command line wins. Unset in a new run:
+    configs/taught_color.yaml, made for one level."""
     demos: Path = Path("demos")
     """A folder of demos along which episodes begin. scripts/search_route.py finds them."""
     game_starts: Share = 0.1
@@ -225,11 +227,13 @@ def flags_of_content(default: TeachConfig, content: dict[str, Any], phase: str) 
 def parse_config(arguments: Sequence[str]) -> TeachConfig:
     """Return the flags: defaults, or those of the run in --run-dir; --config; the command line.
 
+    A new run without --config follows `DEFAULT_RECIPE`.
+
     Raises:
         UsageError: a file is missing or holds an unknown key, or values do not fit together.
         SystemExit: --help.
     """
-    arguments = answer_help(arguments, PAGE, TeachConfig)
+    arguments = answer_help(arguments, PAGE, lambda: with_recipe(TeachConfig(), DEFAULT_RECIPE))
     first = FirstLook()
     first.add_argument("--run-dir", type=Path, default=RunFlags().run_dir)
     first.add_argument("--config", type=Path)
@@ -250,8 +254,8 @@ def parse_config(arguments: Sequence[str]) -> TeachConfig:
     if given.resume_model and default is fresh:
         default = config_to_go_on_with(given.resume_model, given.run_dir)
     seen = default.env.observation
-    if given.config:
-        default = with_file_values(default, read_yaml(given.config), str(given.config))
+    if recipe := given.config or (DEFAULT_RECIPE if default is fresh else None):
+        default = with_recipe(default, recipe)
     config = parse_flags(TeachConfig, arguments, PAGE.about, default)
     if config.env.observation != seen:
         raise UsageError(
@@ -259,6 +263,11 @@ def parse_config(arguments: Sequence[str]) -> TeachConfig:
             "--observation is neither's"
         )
     return config
+
+
+def with_recipe(config: TeachConfig, path: Path) -> TeachConfig:
+    """Return a config under the values of a recipe; a UsageError if the file does not fit."""
+    return with_file_values(config, read_yaml(path), str(path))
 
 
 def config_to_go_on_with(model: Path, run_dir: Path) -> TeachConfig:

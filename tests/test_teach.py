@@ -38,7 +38,8 @@ ROOT = Path(__file__).parents[1]
 TINY = (
     "--n-envs 8 --teacher.n-steps 8 --teacher.batch-size 32 --teacher.timesteps 384 "
     "--student.n-envs 4 --student.n-steps 8 --student.batch-size 16 --student.timesteps 192 "
-    "--student.drive-until 96 --student.replay-size 100 --checkpoint-freq 64 --eval-freq 0"
+    "--student.drive-until 96 --student.replay-size 100 --checkpoint-freq 64 --eval-freq 0 "
+    "--student.features small"
 )
 
 
@@ -404,7 +405,7 @@ def test_reward_finishes_a_student_once_its_critic_knows_the_reward(
 ) -> None:
     flags = (
         "--config configs/taught_finish.yaml --stages 1-1 --n-envs 4 --n-steps 16 --batch-size 32 "
-        "--timesteps 256 --critic-steps 128 --eval-freq 0 --checkpoint-freq 128"
+        "--timesteps 256 --critic-steps 128 --eval-freq 0 --checkpoint-freq 128 --features small"
     )
     student, run = taught / "student", RunFolder(tmp_path / "finished")
     arguments = [*flags.split(), "--run-dir", str(run.path)]

@@ -297,6 +297,8 @@ def test_a_run_that_clears_enough_is_finished(tmp_path: Path, trainer: Callable[
     [
         ("--world 9", "no stage '9-1'"),
         ("--batch-size 100", "does not divide a rollout"),
+        ("--observation color --rnd-coef 0.3", "RND sees gray"),
+        ("--observation ram", "cannot learn from ram"),
         ("--temperature-final 0", "--temperature-final must be at least 0.001, not 0.0"),
         ("--warm-temperature 0", "--warm-temperature must be at least 0.001"),
         ("--imitation-until 0", "--imitation-until must be above 0"),
