@@ -328,6 +328,7 @@ SHIPPED_SIGNATURES = {
     "taught/4-1": "4d8f071df9b0d12f",
     "taught/4-3": "6d56ae7c621c02a9",
     "taught/4-4": "25d5959ef599d27e",
+    "taught/5-1": "638d7d5e2ec91c2a",
     "taught/5-2": "14ed5e5f04ce934e",
     "taught/6-1": "ea76bcec6cb4b13a",
     "taught/6-2": "b6c1df9a9a946a33",
