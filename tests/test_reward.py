@@ -322,6 +322,7 @@ SHIPPED_SIGNATURES = {
     "taught/1-4": "3caabed73c14b716",
     "taught/2-1": "14ed5e5f04ce934e",
     "taught/2-3": "4d8f071df9b0d12f",
+    "taught/2-4": "3caabed73c14b716",
     "taught/3-1": "14ed5e5f04ce934e",
     "taught/3-2": "7b22672f0dabe710",
     "taught/3-3": "faa7bbd0f50942f4",

@@ -206,7 +206,7 @@ def test_both_phases_write_their_folders_and_their_policies_play(taught: Path) -
             max_steps=20,
         )  # fmt: skip
         assert [str(one.stage) for one in summary.stages] == ["1-1", "5-3"]
-    assert policy.env_config.observation == "pixels"
+    assert policy.env_config.observation == "color"
 
 
 def test_a_student_in_color_goes_on_and_stays_one(
