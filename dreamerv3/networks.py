@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,7 @@ from dreamerv3.recurrence import (
     draw_noise,
     sample_one_hot,
 )
+from dreamerv3.row_norm import RowNormSiLU
 
 TWO_HOT_BINS = 255
 TWO_HOT_LIMIT = 20.0  # bins reach symexp(20) = 4.85e8
@@ -149,84 +150,27 @@ class BlockLinear(nn.Module):
 
 
 class NormSiLU(nn.Module):
-    """RMSNorm (Zhang and Sennrich 2019) over the last of the dimensions `shape`, then SiLU."""
+    """RMSNorm (Zhang and Sennrich 2019) over the last of the dimensions `shape`, then SiLU.
+
+    What comes out is of the type that came in.
+    """
 
     def __init__(self, *shape: int) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones(shape))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.silu(F.rms_norm(x.float(), x.shape[-1:], eps=NORM_EPS) * self.scale)
-
-
-class RowNormSiLU(torch.autograd.Function):
-    """`NormSiLU` of the rows of [N, C], and its gradient, a piece of rows at a time.
-
-    A piece stays in the processor's cache through all steps, and only the input is kept for the
-    gradient. A product with a matrix of 1 / C puts a row's mean into each of its columns, so that
-    no step loops over just C numbers. It computes in float32; the result is of the input's type,
-    as the next convolution would make it.
-    """
-
-    PIECE = 2**17  # numbers: 0.5 MB in float32
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
-        ctx.save_for_backward(x, scale)
-        mean, out = row_means(scale), torch.empty_like(x)
-        for rows in pieces(*x.shape):
-            part = x[rows].float()
-            scaled = inverse_rms(part, mean).mul_(part).mul_(scale)
-            out[rows] = F.silu(scaled, inplace=True)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
-        (gradient,) = gradients
-        x, scale = ctx.saved_tensors
-        mean, to_x, to_scale = row_means(scale), torch.empty_like(x), torch.zeros_like(scale)
-        scaled_mean = scale.unsqueeze(1) * mean
-        for rows in pieces(*x.shape):
-            part = x[rows].float()
-            inverse = inverse_rms(part, mean)
-            normed = part * inverse
-            due = torch.ops.aten.silu_backward(gradient[rows].float(), normed * scale)
-            product = due * normed
-            to_scale += product.sum(0)
-            inner = torch.mm(product, scaled_mean)
-            to_x[rows] = torch.addcmul(due.mul_(scale), normed, inner, value=-1).mul_(inverse)
-        return to_x, to_scale
-
-
-def row_means(scale: Tensor) -> Tensor:
-    """Return what a product of rows [N, C] with puts their means into each column, [C, C]."""
-    return scale.new_full((len(scale), len(scale)), 1 / len(scale))
-
-
-def inverse_rms(x: Tensor, mean: Tensor) -> Tensor:
-    """Return 1 / RMS of the rows of [N, C], in each column."""
-    return torch.addmm(x.new_full((), NORM_EPS), x.square(), mean).rsqrt_()
-
-
-def pieces(rows: int, columns: int) -> Iterator[slice]:
-    """Yield slices of the rows, each of `RowNormSiLU.PIECE` numbers or less."""
-    size = max(1, RowNormSiLU.PIECE // columns)
-    return (slice(first, first + size) for first in range(0, rows, size))
+        if torch.compiler.is_compiling():  # it makes one loop of all steps itself
+            normed = F.rms_norm(x.float(), x.shape[-1:], eps=NORM_EPS)
+            return F.silu(normed * self.scale).to(x.dtype)
+        return RowNormSiLU.apply(x.contiguous(), self.scale)
 
 
 class ImageNormSiLU(NormSiLU):
-    """`NormSiLU` over the channels of [N, C, H, W] in channels_last, which makes C the last.
-
-    What comes out is of the type that came in.
-    """
+    """`NormSiLU` over the channels of [N, C, H, W] in channels_last, which makes C the last."""
 
     def forward(self, x: Tensor) -> Tensor:
-        last = x.permute(0, 2, 3, 1)
-        if torch.compiler.is_compiling():  # it makes one loop of all steps itself
-            return super().forward(last).permute(0, 3, 1, 2)
-        with products_in(torch.float32):
-            out = RowNormSiLU.apply(last.reshape(-1, last.shape[-1]), self.scale)
-        return out.view(last.shape).permute(0, 3, 1, 2)
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class MLP(nn.Sequential):
@@ -304,7 +248,8 @@ class UpConv2d(nn.ConvTranspose2d):
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """[N, inputs, H, W] -> [N, outputs, H * stride, W * stride], in channels_last."""
-        stride, cut = self.stride[0], self.padding[0]
+        stride = self.stride[0]
+        cut = stride // 2  # the padding
         taps = self.weight.unflatten(3, (2, stride)).unflatten(2, (2, stride)).flip(2, 4)
         weight = taps.permute(3, 5, 1, 0, 2, 4).flatten(0, 2)  # [stride^2 * outputs, inputs, 2, 2]
         weight = weight.contiguous(memory_format=torch.channels_last)
@@ -312,10 +257,9 @@ class UpConv2d(nn.ConvTranspose2d):
         y = F.conv2d(x, weight, self.bias.repeat(stride**2), padding=1).permute(0, 2, 3, 1)
         patches = y.unflatten(3, (stride, stride, self.out_channels)).transpose(2, 3)
         n, rows, _, columns, *_ = patches.shape
-        whole = patches.reshape(n, rows * stride, columns * stride, self.out_channels)
-        return whole[
-            :, cut : rows * stride - stride + cut, cut : columns * stride - stride + cut
-        ].permute(0, 3, 1, 2)
+        whole = patches.reshape(n, rows * stride, columns * stride, -1)
+        # Cut by padding with less than nothing: its gradient is one copy, two slices' are four.
+        return F.pad(whole, (0, 0, -cut, -cut, -cut, -cut)).permute(0, 3, 1, 2)
 
 
 class Decoder(nn.Module):
@@ -355,10 +299,8 @@ class Decoder(nn.Module):
 
     def to_patches(self, images: Tensor) -> Tensor:
         """Return images [N, C, H, W] as `forward` lays them out, in channels_last."""
-        n, channels, height, width = images.shape
-        patch = self.patch
-        cut = images.view(n, channels, height // patch, patch, width // patch, patch)
-        return cut.permute(0, 2, 4, 1, 3, 5).flatten(3).permute(0, 3, 1, 2)
+        patches = F.pixel_unshuffle(images, self.patch)
+        return patches.contiguous(memory_format=torch.channels_last)
 
     def to_images(self, patches: Tensor) -> Tensor:
         """Return what `forward` gave as images [N, C, H, W] in [0, 1]."""

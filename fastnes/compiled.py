@@ -141,11 +141,11 @@ class _Cache(FunctionCache):
     _impl_class = _CacheImpl
 
 
-def _compiler(**options: bool) -> Callable[[Any], Any]:
+def _compiler(**options: Any) -> Callable[[Any], Any]:
     """Return a decorator that compiles with options of Numba and keeps the code."""
 
     def compiled_function(function: Any) -> Any:
-        dispatcher: Any = njit(nogil=True, **options)(function)  # type: ignore[call-overload]
+        dispatcher: Any = njit(nogil=True, **options)(function)
         if hasattr(dispatcher, "_cache"):  # not with NUMBA_DISABLE_JIT
             dispatcher._cache = _Cache(function)
         return dispatcher
@@ -155,3 +155,8 @@ def _compiler(**options: bool) -> Callable[[Any], Any]:
 
 compiled = _compiler(_nrt=False)
 compiled_with_arrays = _compiler(_nrt=True)
+# Sums in any order, products and sums in one instruction, a division by zero is infinite: what
+# loops of numbers need to become vectors. NaN and infinity stay what they are.
+compiled_arithmetic = _compiler(
+    _nrt=False, error_model="numpy", fastmath={"reassoc", "contract", "nsz"}
+)
