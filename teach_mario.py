@@ -227,7 +227,8 @@ def flags_of_content(default: TeachConfig, content: dict[str, Any], phase: str) 
 def parse_config(arguments: Sequence[str]) -> TeachConfig:
     """Return the flags: defaults, or those of the run in --run-dir; --config; the command line.
 
-    A new run without --config follows `DEFAULT_RECIPE`.
+    A new run without --config follows `DEFAULT_RECIPE`, as does the first student of a teacher
+    that learnt alone.
 
     Raises:
         UsageError: a file is missing or holds an unknown key, or values do not fit together.
@@ -251,6 +252,8 @@ def parse_config(arguments: Sequence[str]) -> TeachConfig:
                 default = dataclasses.replace(
                     default, run=dataclasses.replace(default.run, warm_start=None)
                 )
+    if checkpoint is None and default.run.phase == "teacher" and given.phase in ("student", "both"):
+        default = with_recipes_student(default)
     if given.resume_model and default is fresh:
         default = config_to_go_on_with(given.resume_model, given.run_dir)
     seen = default.env.observation
@@ -268,6 +271,13 @@ def parse_config(arguments: Sequence[str]) -> TeachConfig:
 def with_recipe(config: TeachConfig, path: Path) -> TeachConfig:
     """Return a config under the values of a recipe; a UsageError if the file does not fit."""
     return with_file_values(config, read_yaml(path), str(path))
+
+
+def with_recipes_student(config: TeachConfig) -> TeachConfig:
+    """Return the flags of a teacher that learnt alone, with the recipe for its first student."""
+    recipe = with_recipe(TeachConfig(), DEFAULT_RECIPE)
+    env = dataclasses.replace(config.env, crop=recipe.env.crop)
+    return dataclasses.replace(config, student=recipe.student, env=env)
 
 
 def config_to_go_on_with(model: Path, run_dir: Path) -> TeachConfig:

@@ -24,9 +24,6 @@ from fastnes.state import (
     CTRL,
     DOT,
     DOTS_DONE,
-    ERROR,
-    ERROR_CHR_WRITE,
-    ERROR_DETAIL,
     FINE_X,
     LINE,
     MASK,
@@ -290,16 +287,15 @@ def write_register(row, regs, register, value):
 
 @compiled
 def _write_video(row, regs, address, value):
-    """Write a byte on the PPU's bus (nesdev wiki, "PPU memory map")."""
+    """Write a byte on the PPU's bus (nesdev wiki, "PPU memory map").
+
+    Below $2000 is the cartridge's ROM, which a write does not change: the game does so itself.
+    """
     if address >= 0x3F00:
         row[_palette_offset(address)] = value
-        return
-    regs[ROW_0_FRESH] = 0
-    if address >= 0x2000:
+    elif address >= 0x2000:
         row[VRAM + (address & 0x7FF)] = value
-    elif regs[ERROR] == 0:
-        regs[ERROR] = ERROR_CHR_WRITE
-        regs[ERROR_DETAIL] = address
+        regs[ROW_0_FRESH] = 0
 
 
 @compiled

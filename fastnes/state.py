@@ -69,16 +69,14 @@ ERROR_OPCODE = 1
 ERROR_READ = 2
 ERROR_WRITE = 3
 ERROR_JUMP = 4
-ERROR_CHR_WRITE = 5
-ERROR_DMA = 6
-ERROR_STUCK = 7
+ERROR_DMA = 5
+ERROR_STUCK = 6
 
 _ERROR_TEXTS = {
     ERROR_OPCODE: "opcode ${detail:02X} is not an official 6502 instruction",
     ERROR_READ: "read of ${detail:04X}: nothing readable is there on this machine",
     ERROR_WRITE: "write to ${detail:04X}: nothing writable is there on this machine",
     ERROR_JUMP: "jump to ${detail:04X}: programs run from ROM ($8000-$FFFF) only",
-    ERROR_CHR_WRITE: "write to video address ${detail:04X}: the pattern tables are ROM",
     ERROR_DMA: "sprite DMA from page ${detail:02X}: it works from RAM (pages $00-$1F) only",
     ERROR_STUCK: "the game stayed busy for {detail} frames; it is stuck in player state or world"
     " end",

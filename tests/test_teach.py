@@ -383,6 +383,19 @@ def test_a_teachers_first_weights_are_not_its_students(taught: Path, tmp_path: P
     assert main([*run, "--phase", "student"]) == 0, "and it is no network for pixels"
 
 
+def test_the_first_student_of_a_lone_teacher_follows_the_recipe(tmp_path: Path) -> None:
+    """Whatever its teacher's run was told for a student, which was nothing."""
+    run = ["--stages", "1-1", "--run-dir", str(tmp_path / "run")]
+    recipe = parse_config(["--run-dir", str(tmp_path / "other")])
+    alone = ["--config", str(ROOT / "configs" / "teacher_level.yaml"), "--phase", "teacher"]
+    assert main([*run, *alone, *TINY.split(), "--student.features", "small"]) == 0
+    student = parse_config([*run, "--phase", "student"])
+    assert (student.student, student.env.crop) == (recipe.student, recipe.env.crop)
+    assert student.teacher.timesteps == 384, "the teacher's flags are its own"
+    again = parse_config([*run, "--phase", "teacher"])
+    assert (again.student.features, again.env.crop) == ("small", EnvConfig().crop)
+
+
 def test_a_run_of_other_stages_is_not_continued(
     taught: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
