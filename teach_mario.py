@@ -227,8 +227,8 @@ def flags_of_content(default: TeachConfig, content: dict[str, Any], phase: str) 
 def parse_config(arguments: Sequence[str]) -> TeachConfig:
     """Return the flags: defaults, or those of the run in --run-dir; --config; the command line.
 
-    A new run without --config follows `DEFAULT_RECIPE`, as does the first student of a teacher
-    that learnt alone.
+    Without --config a new run follows `DEFAULT_RECIPE`, as does the first student of a teacher
+    whose run was told nothing of one.
 
     Raises:
         UsageError: a file is missing or holds an unknown key, or values do not fit together.
@@ -252,10 +252,12 @@ def parse_config(arguments: Sequence[str]) -> TeachConfig:
                 default = dataclasses.replace(
                     default, run=dataclasses.replace(default.run, warm_start=None)
                 )
-    if checkpoint is None and default.run.phase == "teacher" and given.phase in ("student", "both"):
-        default = with_recipes_student(default)
     if given.resume_model and default is fresh:
         default = config_to_go_on_with(given.resume_model, given.run_dir)
+    is_first_student = default.run.phase == "teacher" and checkpoint is None
+    is_untold = default.student == fresh.student and not given.config
+    if is_first_student and is_untold and given.phase in ("student", "both"):
+        default = with_recipes_student(default)
     seen = default.env.observation
     if recipe := given.config or (DEFAULT_RECIPE if default is fresh else None):
         default = with_recipe(default, recipe)
@@ -274,10 +276,15 @@ def with_recipe(config: TeachConfig, path: Path) -> TeachConfig:
 
 
 def with_recipes_student(config: TeachConfig) -> TeachConfig:
-    """Return the flags of a teacher that learnt alone, with the recipe for its first student."""
+    """Return a teacher's flags with what `DEFAULT_RECIPE` says of its student and how to judge."""
     recipe = with_recipe(TeachConfig(), DEFAULT_RECIPE)
-    env = dataclasses.replace(config.env, crop=recipe.env.crop)
-    return dataclasses.replace(config, student=recipe.student, env=env)
+    judged = {name: getattr(recipe.run, name) for name in ("eval_freq", "eval_episodes")}
+    return dataclasses.replace(
+        config,
+        student=recipe.student,
+        env=dataclasses.replace(config.env, crop=recipe.env.crop),
+        run=dataclasses.replace(config.run, **judged),
+    )
 
 
 def config_to_go_on_with(model: Path, run_dir: Path) -> TeachConfig:

@@ -67,13 +67,14 @@ class RunConfig(Checked):
     """The run: where it writes, how often it looks at itself."""
 
     run_dir: Path = Path("runs/dreamer")
-    """The run folder; one that holds a run is continued."""
+    """The run folder; one that holds a run is continued. A new run needs one."""
     config: tuple[str, ...] = ()
     """Overlays of dreamerv3/configs.yaml by name, or YAML files of any of these flags, in order."""
     resume_model: Path | None = None
     """Begin a new run folder where this checkpoint or best_eval.zip was, replay included."""
     timesteps: Count = 1_000_000
-    """Agent steps, all environments together."""
+    """Agent steps, all environments together. The way without --config takes 150,000, configs their
+    own."""
     seed: Seed = 0
     """Seeds networks, sampling, replay and environments (environment i: seed + i)."""
     relabel: bool = False

@@ -20,7 +20,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamerv3.recurrence import (
-    NORM_EPS,
     UNIMIX,
     Follow,
     Noise,
@@ -30,7 +29,7 @@ from dreamerv3.recurrence import (
     draw_noise,
     sample_one_hot,
 )
-from dreamerv3.row_norm import RowNormSiLU
+from dreamerv3.row_norm import NORM_EPS, RowNormSiLU
 
 TWO_HOT_BINS = 255
 TWO_HOT_LIMIT = 20.0  # bins reach symexp(20) = 4.85e8
@@ -257,7 +256,7 @@ class UpConv2d(nn.ConvTranspose2d):
         y = F.conv2d(x, weight, self.bias.repeat(stride**2), padding=1).permute(0, 2, 3, 1)
         patches = y.unflatten(3, (stride, stride, self.out_channels)).transpose(2, 3)
         n, rows, _, columns, *_ = patches.shape
-        whole = patches.reshape(n, rows * stride, columns * stride, -1)
+        whole = patches.reshape(n, rows * stride, columns * stride, self.out_channels)
         # Cut by padding with less than nothing: its gradient is one copy, two slices' are four.
         return F.pad(whole, (0, 0, -cut, -cut, -cut, -cut)).permute(0, 3, 1, 2)
 
@@ -299,8 +298,13 @@ class Decoder(nn.Module):
 
     def to_patches(self, images: Tensor) -> Tensor:
         """Return images [N, C, H, W] as `forward` lays them out, in channels_last."""
-        patches = F.pixel_unshuffle(images, self.patch)
-        return patches.contiguous(memory_format=torch.channels_last)
+        n, channels, height, width = images.shape
+        patch = self.patch
+        if patch < 4:  # a permuted copy moves as many numbers at a time as a patch is wide
+            patches = F.pixel_unshuffle(images, patch)
+            return patches.contiguous(memory_format=torch.channels_last)
+        cut = images.view(n, channels, height // patch, patch, width // patch, patch)
+        return cut.permute(0, 2, 4, 1, 3, 5).flatten(3).permute(0, 3, 1, 2)
 
     def to_images(self, patches: Tensor) -> Tensor:
         """Return what `forward` gave as images [N, C, H, W] in [0, 1]."""

@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dreamerv3.row_norm import NORM_EPS
+
 UNIMIX = 0.01  # share of the uniform distribution in every categorical (the paper, Methods)
-NORM_EPS = 1e-4
 
 # --------------------------------------------------------------------------------------------
 # Samples

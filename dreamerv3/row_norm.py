@@ -1,9 +1,9 @@
-"""RMSNorm and SiLU of many short rows, as a picture's channels are, and its gradient.
+"""RMSNorm and SiLU of many rows, most of them short as a picture's channels are, and its gradient.
 
-torch has no kernel for it: its norms loop over a row at a time, here of just 8 to 64 numbers, and
-in separate operations each goes through all of them, up to 32 MB, again. Here a block of rows at a
-time passes through all steps in the processor's cache, in loops that become vector instructions
-however short a row is. In float32; bfloat16 is widened and rounded on the way.
+torch has no kernel for it: its norms loop over a row at a time, here often of just 8 to 64 numbers,
+and in separate operations each goes through all of them, up to 32 MB, again. Here a block of rows
+at a time passes through all steps in the processor's cache, in loops that become vector
+instructions however short a row is. In float32; bfloat16 is widened and rounded on the way.
 
 tests/test_dreamer_networks.py holds it against autograd.
 """
@@ -19,11 +19,12 @@ import torch
 from numba import types
 from numba.extending import overload
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from dreamerv3.recurrence import NORM_EPS
 from fastnes.compiled import compiled_arithmetic
 from fastnes.share import Workers
 
+NORM_EPS = 1e-4  # added to a row's mean square
 BLOCK = 4096  # numbers that pass through all steps at a time, or a whole row; 16 KB of float32
 PART = 32  # blocks that a thread takes at a time: what is summed depends on it, not on threads
 
@@ -32,30 +33,43 @@ PART = 32  # blocks that a thread takes at a time: what is summed depends on it,
 # --------------------------------------------------------------------------------------------
 
 
+@compiled_arithmetic
+def _of_bits(bits):
+    """Return the float32 that a bfloat16's bits, uint16, are."""
+    return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
+
+
+@compiled_arithmetic
+def _as_bits(number):
+    """Return the bits, uint16, of the bfloat16 that is nearest to a float32, ties to even."""
+    bits = np.float32(number).view(np.uint32)
+    even = (bits >> np.uint32(16)) & np.uint32(1)
+    nearest = np.uint16((bits + np.uint32(0x7FFF) + even) >> np.uint32(16))
+    return np.uint16(0x7FC0) if np.isnan(number) else nearest
+
+
 def widen(number):
     """Return a float32: a float32 as it is, or a bfloat16 given as its bits, uint16."""
+    return _of_bits(number) if isinstance(number, np.uint16) else number
 
 
 @overload(widen)
 def _widen(number):
     if number == types.uint16:
-        return lambda number: np.uint32(np.uint32(number) << np.uint32(16)).view(np.float32)
+        return lambda number: _of_bits(number)
     return lambda number: number
 
 
 def narrow(number, like):
     """Return a float32 in like's type: as it is, or rounded to a bfloat16's bits, uint16."""
+    return _as_bits(number) if isinstance(like, np.uint16) else number
 
 
 @overload(narrow)
 def _narrow(number, like):
-    def rounded(number, like):
-        bits = np.float32(number).view(np.uint32)
-        even = (bits >> np.uint32(16)) & np.uint32(1)
-        nearest = np.uint16((bits + np.uint32(0x7FFF) + even) >> np.uint32(16))
-        return np.uint16(0x7FC0) if np.isnan(number) else nearest
-
-    return rounded if like == types.uint16 else lambda number, like: number
+    if like == types.uint16:
+        return lambda number, like: _as_bits(number)
+    return lambda number, like: number
 
 
 @compiled_arithmetic
@@ -183,14 +197,14 @@ def in_parts(size: int, job: Callable[..., None], *rows: np.ndarray) -> None:
         job: what to call, on any of the threads.
         rows: flat rows [N * C].
     """
-    parts = -(-len(rows[0]) // size)
-    threads = max(1, min(torch.get_num_threads(), parts))
+    parts, most = -(-len(rows[0]) // size), torch.get_num_threads()
+    threads = max(1, min(most, parts))
 
     def share(thread: int) -> None:
         for i in range(thread, parts, threads):
             job(i, *(each[i * size : (i + 1) * size] for each in rows))
 
-    _workers(threads).run(share, threads)
+    _workers(most).run(share, threads)
 
 
 def in_block(scale: Tensor) -> np.ndarray:
@@ -202,10 +216,18 @@ class RowNormSiLU(torch.autograd.Function):
     """silu(x / RMS(x) * scale) of contiguous rows [..., C], float32 or bfloat16, in that type.
 
     The scale is [C], or [A, C] for rows of A kinds in turn. For the gradient the input is kept.
+
+    Raises:
+        ValueError: x does not end in the scale's shape, or a type is another.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
+        types_fit = x.dtype in (torch.float32, torch.bfloat16) and scale.dtype == torch.float32
+        if x.shape[-scale.ndim :] != scale.shape or not types_fit:
+            raise ValueError(
+                f"rows {x.dtype}{list(x.shape)} do not fit a scale {scale.dtype}{list(scale.shape)}"
+            )
         ctx.save_for_backward(x, scale)
         out, scales = torch.empty_like(x), in_block(scale)
 
@@ -217,6 +239,7 @@ class RowNormSiLU(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
         x, scale = ctx.saved_tensors
         to_x, scales = torch.empty_like(x), in_block(scale)

@@ -418,12 +418,16 @@ def with_own_paths(words: Sequence[str], folder: Path, command: str = "") -> lis
     whole = []
     flag = ""
     path_flags = PATH_FLAGS | PATH_FLAGS_OF.get(command, set())
+
+    def is_path(value: str) -> bool:
+        is_overlay = flag == "--config" and not value.endswith((".yaml", ".yml"))
+        return bool(value) and flag in path_flags and not is_overlay
+
     for word in words:
         if word.startswith("-"):
             flag, equals, value = word.partition("=")
-            is_path = bool(equals and value) and flag in path_flags
-            whole.append(f"{flag}={folder / value}" if is_path else word)
-        elif word and (flag in path_flags or (not flag and (folder / word).exists())):
+            whole.append(f"{flag}={folder / value}" if equals and is_path(value) else word)
+        elif is_path(word) or (word and not flag and (folder / word).exists()):
             whole.append(str(folder / word))
         else:
             whole.append(word)

@@ -22,7 +22,8 @@ from dreamerv3.losses import (
 )
 from dreamerv3.models import Agent, Batch, Critic, ModelConfig, ReturnRange
 from dreamerv3.networks import State, unimix_probs
-from dreamerv3.recurrence import NORM_EPS, no_noise
+from dreamerv3.recurrence import no_noise
+from dreamerv3.row_norm import NORM_EPS
 
 TINY = ModelConfig(
     deter=32,

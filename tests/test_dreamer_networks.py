@@ -29,7 +29,6 @@ from dreamerv3.networks import (
 )
 from dreamerv3.optim import LaProp, clip_adaptively
 from dreamerv3.recurrence import (
-    NORM_EPS,
     Follow,
     Noise,
     Weights,
@@ -40,7 +39,7 @@ from dreamerv3.recurrence import (
     noisy,
     sample_one_hot,
 )
-from dreamerv3.row_norm import RowNormSiLU
+from dreamerv3.row_norm import NORM_EPS, RowNormSiLU
 
 SIZES = {"deter": 16, "hidden": 6, "stoch": 3, "classes": 4, "blocks": 4}
 
@@ -370,6 +369,28 @@ def test_what_is_not_finite_stays_so_through_a_norm(bad: float, dtype: torch.dty
     out = NormSiLU(8)(x)
     assert not out[17].isfinite().all()
     assert out[torch.arange(40) != 17].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("x", "scale"),
+    [
+        (torch.zeros(5, 12), torch.ones(8)),
+        (torch.zeros(5, 8), torch.ones(2, 8)),
+        (torch.zeros(5, 8, dtype=torch.float64), torch.ones(8)),
+        (torch.zeros(5, 8), torch.ones(8, dtype=torch.bfloat16)),
+    ],
+)
+def test_a_norm_of_other_rows_is_refused(x: Tensor, scale: Tensor) -> None:
+    with pytest.raises(ValueError, match="do not fit a scale"):
+        RowNormSiLU.apply(x, scale)
+
+
+def test_patches_are_cut_as_pixel_unshuffle_does() -> None:
+    for patch in (2, 4, 8):
+        images = torch.randn(2, 3, 64, 64).to(memory_format=torch.channels_last)
+        decoder = Decoder(20, 3, (4, 8), (patch, 16 // patch), norm=False)
+        expected = torch.nn.functional.pixel_unshuffle(images, patch)
+        torch.testing.assert_close(decoder.to_patches(images), expected, rtol=0, atol=0)
 
 
 def test_products_in_bf16_are_near_those_in_float32() -> None:

@@ -158,6 +158,9 @@ def test_paths_are_those_of_the_callers_folder(tmp_path: Path) -> None:
     for command, path in {"pull": f"{tmp_path}/there", "push": "there"}.items():
         found = front_door.with_own_paths(["you/it", "--to", "there"], tmp_path, command)
         assert found == ["you/it", "--to", path]
+    overlays = ["--config", "taught", "my.yaml", "--config=scratch", "--seed", "1"]
+    words = front_door.with_own_paths(overlays, tmp_path, "dreamer")
+    assert words == [*overlays[:2], f"{tmp_path}/my.yaml", *overlays[3:]], "an overlay is no file"
 
 
 @posix_only

@@ -384,16 +384,30 @@ def test_a_teachers_first_weights_are_not_its_students(taught: Path, tmp_path: P
 
 
 def test_the_first_student_of_a_lone_teacher_follows_the_recipe(tmp_path: Path) -> None:
-    """Whatever its teacher's run was told for a student, which was nothing."""
+    """Where its teacher's run was told nothing of one; and the teacher can go on after that."""
     run = ["--stages", "1-1", "--run-dir", str(tmp_path / "run")]
-    recipe = parse_config(["--run-dir", str(tmp_path / "other")])
-    alone = ["--config", str(ROOT / "configs" / "teacher_level.yaml"), "--phase", "teacher"]
-    assert main([*run, *alone, *TINY.split(), "--student.features", "small"]) == 0
-    student = parse_config([*run, "--phase", "student"])
-    assert (student.student, student.env.crop) == (recipe.student, recipe.env.crop)
-    assert student.teacher.timesteps == 384, "the teacher's flags are its own"
-    again = parse_config([*run, "--phase", "teacher"])
-    assert (again.student.features, again.env.crop) == ("small", EnvConfig().crop)
+    tiny = TINY.split()[:8]  # of the teacher
+    alone = ["--config", str(ROOT / "configs" / "teacher_level.yaml"), *tiny, "--eval-freq", "0"]
+    assert main([*run, *alone, "--phase", "teacher"]) == 0
+    recipe = parse_config(["--run-dir", str(tmp_path / "new")])
+    first = parse_config([*run, "--phase", "student"])
+    assert (first.student, first.env.crop) == (recipe.student, recipe.env.crop)
+    assert (first.run.eval_freq, first.teacher.timesteps) == (recipe.run.eval_freq, 384)
+    away = ["--resume-model", str(tmp_path / "run" / "teacher"), "--run-dir", str(tmp_path / "b")]
+    assert parse_config([*away, "--phase", "both"]).student == recipe.student
+    gray = ["--config", str(ROOT / "configs" / "taught.yaml"), "--phase", "student"]
+    told = parse_config([*gray, "--run-dir", str(tmp_path / "new")])
+    assert parse_config([*run, *gray]).student == told.student
+    student = ["--student.timesteps", "32", "--student.n-steps", "8", "--student.n-envs", "16"]
+    assert main([*run, *student, "--phase", "both", "--eval-freq", "0"]) == 0
+    assert main([*run, "--phase", "teacher", "--teacher.timesteps", "448"]) == 0
+
+
+def test_a_students_flags_that_its_teachers_run_was_told_stay(tmp_path: Path) -> None:
+    run = ["--stages", "1-1", "--run-dir", str(tmp_path)]
+    assert main([*run, *TINY.split(), "--phase", "teacher"]) == 0
+    student = parse_config([*run, "--phase", "student"]).student
+    assert (student.features, student.timesteps) == ("small", 192)
 
 
 def test_a_run_of_other_stages_is_not_continued(
