@@ -318,8 +318,8 @@ def watch(
     frames: list[Frame] = []
 
     def keep(pressed: int, game: gym.Env) -> None:
-        at: Any = game
-        frames.append(Frame(pressed, np.array(game.render()), np.array(at.ram, np.uint8)))
+        ram = np.array(game.get_wrapper_attr("ram"), np.uint8)  # in colour there is a wrapper
+        frames.append(Frame(pressed, np.array(game.render()), ram))
 
     env = make_single_env(config, on_frame=keep if every_frame else None)
     buttons = buttons_of_actions(config)

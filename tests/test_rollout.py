@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import imageio.v2 as imageio
 import numpy as np
@@ -122,9 +122,13 @@ class Expecting(RandomPolicy):
         return observations.mean(axis=(1, 2, 3))
 
 
+@pytest.mark.parametrize("observation", ["pixels", "color"])
 @pytest.mark.parametrize("emulator", ["fast", "nes-py"])
-def test_watching_shows_the_episode_that_play_plays_frame_by_frame(emulator: str) -> None:
-    config = protocol_config(dataclasses.replace(ENV, emulator=emulator), "sticky")  # type: ignore[arg-type]
+def test_watching_shows_the_episode_that_play_plays_frame_by_frame(
+    emulator: EmulatorName, observation: Literal["pixels", "color"]
+) -> None:
+    env = dataclasses.replace(ENV, emulator=emulator, observation=observation)
+    config = protocol_config(env, "sticky")
     episode = play(RANDOM, config, 1, deterministic=False, seed=3, max_steps=25)[0]
     screens = list(film(episode, config))
     moments = list(itertools.islice(watch(RANDOM, config, 3, every_frame=True), episode.length + 1))
