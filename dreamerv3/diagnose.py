@@ -33,7 +33,7 @@ from dreamerv3.exploration import Ensemble, disagreement, ensemble_loss
 from dreamerv3.flags import DreamerConfig
 from dreamerv3.models import Agent
 from dreamerv3.networks import State, centered, unimix_probs
-from dreamerv3.pictures import SEEN_STEPS, sheet_png, side_by_side, views_of
+from dreamerv3.pictures import SEEN_STEPS, can_show_screens, sheet_png, side_by_side, views_of
 from dreamerv3.policy import DreamerPolicy, policy_from_tensors
 from dreamerv3.recurrence import UNIMIX, draw_noise
 from dreamerv3.replay import Replay
@@ -414,11 +414,12 @@ def write_open_loop(
     rng = np.random.default_rng(flags.seed)
     frames: list[np.ndarray] = []
     long_enough = [episode for episode in best_first(episodes) if episode.length >= flags.length]
+    with_screens = can_show_screens(config.env)
     for _ in range(flags.sequences if long_enough else 0):
         episode = long_enough[int(rng.integers(len(long_enough)))]
         rows = replay.read(episode.stream, episode.first, episode.length)
         start = int(rng.integers(episode.length - flags.length + 1))
-        views = views_of(rows, config.env)
+        views = views_of(rows, config.env) if with_screens else None
         views = views and views.part(start, flags.length)
         part = rows[start : start + flags.length]
         frames += side_by_side(agent, part, config.env, views, SEEN_STEPS)

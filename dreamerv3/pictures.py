@@ -62,20 +62,24 @@ class Told(NamedTuple):
 # --------------------------------------------------------------------------------------------
 
 
+def can_show_screens(config: EnvConfig) -> bool:
+    """Return whether episodes can be played again for their screens; a line says why not."""
+    if config.sticky_prob:
+        print("without the real screen: no replay says which of its buttons stuck")
+    return not config.sticky_prob
+
+
 def views_of(rows: np.ndarray, config: EnvConfig) -> Views | None:
     """Return what an episode of the replay looked like; None if it cannot be played again.
 
-    That are: one that began on the way, one with sticky buttons (a line says so), or of other
+    That are: one that began on the way, one with sticky buttons (`can_show_screens`), or of other
     sizes of picture.
 
     Args:
         rows: [T], all of the episode's, from its first on.
         config: under which it was played.
     """
-    if config.sticky_prob:
-        print("without the real screen: no replay says which of its buttons stuck")
-        return None
-    if not rows["is_first"][0]:
+    if config.sticky_prob or not rows["is_first"][0]:
         return None
     facts = GameFacts(*rows["facts"].T)
     stage = StageId(*(int(number) for number in (facts.world[0], facts.stage[0])))

@@ -21,6 +21,7 @@ from dreamerv3.pictures import (
     Told,
     as_panel,
     as_rgb,
+    can_show_screens,
     draw_things,
     states_of,
     told_of,
@@ -53,7 +54,7 @@ def render(flags: RenderFlags) -> None:
         raise UsageError(f"{flags.run} holds no finished episode yet")
     best = best_first(episodes)[0]
     rows = replay.read(best.stream, best.first, best.length)
-    views = views_of(rows, config.env)
+    views = views_of(rows, config.env) if can_show_screens(config.env) else None
     told = told_along(flags.run, rows) if views else None
     frames = []
     for t, picture in enumerate(as_rgb(rows["image"], config.env)):

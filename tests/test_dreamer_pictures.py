@@ -19,6 +19,7 @@ from dreamerv3.pictures import (
     SEEN_STEPS,
     Told,
     as_rgb,
+    can_show_screens,
     draw_things,
     side_by_side,
     views_of,
@@ -47,7 +48,9 @@ def lived(config: DreamerConfig, steps: int = 30) -> np.ndarray:
 
 
 @pytest.mark.parametrize("flags", [(), ("--env.observation", "color", "--env.crop", "playfield")])
-def test_an_episode_of_the_replay_is_played_again_for_its_screens(flags: tuple[str, ...]) -> None:
+def test_an_episode_of_the_replay_is_played_again_for_its_screens(
+    flags: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
     config = config_of(*flags)
     rows = lived(config)
     views = views_of(rows, config.env)
@@ -65,6 +68,10 @@ def test_an_episode_of_the_replay_is_played_again_for_its_screens(flags: tuple[s
     assert views_of(other, config.env) is None, "another episode"
     sticky = dataclasses.replace(config.env, sticky_prob=0.25)
     assert views_of(rows, sticky) is None
+    assert capsys.readouterr().out == "", "what is asked for every episode says nothing"
+    assert can_show_screens(config.env)
+    assert not can_show_screens(sticky)
+    assert capsys.readouterr().out.count("\n") == 1
 
 
 def test_what_there_is_stands_side_by_side() -> None:
