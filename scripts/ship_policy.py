@@ -312,12 +312,11 @@ def card(flags: ShipFlags, env: EnvConfig, config: dict[str, Any], facts: RunFac
     run = Path(os.path.relpath(flags.study.resolve(), ROOT), name).as_posix()
     recipe = f"configs/shipped/{name}.yaml"
     if config["agent"] == "student":
-        # One for a student's first training, one for those that went on, without a driver.
+        recipe = "configs/taught.yaml"
         if env.observation == "color":
-            recipe = "taught_color" if config["student"]["drive_until"] else "taught_color_on"
-        else:
-            recipe = "taught_alone" if origin.run.warm_start else "taught"
-        recipe = f"configs/{recipe}.yaml"
+            # One for a student's first training, one for those that went on, without a driver.
+            on = "" if config["student"]["drive_until"] else "_on"
+            recipe = f"configs/taught_color{on}.yaml"
     place = Path(os.path.relpath(folder, ROOT)).as_posix()
 
     judged = ""

@@ -388,7 +388,7 @@ def test_every_study_is_whole(folder: Path, tmp_path: Path) -> None:
 
 def test_every_shipped_student_was_taught_by_the_recipe(tmp_path: Path) -> None:
     recipes = {}
-    for name in ("taught", "taught_alone", "taught_color", "taught_color_on"):
+    for name in ("taught", "taught_color", "taught_color_on"):
         name = f"configs/{name}.yaml"
         flags = ["--config", str(ROOT / name), "--run-dir", str(tmp_path)]
         recipes[name] = dataclasses.asdict(teach_mario.parse_config(flags).student)
