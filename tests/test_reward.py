@@ -324,6 +324,7 @@ SHIPPED_SIGNATURES = {
     "taught/3-1": "14ed5e5f04ce934e",
     "taught/3-2": "7b22672f0dabe710",
     "taught/3-3": "faa7bbd0f50942f4",
+    "taught/3-4": "3caabed73c14b716",
     "taught/4-1": "4d8f071df9b0d12f",
     "taught/4-3": "6d56ae7c621c02a9",
     "taught/4-4": "25d5959ef599d27e",
