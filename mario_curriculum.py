@@ -99,6 +99,10 @@ class DemoStarts:
         place, stage = divmod(number, len(self.places))
         return number >= 0 and place <= self.places[stage] + len(self.entries[stage])
 
+    def most_steps(self, number: int) -> int:
+        """As `Starts`: never."""
+        return 0
+
     def scalars(self) -> dict[str, float]:
         """Return each stage's clear rate, if there are several."""
         return self.levels.scalars()
@@ -214,11 +218,35 @@ class FrontierStarts(DemoStarts):
     episode's outcome, sqrt(p (1 - p)): what always or never succeeds teaches little (Florensa et
     al. 2018, "Automatic Goal Generation", arXiv:1705.06366, call these goals of intermediate
     difficulty). So practice begins near the goal and moves back by itself, without a front.
+
+    The places are close: where the way on is against all habit, in 4-4 left and down a hole, some
+    of its steps are done already. And what takes far longer than the demo is cut off: in a maze
+    castle an episode that went wrong walks in circles until the time is up, 2,000 steps, and what
+    teaches something drowns in it. results/teach has both, one at a time.
     """
 
+    STEPS = 2  # agent steps between two places
+    SLACK = 60  # agent steps that an episode may take beside
+    PATIENCE = 2  # times the steps that its demo takes from there
     LEVEL_SHARE = 0.4  # of the episodes begin at the level's start
     RATE_STEP = 0.1  # weight of the newest episode in a place's rate
     LEAST_WEIGHT = 0.1  # beside 0.5, that of a place from which every second episode succeeds
+
+    def __init__(
+        self, config: EnvConfig, demos: Sequence[Demo], *, game_share: float = 0.0
+    ) -> None:
+        """As `DemoStarts`, at places of its own."""
+        super().__init__(config, demos, self.STEPS, game_share)
+        self.lengths = [  # agent steps of each stage's longest demo
+            self.steps * (1 + max(map(len, along))) for along in self.waypoints
+        ]
+
+    def most_steps(self, number: int) -> int:
+        """As `Starts`: by what the demo takes from there."""
+        place, stage = divmod(number, len(self.places))
+        is_along = place < self.places[stage]
+        left = self.steps * (1 + place) if is_along else self.lengths[stage]
+        return self.SLACK + self.PATIENCE * left
 
     @functools.cached_property
     def rates(self) -> np.ndarray:

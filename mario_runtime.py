@@ -272,6 +272,7 @@ class MarioVectorEnv(VectorEnv):
         self.sticky = SplitMix64(n)
         self.held = np.zeros(n, dtype=np.int64)  # buttons of the last frame; -1 at a start
         self.steps = np.zeros(n, dtype=np.int64)  # of each episode
+        self.most_steps = np.zeros(n, dtype=np.int64)  # after which its start cuts it off; 0: never
         space = self.single_observation_space
         self.observations = np.zeros((n, *space.shape), dtype=space.dtype)
         self.rewards = np.zeros(n, dtype=np.float32)
@@ -370,6 +371,7 @@ class MarioVectorEnv(VectorEnv):
             if stages is not None and (chosen := stages[i]) is not None:
                 start = stage_start(chosen, NO_NUMBER)
             self.start_numbers[i] = start.number
+            self._bound(i)
             self.machines.restore(i, start.snapshot, start.screen)
             self.held[i] = -1
             if self.config.sticky_prob:
@@ -394,6 +396,10 @@ class MarioVectorEnv(VectorEnv):
             self.observations[envs] = np.tile(newest, (1, self.config.frame_stack, 1, 1))
         else:
             self._look(envs)
+
+    def _bound(self, i: int) -> None:
+        number = int(self.start_numbers[i])
+        self.most_steps[i] = 0 if number == NO_NUMBER else self.starts.most_steps(number)
 
     def _name_start_stages(self, envs: np.ndarray) -> None:
         for i in envs:
@@ -450,7 +456,7 @@ class MarioVectorEnv(VectorEnv):
         self.max_x, self.cleared = self.shaper.max_x, self.shaper.cleared.copy()
         self.steps += 1
         np.logical_or(facts.dead, facts.flag_get, out=self.terminations)
-        self.truncations[:] = stalled
+        self.truncations[:] = stalled | ((self.most_steps > 0) & (self.steps >= self.most_steps))
         if self.config.max_episode_steps:
             self.truncations |= self.steps >= self.config.max_episode_steps
         if self.is_drawn:
@@ -623,6 +629,8 @@ class MarioVectorEnv(VectorEnv):
         numbers = [one for one in self.start_numbers.tolist() if one != NO_NUMBER]
         if not all(map(self.starts.has, numbers)):
             raise UsageError("an episode began at a start that there is not")
+        for i in range(self.num_envs):
+            self._bound(i)
         fill(self.observations, state["stack"], "the observations")
         self.is_over[:] = False
         for rng, content in zip(self.generators, state["generators"], strict=True):

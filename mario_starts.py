@@ -57,6 +57,9 @@ class Starts(Protocol):
     def has(self, number: int) -> bool:
         """Return whether there is a start of a number."""
 
+    def most_steps(self, number: int) -> int:
+        """Return the agent steps after which an episode from there is cut off; 0: never."""
+
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` needs to go on exactly: arrays and numbers."""
 
@@ -107,6 +110,10 @@ class StageStarts:
     def has(self, number: int) -> bool:
         """As `Starts`."""
         return 0 <= number < len(self.stages)
+
+    def most_steps(self, number: int) -> int:
+        """As `Starts`: never."""
+        return 0
 
     def state_dict(self) -> dict[str, Any]:
         """As `Starts`."""

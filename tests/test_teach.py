@@ -193,6 +193,37 @@ def test_practice_goes_where_the_outcome_is_uncertain() -> None:
     assert counts.min() > 0, "what always or never succeeds is still tried"
 
 
+def test_practice_is_cut_off_where_it_takes_far_longer_than_the_demo() -> None:
+    config = EnvConfig(observation="scene", action_set="agile", stages=(StageId(4, 4),), n_envs=8)
+    demos = load_demos(ROOT / "demos", config.stages)
+    envs = [MarioVectorEnv(config, starts=FrontierStarts(config, demos)) for _ in range(2)]
+    env, other = envs
+    env.reset(seed=0)
+    other.reset(seed=1)
+    stand = np.full(8, 1)
+    steps = 0
+    limits = env.most_steps.copy()
+    for _ in range(limits.min() - 1):
+        env.step(stand)
+        steps += 1
+        assert not env.truncations.any()
+    other.load_state_dict(env.state_dict())
+    for one in envs:
+        limits = one.most_steps.copy()
+        one.step(stand)
+        np.testing.assert_array_equal(one.truncations, limits == steps + 1)
+        assert one.truncations.any()
+
+    starts = FrontierStarts(config, demos)
+    along = [starts.most_steps(place) for place in range(starts.places[0] + 1)]
+    assert along == sorted(along)
+    assert along[0] >= starts.SLACK
+    assert along[-1] > 2 * len(demos[0].buttons) / config.frame_skip, "twice the whole way"
+    plain = MarioVectorEnv(config)
+    plain.reset(seed=0)
+    assert not plain.most_steps.any(), "a judge cuts nothing off"
+
+
 def test_both_phases_write_their_folders_and_their_policies_play(taught: Path) -> None:
     for phase in ("teacher", "student"):
         run = RunFolder(taught / phase)
