@@ -214,8 +214,8 @@ class BackwardStarts(DemoStarts):
 class FrontierStarts(DemoStarts):
     """A part of the episodes begins along the demo, mostly where reaching the goal is uncertain.
 
-    Each place has a running rate p of reaching the goal. It is drawn by the spread of such an
-    episode's outcome, sqrt(p (1 - p)): what always or never succeeds teaches little (Florensa et
+    Each place has a running rate p of reaching the goal. It is drawn by the variance of such an
+    episode's outcome, p (1 - p): what always or never succeeds teaches little (Florensa et
     al. 2018, "Automatic Goal Generation", arXiv:1705.06366, call these goals of intermediate
     difficulty). So practice begins near the goal and moves back by itself, without a front.
 
@@ -230,7 +230,7 @@ class FrontierStarts(DemoStarts):
     PATIENCE = 2  # times the steps that its demo takes from there
     LEVEL_SHARE = 0.4  # of the episodes begin at the level's start
     RATE_STEP = 0.1  # weight of the newest episode in a place's rate
-    LEAST_WEIGHT = 0.1  # beside 0.5, that of a place from which every second episode succeeds
+    LEAST_WEIGHT = 0.02  # beside 0.25, that of a place from which every second episode succeeds
 
     def __init__(
         self, config: EnvConfig, demos: Sequence[Demo], *, game_share: float = 0.0
@@ -262,7 +262,7 @@ class FrontierStarts(DemoStarts):
         if generator.random() < self.LEVEL_SHARE:
             return places
         rates = self.rates[stage, :places]
-        bounds = np.cumsum(np.maximum(np.sqrt(rates * (1 - rates)), self.LEAST_WEIGHT))
+        bounds = np.cumsum(np.maximum(rates * (1 - rates), self.LEAST_WEIGHT))
         return int(np.searchsorted(bounds, generator.random() * bounds[-1], side="right"))
 
     def count_place(self, stage: int, place: int, cleared: bool) -> None:
