@@ -221,8 +221,8 @@ class FrontierStarts(DemoStarts):
 
     The places are close: where the way on is against all habit, in 4-4 left and down a hole, some
     of its steps are done already. And what takes far longer than the demo is cut off: in a maze
-    castle an episode that went wrong walks in circles until the time is up, 2,000 steps, and what
-    teaches something drowns in it. results/teach has both, one at a time.
+    castle an episode that went wrong can walk in circles until the time is up, 2,000 steps, and
+    what teaches something drowns in it. results/teach has the figures.
     """
 
     STEPS = 2  # agent steps between two places
@@ -237,13 +237,24 @@ class FrontierStarts(DemoStarts):
     ) -> None:
         """As `DemoStarts`, at places of its own."""
         super().__init__(config, demos, self.STEPS, game_share)
-        self.lengths = [  # agent steps of each stage's longest demo
-            self.steps * (1 + max(map(len, along))) for along in self.waypoints
+        whole = {
+            stage: all(
+                demo.cleared and demo.start is None
+                for demo in demos
+                if (demo.world, demo.stage) == stage
+            )
+            for stage in self.levels.stages
+        }
+        self.lengths = [  # agent steps of a stage's longest clear; 0: not all are from its start
+            self.steps * (1 + max(map(len, along))) * whole[stage]
+            for stage, along in zip(self.levels.stages, self.waypoints, strict=True)
         ]
 
     def most_steps(self, number: int) -> int:
-        """As `Starts`: by what the demo takes from there."""
+        """As `Starts`: by what the demo takes from there; never, if it is no whole clear."""
         place, stage = divmod(number, len(self.places))
+        if not self.lengths[stage]:
+            return 0
         is_along = place < self.places[stage]
         left = self.steps * (1 + place) if is_along else self.lengths[stage]
         return self.SLACK + self.PATIENCE * left

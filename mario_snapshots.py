@@ -28,6 +28,7 @@ class Batch(Protocol):
     start_stages: np.ndarray
     held: np.ndarray
     steps: np.ndarray
+    most_steps: np.ndarray
     is_over: np.ndarray
     observations: np.ndarray
     generators: list[np.random.Generator]
@@ -93,7 +94,7 @@ def restore_env(batch: Batch, i: int, snapshot: EnvSnapshot) -> None:
     batch.observations[i] = snapshot.observation
     batch.start_numbers[i], batch.from_start[i] = NO_NUMBER, snapshot.from_start
     batch.start_stages[i] = str(StageId(*batch.shaper.began[i].tolist()))
-    batch.held[i], batch.steps[i] = snapshot.held, snapshot.steps
+    batch.held[i], batch.steps[i], batch.most_steps[i] = snapshot.held, snapshot.steps, 0
     batch.sticky.state[i] = snapshot.sticky
     batch.is_over[i] = snapshot.is_over
     batch.generators[i].bit_generator.state = json.loads(snapshot.generator)

@@ -95,6 +95,11 @@ def number(value: float | None) -> str:
     return "" if value is None else f"{value:,.0f}"
 
 
+def short(commit: str) -> str:
+    """Return a commit's first seven digits, and the + of a working tree with changes."""
+    return commit[:7] + "+" * commit.endswith("+")
+
+
 def minutes(seconds: float | None) -> str:
     """Return seconds as whole minutes, or nothing."""
     return "" if seconds is None else f"{seconds / 60:.0f}"
@@ -188,7 +193,7 @@ def trainings(path: Path) -> Iterator[str]:
         yield row(
             [
                 *(one.run, one.stages, one.told, number(one.steps), minutes(one.wall_s), one.seed),
-                *((one.git_commit or "")[:7], f"`{' '.join(['python', *one.command])}`"),
+                *(short(one.git_commit or ""), f"`{' '.join(['python', *one.command])}`"),
             ]
         )
 
@@ -243,7 +248,7 @@ def routes(path: Path) -> Iterator[str]:
         )
     made = [study.phases(run)[0].config["provenance"] for run in study.about.runs]
     machines = {f"{one['machine']['cpus']} cores of {one['machine']['cpu']}" for one in made}
-    commits = sorted({(one["git_commit"] or "unknown")[:7] for one in made})
+    commits = sorted({short(one["git_commit"] or "unknown") for one in made})
     yield ""
     yield f"Machine: {'; '.join(sorted(machines))}. Commits: {', '.join(commits)}."
 
@@ -341,7 +346,7 @@ def seeds(path: Path) -> Iterator[str]:
                 *(seed, argmax, sampled),
                 *(number(argmax.median_clear_steps), number(argmax.best_clear_steps)),
                 *(number(study.about.runs[run].kept_at_step), number(steps)),
-                *(minutes(wall_s), commit[:7]),
+                *(minutes(wall_s), short(commit)),
             ]
         )
 
@@ -424,7 +429,7 @@ def ablations(path: Path) -> Iterator[str]:
                 ", ".join(f"{one['entropy']:.2g}" for one in of),
                 ", ".join(minutes(one["wall_s"]) for one in of),
                 "; ".join(sorted({finding for one in of for finding in one["findings"]})),
-                ", ".join(sorted({one["git_commit"][:7] for one in of})),
+                ", ".join(sorted({short(one["git_commit"]) for one in of})),
             ]
         )
 

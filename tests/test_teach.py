@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 import shutil
@@ -219,9 +220,31 @@ def test_practice_is_cut_off_where_it_takes_far_longer_than_the_demo() -> None:
     assert along == sorted(along)
     assert along[0] >= starts.SLACK
     assert along[-1] > 2 * len(demos[0].buttons) / config.frame_skip, "twice the whole way"
+    entry = starts.places[0] + 1
+    assert starts.has(entry) and starts.most_steps(entry) == along[-1]
+
+    env.reset(seed=0)
+    env.restore(3, env.snapshot(0))
+    assert env.most_steps[3] == 0, "what a caller restores began nowhere"
     plain = MarioVectorEnv(config)
     plain.reset(seed=0)
     assert not plain.most_steps.any(), "a judge cuts nothing off"
+
+
+def test_only_whole_clears_say_how_long_an_episode_may_take() -> None:
+    config = EnvConfig(observation="scene", stages=(StageId(1, 1), StageId(1, 2)))
+    clears = load_demos(ROOT / "demos", config.stages)
+    part = dataclasses.replace(
+        clears[0], buttons=clears[0].buttons[:120], ram_crc=clears[0].ram_crc[:120],
+        x=clears[0].x[:120], cleared=False,
+    )  # fmt: skip
+    starts = FrontierStarts(config, [clears[1], clears[0], part])
+    first, second = (
+        [number for number in range(2 * max(starts.places)) if number % 2 == stage]
+        for stage in (0, 1)
+    )
+    assert not any(starts.most_steps(number) for number in first)
+    assert all(starts.most_steps(number) > starts.SLACK for number in second)
 
 
 def test_both_phases_write_their_folders_and_their_policies_play(taught: Path) -> None:
