@@ -226,8 +226,8 @@ class FrontierStarts(DemoStarts):
     """
 
     STEPS = 2  # agent steps between two places
-    SLACK = 60  # agent steps that an episode may take beside
-    PATIENCE = 2  # times the steps that its demo takes from there
+    PATIENCE = 2  # an episode may take so many times the agent steps of its demo from there
+    SLACK = 60  # and so many agent steps more
     LEVEL_SHARE = 0.4  # of the episodes begin at the level's start
     RATE_STEP = 0.1  # weight of the newest episode in a place's rate
     LEAST_WEIGHT = 0.02  # beside 0.25, that of a place from which every second episode succeeds

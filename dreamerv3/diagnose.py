@@ -414,7 +414,7 @@ def write_open_loop(
     rng = np.random.default_rng(flags.seed)
     frames: list[np.ndarray] = []
     long_enough = [episode for episode in best_first(episodes) if episode.length >= flags.length]
-    with_screens = can_show_screens(config.env)
+    with_screens = bool(long_enough) and can_show_screens(config.env)
     for _ in range(flags.sequences if long_enough else 0):
         episode = long_enough[int(rng.integers(len(long_enough)))]
         rows = replay.read(episode.stream, episode.first, episode.length)
