@@ -12,7 +12,7 @@ import numpy as np
 from mario_cli import UsageError
 from mario_config import EnvConfig
 from mario_files import fill
-from mario_game import N_AREA_POINTERS, STAGES, GameFacts, StageId, has_cleared
+from mario_game import N_AREA_POINTERS, STAGES, GameFacts, StageId, has_cleared, is_home
 
 # Faster than anything Mario does in a frame on this ROM (3 px): more is no movement.
 MAX_PX_PER_FRAME = 4
@@ -37,6 +37,8 @@ class RewardShaper:
     - x beyond the goal line, in the goal's area, or beyond the pipe that leads there, in the area
       before: no ground pays. Behind that pipe lies a warp zone in 1-2 and 4-2: paid for walking on,
       an agent passes the pipe by.
+    - Another stage, where a warp zone leads: no ground pays. It would be a whole level's, against
+      which the goal's bonus is little.
     """
 
     FORMULA = 1  # raise it when a term's meaning changes: data of another formula is refused
@@ -135,9 +137,10 @@ class RewardShaper:
         dx = facts.x_pos - self.x
         same_area = facts.area_pointer == self.area
         leapt = ~same_area | (np.abs(dx) > MAX_PX_PER_FRAME * frames)
-        moved = np.where(leapt, 0, dx)
+        home = is_home(facts, self.began[:, 0], self.began[:, 1])
+        moved = np.where(leapt | ~home, 0, dx)
 
-        x = np.minimum(facts.x_pos, self.limit[rows, facts.area_pointer])
+        x = np.minimum(facts.x_pos, self.limit[rows, facts.area_pointer] * home)
         old_best = self.best_x[rows, facts.area_pointer]
         # A leap within the area moves no mark; a change of area sets the mark at the entry.
         new_best = np.where(leapt & same_area, old_best, np.maximum(old_best, x))

@@ -109,16 +109,28 @@ def test_a_warp_zone_behind_the_exit_pipe_pays_nothing(stage: StageId) -> None:
     assert table.exit_pipe_x
     start = table.exit_pipe_x - 100
     walker = shaper(start=start, stages=(stage,))
+    here = {"world": stage.world, "stage": stage.stage}
     for x in run_to(table.exit_pipe_x + 500, start):
-        walker.step(facts(x, table.start_area), FRAMES)
+        walker.step(facts(x, table.start_area, **here), FRAMES)
     assert walker.max_x == table.exit_pipe_x
     assert walker.stalled_steps > 30, "and it is a stall"
-    in_the_goals_area = facts(2872, table.goal_area)
+    in_the_goals_area = facts(2872, table.goal_area, **here)
     assert walker.step(in_the_goals_area, FRAMES)[0] == 0
-    assert walker.step(facts(2884, table.goal_area), FRAMES)[0] > 0
+    assert walker.step(facts(2884, table.goal_area, **here), FRAMES)[0] > 0
     assert reward_signature(EnvConfig(stages=(stage,))) != reward_signature(
         EnvConfig(goal_line_x=table.goal_line_x)
     )
+
+
+@pytest.mark.parametrize("forward_mode", ["new_max", "positive_delta"])
+def test_a_stage_to_which_a_warp_leads_pays_nothing(forward_mode: str) -> None:
+    reward = dataclasses.replace(SHAPED, forward_mode=forward_mode, end_on_stall_steps=100)
+    walker = shaper(reward, start=2900, stages=(StageId(4, 2),))
+    elsewhere = STAGES[StageId(5, 1)].start_area
+    steps = [walker.step(facts(x, elsewhere, world=5, stage=1), FRAMES) for x in run_to(1800)]
+    assert sum(float(pay[0]) for pay, _, _ in steps) == 0
+    assert walker.max_x == 2900
+    assert steps[-1][2], "and it is a stall"
 
 
 def test_forward_pay_of_any_walk_is_bounded_by_the_ground_it_covered() -> None:
