@@ -6,6 +6,7 @@ import dataclasses
 import json
 import zipfile
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -123,7 +124,9 @@ def test_a_warp_zone_behind_the_exit_pipe_pays_nothing(stage: StageId) -> None:
 
 
 @pytest.mark.parametrize("forward_mode", ["new_max", "positive_delta"])
-def test_a_stage_to_which_a_warp_leads_pays_nothing(forward_mode: str) -> None:
+def test_a_stage_to_which_a_warp_leads_pays_nothing(
+    forward_mode: Literal["new_max", "positive_delta"],
+) -> None:
     reward = dataclasses.replace(SHAPED, forward_mode=forward_mode, end_on_stall_steps=100)
     walker = shaper(reward, start=2900, stages=(StageId(4, 2),))
     elsewhere = STAGES[StageId(5, 1)].start_area
