@@ -341,6 +341,7 @@ SHIPPED_SIGNATURES = {
     "taught/3-3": "faa7bbd0f50942f4",
     "taught/3-4": "3caabed73c14b716",
     "taught/4-1": "4d8f071df9b0d12f",
+    "taught/4-2": "f346d766f903a981",
     "taught/4-3": "6d56ae7c621c02a9",
     "taught/4-4": "25d5959ef599d27e",
     "taught/5-1": "638d7d5e2ec91c2a",
