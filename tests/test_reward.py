@@ -353,6 +353,7 @@ SHIPPED_SIGNATURES = {
     "taught/6-4": "3caabed73c14b716",
     "taught/7-3": "4d8f071df9b0d12f",
     "taught/7-4": "d3d4d7ffed648816",
+    "taught/8-1": "4ff7e4d7bd7aa5d9",
     "taught/8-2": "b6c1df9a9a946a33",
     "taught/8-3": "9073add7a55a7662",
 }
