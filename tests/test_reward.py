@@ -346,6 +346,7 @@ SHIPPED_SIGNATURES = {
     "taught/4-4": "25d5959ef599d27e",
     "taught/5-1": "638d7d5e2ec91c2a",
     "taught/5-2": "14ed5e5f04ce934e",
+    "taught/5-3": "51dcfb213ee6a727",
     "taught/5-4": "3caabed73c14b716",
     "taught/6-1": "ea76bcec6cb4b13a",
     "taught/6-2": "b6c1df9a9a946a33",
