@@ -352,6 +352,7 @@ SHIPPED_SIGNATURES = {
     "taught/6-2": "b6c1df9a9a946a33",
     "taught/6-3": "2e8f8fe65e0b6ac5",
     "taught/6-4": "3caabed73c14b716",
+    "taught/7-1": "d06f71f7d8b2a22a",
     "taught/7-3": "4d8f071df9b0d12f",
     "taught/7-4": "d3d4d7ffed648816",
     "taught/8-1": "4ff7e4d7bd7aa5d9",
