@@ -334,6 +334,7 @@ SHIPPED_SIGNATURES = {
     "taught/1-3": "51dcfb213ee6a727",
     "taught/1-4": "3caabed73c14b716",
     "taught/2-1": "14ed5e5f04ce934e",
+    "taught/2-2": "6869bcad71be6460",
     "taught/2-3": "4d8f071df9b0d12f",
     "taught/2-4": "3caabed73c14b716",
     "taught/3-1": "14ed5e5f04ce934e",
