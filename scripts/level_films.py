@@ -11,6 +11,7 @@ start (docs/protocol.md), and says which one that was.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import sys
 from collections.abc import Iterator, Sequence
@@ -59,8 +60,15 @@ class FilmFlags(Checked):
     """Argmax of the policy; --no-deterministic samples from it."""
 
 
-def cleared_screens(model: Path, flags: FilmFlags) -> tuple[str, list[np.ndarray]]:
-    """Return a policy's stage, and its clear of it, uint8[240, 256, 3] each, every so many.
+def cleared_tiles(model: Path, title: str | None, flags: FilmFlags) -> list[np.ndarray]:
+    """Return a policy's clear of its stage as tiles, uint8[h, tile_width, 3], every so many.
+
+    Whole screens of all levels would be 7 GB.
+
+    Args:
+        model: the policy.
+        title: what stands in the corner; None: the stage.
+        flags: how it is filmed.
 
     Raises:
         Failure: none of its episodes clears.
@@ -77,8 +85,12 @@ def cleared_screens(model: Path, flags: FilmFlags) -> tuple[str, list[np.ndarray
         raise Failure(f"{stage}: none of {flags.seeds} episodes clears")
     print(f"{stage}: seed {seed} clears in {episode.length} agent steps", flush=True)
     moments = watch_again(policy, config, episode, every_frame=True)
-    screens = [frame.screen for moment in moments for frame in moment.frames]
-    return str(stage), screens[:: flags.frame_every]
+    screens = (frame.screen for moment in moments for frame in moment.frames)
+    label = str(stage) if title is None else title
+    return [
+        labelled(screen, label, flags.tile_width)
+        for screen in itertools.islice(screens, 0, None, flags.frame_every)
+    ]
 
 
 def labelled(screen: np.ndarray, label: str, width: int) -> np.ndarray:
@@ -94,17 +106,15 @@ def labelled(screen: np.ndarray, label: str, width: int) -> np.ndarray:
     return np.asarray(picture)
 
 
-def grid(films: Sequence[tuple[str, list[np.ndarray]]], flags: FilmFlags) -> Iterator[np.ndarray]:
+def grid(films: Sequence[list[np.ndarray]], flags: FilmFlags) -> Iterator[np.ndarray]:
     """Yield the frames of films side by side; each stands still, darker, when it has ended."""
     columns = columns_of(len(films), flags)
-    length = max(len(screens) for _, screens in films) + round(
-        ENDING_S * FRAMES_PER_SECOND / flags.frame_every
-    )
+    length = max(map(len, films)) + round(ENDING_S * FRAMES_PER_SECOND / flags.frame_every)
     for i in range(length):
         tiles = []
-        for label, screens in films:
-            tile = labelled(screens[min(i, len(screens) - 1)], label, flags.tile_width)
-            tiles.append(tile // 2 if i >= len(screens) and len(films) > 1 else tile)
+        for film in films:
+            tile = film[min(i, len(film) - 1)]
+            tiles.append(tile // 2 if i >= len(film) and len(films) > 1 else tile)
         tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
         rows = [np.hstack(tiles[at : at + columns]) for at in range(0, len(tiles), columns)]
         yield np.vstack(rows)
@@ -136,9 +146,8 @@ def run(flags: FilmFlags) -> None:
     models = flags.models or shipped(flags.stages)
     if flags.titles and len(flags.titles) != len(models):
         raise UsageError(f"--titles names {len(flags.titles)}, and there are {len(models)} films")
-    films = [cleared_screens(model, flags) for model in models]
-    if flags.titles or len(films) == 1:
-        films = [(flags.titles[i] if flags.titles else "", one) for i, (_, one) in enumerate(films)]
+    titles = flags.titles or ([None] * len(models) if len(models) > 1 else [""])
+    films = [cleared_tiles(*one, flags) for one in zip(models, titles, strict=True)]
     width = flags.tile_width * columns_of(len(films), flags)
     fps = FRAMES_PER_SECOND / flags.frame_every
     count = write_video(flags.output, grid(films, flags), fps, width, QUALITY)

@@ -14,9 +14,10 @@ from scripts import level_films
 def test_films_stand_side_by_side_and_darken_when_they_have_ended(tmp_path: Path) -> None:
     flags = level_films.FilmFlags(tmp_path / "x.mp4", tile_width=128, columns=2)
     short, long = (
-        [np.full((240, 256, 3), shade, np.uint8)] * n for shade, n in ((200, 2), (100, 5))
+        [level_films.labelled(np.full((240, 256, 3), shade, np.uint8), "", flags.tile_width)] * n
+        for shade, n in ((200, 2), (100, 5))
     )
-    frames = list(level_films.grid([("", short), ("", long), ("", long)], flags))
+    frames = list(level_films.grid([short, long, long], flags))
     assert len(frames) == 5 + round(2 * 60.0988 / 2)
     assert {frame.shape for frame in frames} == {(240, 256, 3)}
     corners = [[int(frame[y, x, 0]) for y, x in ((0, 0), (0, 128))] for frame in frames]
