@@ -9,6 +9,7 @@ import io
 import json
 import multiprocessing
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -402,6 +403,17 @@ def test_every_shipped_student_was_taught_by_the_recipe(tmp_path: Path) -> None:
         assert learnt == recipes[named], path
         used.add(named)
     assert used == set(recipes)
+
+
+def test_no_shipped_file_names_a_machines_folder() -> None:
+    files = sorted(PRETRAINED.rglob("*.zip"))
+    assert files
+    for path in files:
+        with zipfile.ZipFile(path) as model:
+            texts = [model.read(name) for name in model.namelist() if name.endswith(".json")]
+        assert texts
+        for text in texts:
+            assert not re.search(rb'"(/|[A-Z]:\\)', text), f"{path} names an absolute path"
 
 
 def test_every_shipped_policy_is_in_the_study_and_has_its_recipe() -> None:
